@@ -1,0 +1,179 @@
+"""The only place where concrete objects are built and joined: stores, channels, engine loops, streams."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import httpx
+import structlog
+from sqlalchemy.engine import make_url
+
+from app.channels.factory import World
+from app.channels.outbound import PhoneEntry
+from app.clock import Clock, SystemClock
+from app.engine.channel_book import ChannelBook
+from app.engine.conversations import Conversations
+from app.engine.dispatch import Dispatch
+from app.engine.intake import Intake
+from app.engine.locks import DatabaseLocks, LaneLocks
+from app.engine.nodes import Nodes
+from app.engine.outbox import OutboxLoop
+from app.engine.policies import PolicyCache
+from app.engine.redis_locks import RedisLocks
+from app.engine.stream import StreamHub
+from app.engine.supervisor import Loop, Supervisor
+from app.logsink import LogSink
+from app.metrics import Metrics
+from app.settings import Settings
+from app.store.database import Database
+from app.store.ledger import LanePlan, database_now
+from app.store.migrate import current, head
+from app.store import phone
+from app.telemetry import configure
+
+log = structlog.get_logger("app.bootstrap")
+
+
+@dataclass(kw_only=True)
+class Services:
+    """Everything that one process shares; handed to the web app and to the process."""
+
+    settings: Settings
+    clock: Clock
+    db: Database
+    metrics: Metrics
+    sink: LogSink | None
+    intake: Intake
+    dispatch: Dispatch
+    conversations: Conversations
+    outbox: OutboxLoop
+    channels: ChannelBook
+    policies: PolicyCache
+    locks: LaneLocks
+    hub: StreamHub
+    supervisor: Supervisor
+    http: httpx.AsyncClient
+    loops: Sequence[Loop] = field(default_factory=list)
+    started_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def node_id(self) -> str:
+        """Name of this process."""
+        return self.settings.node_id
+
+    async def schema_is_current(self) -> bool:
+        """Whether the database has the schema that this code was written for."""
+        return await current(self.db) == head()
+
+    async def close(self) -> None:
+        """Give everything back."""
+        await self.outbox.close()
+        if isinstance(self.locks, RedisLocks):
+            await self.locks.close()
+        await self.http.aclose()
+        await self.db.close()
+        if self.sink is not None:
+            self.sink.close()
+
+
+async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = True) -> Services:
+    """Build the services of one process; nothing runs yet. `logs=False` leaves logging as it is (tests)."""
+    clock = clock or SystemClock(settings.time_scale)
+    sink = configure(log_format=settings.log_format, now=clock.now, node_id=settings.node_id) if logs else None
+    _make_folder(settings.database_url)
+    database = Database(settings.database_url)
+    reference = await database.read(database_now)
+    if reference is not None:
+        off = clock.anchor(reference)
+        log.info("clock_anchored", off_ms=round(off.total_seconds() * 1000))
+    metrics = Metrics()
+    if sink is not None:
+        metrics.watch_sink(sink)
+    policies = PolicyCache(database)
+    locks: LaneLocks
+    if settings.redis_url:
+        locks = RedisLocks(settings.redis_url, DatabaseLocks(database, clock, mode="fallback"))
+    else:
+        locks = DatabaseLocks(database, clock)
+    http = httpx.AsyncClient(timeout=10.0, follow_redirects=False)
+
+    async def show(entry: PhoneEntry) -> None:
+        await database.write(phone.show, [asdict(entry)], clock.now())
+
+    channels = ChannelBook(database, World(client=http, phone=show))
+    intake = Intake(database, clock, policies, metrics)
+    conversations = Conversations(database, clock)
+    dispatch = Dispatch(database, clock, locks, policies, metrics, node_id=settings.node_id)
+    outbox = OutboxLoop(database, clock, channels, metrics)
+    hub = StreamHub(database, clock)
+    supervisor = Supervisor()
+    nodes = Nodes(database, clock, supervisor, locks, node_id=settings.node_id)
+    services = Services(
+        settings=settings,
+        clock=clock,
+        db=database,
+        metrics=metrics,
+        sink=sink,
+        intake=intake,
+        dispatch=dispatch,
+        conversations=conversations,
+        outbox=outbox,
+        channels=channels,
+        policies=policies,
+        locks=locks,
+        hub=hub,
+        supervisor=supervisor,
+        http=http,
+        loops=[intake, conversations, dispatch, outbox, nodes],
+    )
+    _join(services)
+    return services
+
+
+def _join(services: Services) -> None:
+    """Who wakes whom: a wake-up carries no data, and one that is lost costs a poll period."""
+    intake, dispatch, conversations, outbox, hub = (
+        services.intake,
+        services.dispatch,
+        services.conversations,
+        services.outbox,
+        services.hub,
+    )
+    intake.on_accepted += [dispatch.wake.set, conversations.wake.set, hub.wake]
+    conversations.on_heard += [dispatch.wake.set, hub.wake]
+
+    def committed(plans: Sequence[LanePlan]) -> None:
+        for plan in plans:
+            intake.decided(plan.key[0], [e.command.command_id for e in plan.entries if e.command is not None])
+        if plans:
+            outbox.wake.set()
+            hub.wake()
+
+    dispatch.on_committed.append(committed)
+
+
+@asynccontextmanager
+async def running(services: Services) -> AsyncIterator[Services]:
+    """The engine of `services` running beside the caller (tests, CLI); a defect of a loop is raised at the end."""
+    async with asyncio.TaskGroup() as group:
+        for loop in services.loops:
+            group.create_task(services.supervisor.run(loop), name=loop.name)
+        group.create_task(services.hub.run(services.supervisor.stop), name="stream")
+        try:
+            yield services
+        finally:
+            services.intake.close()
+            services.hub.drain()
+            services.supervisor.stop.set()
+    await services.close()
+    if services.supervisor.defect is not None:
+        raise services.supervisor.defect
+
+
+def _make_folder(database_url: str) -> None:
+    url = make_url(database_url)
+    if url.get_backend_name() == "sqlite" and url.database:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,1 @@
+"""The outside world: WhatsApp providers, apprise, webhooks and the simulated phone."""

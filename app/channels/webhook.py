@@ -1,0 +1,61 @@
+"""Webhooks to other systems: at least once, with an idempotency key, never to private addresses by accident."""
+
+import asyncio
+from typing import Final
+
+import httpx
+
+from app.channels.addresses import AllowList, checked_address
+from app.channels.http import Limits, call
+from app.channels.outbound import OutboundMessage, Outcome, SendResult, refused
+
+RESOLVE_S: Final = 3.0
+
+
+class WebhookChannel:
+    """One URL of another system."""
+
+    addressable = False
+
+    def __init__(self, client: httpx.AsyncClient, url: str, *, allowed: AllowList, limits: Limits | None = None) -> None:
+        try:
+            self._url: httpx.URL | None = httpx.URL(url)
+        except httpx.InvalidURL:
+            self._url = None
+        self.key = f"webhook:{self._url.host}:{self._url.port or ''}" if self._url else "webhook:"
+        self._client = client
+        self._allowed = allowed
+        self._limits = limits or Limits()
+
+    async def send(self, message: OutboundMessage) -> SendResult:
+        """POST the document (or the text) with `Idempotency-Key`; any 2xx is taken as received."""
+        url = self._url
+        if url is None or url.scheme not in ("http", "https") or not url.host or url.userinfo:
+            return refused("bad_url")
+        port = url.port or (443 if url.scheme == "https" else 80)
+        try:
+            async with asyncio.timeout(RESOLVE_S):
+                address = await checked_address(url.host, port, self._allowed)
+        except (OSError, UnicodeError, TimeoutError):
+            return SendResult(outcome=Outcome.FAILED, detail="host_not_found")
+        if address is None:
+            return refused("private_address")
+        document = message.document if message.document is not None else {"text": message.text}
+        # the call goes to the address that was checked; the name stays for Host and for the certificate
+        host = url.netloc.decode("ascii")
+        answer = await call(
+            self._client,
+            url.copy_with(host=str(address)),
+            json=document,
+            headers={"host": host, "idempotency-key": message.key},
+            limits=self._limits,
+            extensions={"sni_hostname": url.host},
+        )
+        if isinstance(answer, SendResult):
+            return answer
+        if 200 <= answer.status < 300:
+            return SendResult(outcome=Outcome.SENT)
+        detail = f"http_{answer.status}"
+        if answer.status >= 500 or answer.status in (401, 403, 404, 408, 409, 425, 429):
+            return SendResult(outcome=Outcome.FAILED, detail=detail, retry_after_s=answer.retry_after_s)
+        return refused(detail)  # a redirect is not followed: it could lead anywhere

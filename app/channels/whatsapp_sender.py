@@ -1,0 +1,91 @@
+"""WhatsApp Cloud API, outgoing: text within 24 h of the recipient's last message, an approved template outside.
+
+Source: Meta's Cloud API reference, messages endpoint and error codes.
+"""
+
+from typing import Any, Final
+
+import httpx
+
+from app.channels.http import Answer, Limits, call, judge, text_at
+from app.channels.outbound import OutboundMessage, Outcome, SendResult, Template, refused
+
+CLOUD_API: Final = "https://graph.facebook.com/v23.0"
+OUTSIDE_WINDOW: Final = 131047
+"""More than 24 h since the recipient last wrote: only an approved template may be sent."""
+_BUSY: Final = frozenset({4, 80007, 130429, 131048, 131056, 131016, 131000, 131057, 133016, 1, 2})
+"""Rate limits and outages: not sent, may be tried again."""
+_LOCKED_OUT: Final = frozenset({0, 3, 10, 190, *range(200, 300), 368, 131031, 131042})
+"""Credentials, permissions, payment: a person can repair it while the message waits."""
+
+
+class WhatsAppCloudChannel:
+    """Messages from one clinic's number."""
+
+    addressable = True
+
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        *,
+        phone_number_id: str,
+        access_token: str,
+        base_url: str = CLOUD_API,
+        target: str | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self.key = f"whatsapp:{phone_number_id}"
+        self._client = client
+        self._url = f"{base_url.rstrip('/')}/{phone_number_id}/messages"
+        self._headers = {"authorization": f"Bearer {access_token}"}
+        self._target = target
+        self._limits = limits or Limits()
+
+    async def send(self, message: OutboundMessage) -> SendResult:
+        """Text, or the template where only that is allowed; refused as `template_required` when there is none."""
+        to = message.to or self._target
+        if not to:
+            return refused("no_recipient")
+        if message.window_open is False:
+            return await self._template(message, to)
+        result = await self._post(to, message.key, {"type": "text", "text": {"body": message.text, "preview_url": False}})
+        if result.detail == "template_required" and message.template is not None:
+            return await self._template(message, to)
+        return result
+
+    async def _template(self, message: OutboundMessage, to: str) -> SendResult:
+        if message.template is None:
+            return refused("template_required")
+        return await self._post(to, message.key, {"type": "template", "template": _template(message.template)})
+
+    async def _post(self, to: str, key: str, content: dict[str, Any]) -> SendResult:
+        body = {
+            "messaging_product": "whatsapp",
+            "recipient_type": "individual",
+            "to": to.removeprefix("+"),
+            "biz_opaque_callback_data": key,  # comes back with each status: it settles an unknown outcome
+            **content,
+        }
+        answer = await call(self._client, self._url, json=body, headers=self._headers, limits=self._limits)
+        return answer if isinstance(answer, SendResult) else _judge(answer)
+
+
+def _template(template: Template) -> dict[str, Any]:
+    document: dict[str, Any] = {"name": template.name, "language": {"code": template.language}}
+    if template.parameters:
+        parameters = [{"type": "text", "text": p} for p in template.parameters]
+        document["components"] = [{"type": "body", "parameters": parameters}]
+    return document
+
+
+def _judge(answer: Answer) -> SendResult:
+    error = (answer.document or {}).get("error")
+    code = error.get("code") if isinstance(error, dict) else None
+    if answer.status < 400 or not isinstance(code, int):
+        return judge(answer, lambda document: text_at(document, "messages", 0, "id"))
+    if code == OUTSIDE_WINDOW:
+        return refused("template_required")
+    detail = f"whatsapp_{code}"
+    if code in _BUSY or code in _LOCKED_OUT or answer.status in (429, 503):
+        return SendResult(outcome=Outcome.FAILED, detail=detail, retry_after_s=answer.retry_after_s)
+    return refused(detail)

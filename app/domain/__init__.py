@@ -1,0 +1,1 @@
+"""Pure rules: dataclasses, enums and functions without I/O, clock or framework."""

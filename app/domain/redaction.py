@@ -1,0 +1,74 @@
+"""What must not leave the product in a log line or an evidence pack: phones, names, texts, secrets, tokens.
+
+Two nets, because one is never enough: fields are redacted by their name, and every remaining string by pattern. The
+result keeps its shape, so that a person can still see that something was there.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+REDACTED: Final = "[redacted]"
+DEPTH_MAX: Final = 8
+ITEMS_MAX: Final = 200
+
+_KEYS: Final = frozenset(
+    "phone wa_id jid remotejid remotejidalt sender sender_pn sender_lid recipient recipient_id target to from "
+    "name profile_name pushname patient_name contact_name user_name full_name sendername "
+    "text body caption conversation payload raw message_text note title "
+    "password secret token authorization cookie apikey api_key access_token app_secret verify_token signature "
+    "credentials email headers otp".split()
+)
+_ENDINGS: Final = ("_phone", "_text", "_token", "_secret", "_password", "_email", "_payload", "_body", "_json", "_cookie")
+
+_PATTERNS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
+    # a database driver's words about the row that it refused
+    (re.compile(r"\[parameters: .*"), "[parameters: [redacted]]"),
+    (re.compile(r"\bDETAIL:.*"), "DETAIL: [redacted]"),
+    (re.compile(r"(?i)\b(bearer|basic)\s+[a-z0-9._~+/=-]{6,}"), r"\1 [token]"),
+    (re.compile(r"\bsha256=[0-9a-fA-F]{16,}"), "sha256=[signature]"),
+    (re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"), "[token]"),
+    (re.compile(r"://[^/\s:@]*:[^/\s@]+@"), "://[secret]@"),
+    (re.compile(r"(?i)([?&;](?:token|key|secret|apikey|access_token|password|hub\.verify_token)=)[^&;\s\"']+"), r"\1[token]"),
+    (re.compile(r"(/ack/)[\w~.-]{8,}"), r"\1[token]"),
+    (re.compile(r"\b\d{3}\.\d{3}\.\d{3}-\d{2}\b"), "[document]"),
+    # `5511987654321@s.whatsapp.net` before the e-mail pattern, which would take it for an address
+    (re.compile(r"(?<![\w.])\d{8,20}(?::\d+)?@(?:s\.whatsapp\.net|c\.us|g\.us|lid)\b"), "[phone]"),
+    (re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+"), "[email]"),
+    (re.compile(r"(?<![\w.])\+\d[\d ().-]{7,18}\d(?!\w)"), "[phone]"),
+    (re.compile(r"(?<![\w.-])55\d{10,11}(?![\w-])"), "[phone]"),
+    (re.compile(r"(?<![\w.-])\(?\d{2}\)?[ -]?9\d{4}[ -]?\d{4}(?![\w-])"), "[phone]"),
+    (re.compile(r"\(\d{2}\) ?\d{4}-?\d{4}(?!\w)"), "[phone]"),
+)
+
+
+def is_private(key: str) -> bool:
+    """Whether a field of this name is redacted whole."""
+    name = key.lower()
+    return name in _KEYS or name.endswith(_ENDINGS)
+
+
+def redact_text(text: str) -> str:
+    """`text` with everything that looks like a phone, an address, a document or a secret replaced by its kind."""
+    for pattern, replacement in _PATTERNS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def redact(value: Any, *, depth: int = 0) -> Any:
+    """A copy of a JSON-like value without private fields; cut where it is too deep or too long to be a log field."""
+    if isinstance(value, str):
+        return redact_text(value)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if depth >= DEPTH_MAX:
+        return "[too deep]"
+    if isinstance(value, Mapping):
+        return {
+            redact_text(str(k)): REDACTED if is_private(str(k)) and v not in (None, "") else redact(v, depth=depth + 1)
+            for k, v in value.items()
+        }
+    if isinstance(value, list | tuple | set | frozenset):
+        shown = [redact(v, depth=depth + 1) for v in list(value)[:ITEMS_MAX]]
+        return shown if len(value) <= ITEMS_MAX else [*shown, f"[{len(value) - ITEMS_MAX} more]"]
+    return redact_text(str(value))

@@ -1,0 +1,1 @@
+"""The asyncio loops between inbox and effect: the imperative shell around the domain."""

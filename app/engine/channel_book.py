@@ -1,0 +1,72 @@
+"""Which channel a delivery leaves through: the tenant's settings, read at most once a second, and one channel per spec."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from app.channels.factory import ChannelUnavailable, World, channel_for, default_spec
+from app.channels.outbound import Channel
+from app.store.database import Database
+from app.store.outbox import Due
+from app.store.settings import load
+
+FRESH_FOR_S: Final = 1.0
+FAMILY_KINDS: Final = frozenset({"family_message", "contingency_message"})
+
+
+@dataclass(frozen=True, slots=True)
+class NoChannel:
+    """Why a delivery cannot leave; a short code."""
+
+    reason: str
+
+
+class ChannelBook:
+    """Channels by tenant and spec."""
+
+    def __init__(self, database: Database, world: World) -> None:
+        self._database, self._world = database, world
+        self._settings: dict[str, tuple[float, dict[str, Any]]] = {}
+        self._channels: dict[tuple[str, str], tuple[Mapping[str, Any], Channel]] = {}
+
+    async def settings(self, tenant_id: str) -> dict[str, Any]:
+        """The tenant's settings document, at most a second old."""
+        known = self._settings.get(tenant_id)
+        now = time.monotonic()
+        if known is None or known[0] < now:
+            known = self._settings[tenant_id] = (now + FRESH_FOR_S, await self._database.read(load, tenant_id))
+        return known[1]
+
+    def forget(self) -> None:
+        """Drop everything, after a settings change in this process."""
+        self._settings.clear()
+        self._channels.clear()
+
+    async def channel(self, tenant_id: str, spec: str) -> Channel | NoChannel:
+        """The channel of `spec` with the tenant's credentials."""
+        return self._channel(tenant_id, spec, await self.settings(tenant_id))
+
+    async def for_delivery(self, delivery: Due) -> Channel | NoChannel:
+        """The channel of one outbox row: its own `channel`, else the one that carries messages to families."""
+        settings = await self.settings(delivery.tenant_id)
+        spec = delivery.body.get("channel")
+        if not isinstance(spec, str) or not spec:
+            spec = default_spec(settings)
+        channel = self._channel(delivery.tenant_id, spec, settings)
+        if isinstance(channel, NoChannel):
+            return channel
+        if delivery.contact_id is not None and not channel.addressable:
+            return NoChannel("channel_cannot_reach_contacts")
+        return channel
+
+    def _channel(self, tenant_id: str, spec: str, settings: Mapping[str, Any]) -> Channel | NoChannel:
+        known = self._channels.get((tenant_id, spec))
+        if known is not None and known[0] == settings:
+            return known[1]
+        try:
+            channel = channel_for(spec, settings, self._world)
+        except ChannelUnavailable as error:
+            return NoChannel(str(error))
+        self._channels[(tenant_id, spec)] = (settings, channel)
+        return channel

@@ -1,0 +1,145 @@
+"""Messages on their way through triage (F-01): heard in `sequence`, turned into a command where they carry an intent.
+
+Two intents make a command by themselves: an explicit CONFIRMAR for an open proposal, and the wish for a person. Everything
+else is the orchestrator's to interpret; here it is only put in order and marked processed.
+"""
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import structlog
+
+from app.clock import Clock
+from app.domain.confirmation import is_explicit_confirmation
+from app.domain.envelopes import Command, canonical_json, sha256_hex
+from app.domain.states import CommandType, RequestedBy, Source, State
+from app.domain.triage import Intent
+from app.ids import new_id
+from app.store.database import Database
+from app.store.inbox import Submission
+from app.store.lanes import command_of
+from app.store.messages import GAP_PATIENCE, Conversation, Heard, hear, unheard
+
+log = structlog.get_logger("engine.conversations")
+
+BATCH = 256
+CHAIN = 16
+POLL_S = 1.0
+
+
+class Conversations:
+    """The loop that hears messages."""
+
+    name = "conversations"
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self.wake = asyncio.Event()
+        self.on_heard: list[Callable[[], None]] = []
+        self._database, self._clock = database, clock
+
+    async def tick(self) -> float:
+        """Hear one batch."""
+        conversations = await self._database.read(unheard, BATCH, CHAIN)
+        now = self._clock.now()
+        heard = [h for h in (self._hear(c, now) for c in conversations) if h is not None]
+        if not heard:
+            return POLL_S
+        await self._database.write(hear, heard, now)
+        for h in heard:
+            log.info(
+                "messages_heard",
+                flow_id="F-01",
+                correlation_id=h.conversation.messages[0].correlation_id,
+                tenant_id=h.conversation.row.tenant_id,
+                contact_id=h.conversation.row.contact_id,
+                intent=h.conversation.messages[0].intent,
+                status=State.PROCESSED,
+                messages=len(h.message_ids),
+                commands=len(h.commands),
+            )
+        for wake in self.on_heard:
+            wake()
+        return 0.0 if len(conversations) == BATCH else POLL_S
+
+    def _hear(self, conversation: Conversation, now: datetime) -> Heard | None:
+        heard = Heard(conversation=conversation, message_ids=[], last_sequence=conversation.row.last_processed)
+        for row in conversation.messages:
+            gap = row.sequence > heard.last_sequence + 1
+            if gap and now - row.received_at < GAP_PATIENCE:
+                break
+            heard.message_ids.append(row.event_id)
+            heard.last_sequence = max(heard.last_sequence, row.sequence)
+            command = self._command(conversation, heard, row, now)
+            if command is not None:
+                heard.made[row.event_id] = command.command_id
+                heard.commands.append(
+                    Submission(tenant_id=command.tenant_id, item=command, spare_id=new_id(), priority=command.priority.rank)
+                )
+        return heard if heard.message_ids else None
+
+    def _command(self, conversation: Conversation, heard: Heard, row: Any, now: datetime) -> Command | None:
+        payload = msgspec.json.decode(row.payload_json)
+        text = payload.get("text")
+        words = text if isinstance(text, str) else ""
+        button = payload.get("button_id")
+        said = is_explicit_confirmation(words) or (isinstance(button, str) and is_explicit_confirmation(button))
+        if said and conversation.proposed is not None and not heard.confirmed and not heard.expired:
+            if now > conversation.proposal.expires_at:  # type: ignore[union-attr]  # proposed implies proposal
+                heard.expired = True
+                return None
+            heard.confirmed = True
+            return _confirmed(command_of(conversation.proposed), row)
+        if row.intent == Intent.TAKEOVER_REQUEST and conversation.row.takeover_id is None:
+            return _takeover(row)
+        return None
+
+
+def _confirmed(proposed: Command, message: Any) -> Command:
+    """The proposed command again, now confirmed by this message: once per proposal, on the versions it was proposed on."""
+    command_id = sha256_hex(f"confirm:{proposed.tenant_id}:{proposed.command_id}")[:32]
+    return Command(
+        command_id=command_id,
+        tenant_id=proposed.tenant_id,
+        contact_id=proposed.contact_id,
+        command_type=proposed.command_type,
+        idempotency_key=f"confirm:{proposed.command_id}"[:200],
+        fingerprint=proposed.fingerprint,
+        requested_by=proposed.requested_by,
+        requested_by_id=proposed.requested_by_id,
+        confirmed_by_contact=True,
+        correlation_id=proposed.correlation_id,
+        payload=proposed.payload,
+        conversation_id=message.conversation_id or proposed.conversation_id,
+        patient_id=proposed.patient_id,
+        guardian_version=proposed.guardian_version,
+        conversation_version=message.conversation_version,
+        entity_version=proposed.entity_version,
+        as_of=proposed.as_of,
+        occurred_at=message.occurred_at,
+        causation_id=proposed.command_id,
+        source=Source.WHATSAPP,
+    )
+
+
+def _takeover(message: Any) -> Command:
+    """The family asked for a person."""
+    payload = {"reason": "family_request"}
+    return Command(
+        command_id=sha256_hex(f"takeover:{message.tenant_id}:{message.event_id}")[:32],
+        tenant_id=message.tenant_id,
+        contact_id=message.contact_id,
+        command_type=CommandType.TAKEOVER,
+        idempotency_key=f"takeover:{message.event_id}"[:200],
+        fingerprint=sha256_hex(canonical_json([message.contact_id, CommandType.TAKEOVER, None, payload])),
+        requested_by=RequestedBy.SYSTEM,
+        confirmed_by_contact=False,
+        correlation_id=message.correlation_id,
+        payload=payload,
+        conversation_id=message.conversation_id,
+        occurred_at=message.occurred_at,
+        causation_id=message.event_id,
+        source=Source.WHATSAPP,
+    )

@@ -1,0 +1,186 @@
+"""Dispatch and group commit (S-PC-01-001, S-PC-01-002): rank lanes, lock, gather, decide, apply.
+
+One round serves up to `lanes_per_round` lanes and up to `chain` commands of each. Priority decides which lanes are served;
+inside a lane only `commit_order` counts. A round that loses a race changes nothing for the losers: they come up again.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+from sqlalchemy.exc import IntegrityError
+
+from app.clock import Clock
+from app.domain.lanes import LaneCandidate, rank
+from app.domain.states import PRIORITY_BY_RANK, State
+from app.engine.locks import Grant, LaneLocks
+from app.engine.planning import plan_lanes
+from app.engine.policies import PolicyCache
+from app.ids import new_id
+from app.metrics import Metrics
+from app.store.database import Database
+from app.store.lanes import LaneKey, candidates, gather, next_due
+from app.store.ledger import Attempt, LanePlan, LostRace, apply
+
+log = structlog.get_logger("engine.dispatch")
+
+POLL_S = 0.5
+POISON_AFTER = 5
+"""Attempts after which a lane whose plan the database keeps refusing is handed to a person."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DispatchPolicy:
+    """Sizes of a round."""
+
+    lanes_per_round: int = 128
+    chain: int = 16
+    per_tenant: int = 256
+
+
+class Dispatch:
+    """The loop that commits."""
+
+    name = "dispatch"
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        locks: LaneLocks,
+        policies: PolicyCache,
+        metrics: Metrics,
+        *,
+        node_id: str,
+        policy: DispatchPolicy | None = None,
+        name: str = "dispatch",
+        busy: set[LaneKey] | None = None,
+    ) -> None:
+        self.name = name
+        self.wake = asyncio.Event()
+        self.on_committed: list[Callable[[Sequence[LanePlan]], None]] = []
+        self._database, self._clock, self._locks, self._policies, self._metrics = database, clock, locks, policies, metrics
+        self._node_id = node_id
+        self._policy = policy or DispatchPolicy()
+        self._busy = busy if busy is not None else set()
+        """Lanes that a sibling loop of this process is at."""
+        self._refused: dict[LaneKey, int] = {}
+
+    async def tick(self) -> float:
+        """Serve one round of lanes."""
+        now = self._clock.now()
+        ready = await self._database.read(candidates, now, self._policy.per_tenant)
+        ready = [c for c in ready if (c.tenant_id, c.contact_id) not in self._busy]
+        if not ready:
+            return await self._until_due()
+        chosen = rank(ready, now, limit=self._policy.lanes_per_round)
+        keys = [(c.tenant_id, c.contact_id) for c in chosen]
+        self._busy.update(keys)
+        try:
+            served = await self._serve(chosen)
+        finally:
+            self._busy.difference_update(keys)
+        return 0.0 if served else min(POLL_S, 0.05)
+
+    async def _until_due(self) -> float:
+        due = await self._database.read(next_due, self._clock.now())
+        if due is None:
+            return POLL_S
+        return max(0.0, min(POLL_S, (due - self._clock.now()).total_seconds() / self._clock.scale))
+
+    async def _serve(self, chosen: Sequence[LaneCandidate]) -> bool:
+        """Lock, gather, decide, apply; whether anything was written."""
+        names = {lock_name((c.tenant_id, c.contact_id)): (c.tenant_id, c.contact_id) for c in chosen}
+        grant = await self._locks.acquire(list(names))
+        self._metrics.lock(grant.mode, grant.ms, len(grant.keys))
+        try:
+            keys = [key for name, key in names.items() if name in grant.keys]
+            if not keys:
+                return False
+            facts = await self._database.read(gather, keys, self._policy.chain)
+            policies = await self._policies.get({t for t, _ in keys})
+            plans = plan_lanes(facts, policies, self._clock.now())
+            written = await self._apply([p for p in plans if p.changes_anything], grant)
+        finally:
+            await self._locks.release(grant)
+        for notify in self.on_committed:
+            notify(written)
+        return bool(written)
+
+    async def _apply(self, plans: list[LanePlan], grant: Grant) -> list[LanePlan]:
+        """All plans in one transaction; after a conflict without the losers; at last each alone."""
+        if not plans:
+            return []
+        try:
+            return await self._write(plans, grant)
+        except LostRace as race:
+            rest = [p for p in plans if p.key not in race.keys]
+            log.info("race_lost", flow_id="F-02", lanes=len(plans) - len(rest))
+            return await self._apply(rest, grant) if len(rest) < len(plans) else []
+        except IntegrityError:
+            if len(plans) > 1:
+                written = []
+                for plan in plans:
+                    written.extend(await self._apply([plan], grant))
+                return written
+            return await self._refuse(plans[0], grant)
+
+    async def _refuse(self, plan: LanePlan, grant: Grant) -> list[LanePlan]:
+        """The database refused this lane's plan alone: the next read shows why; after too often a person takes over."""
+        times = self._refused[plan.key] = self._refused.get(plan.key, 0) + 1
+        log.warning("plan_refused", flow_id="F-02", tenant_id=plan.key[0], contact_id=plan.key[1], attempt=times)
+        if times < POISON_AFTER or not plan.entries:
+            return []
+        del self._refused[plan.key]
+        return await self._write([plan.poisoned()], grant)
+
+    async def _write(self, plans: list[LanePlan], grant: Grant) -> list[LanePlan]:
+        started = time.perf_counter()
+        now = self._clock.now()
+        attempt = Attempt(
+            token=new_id(),
+            node_id=self._node_id,
+            now=now,
+            lock_backend=grant.backend,
+            lock_mode=grant.mode,
+            lock_ms=round(grant.ms, 3),
+        )
+        written = await self._database.write(apply, plans, attempt)
+        self._metrics.commit_batch_size.observe(sum(len(p.entries) for p in written))
+        self._metrics.commit_seconds.observe(time.perf_counter() - started)
+        for plan in written:
+            self._refused.pop(plan.key, None)
+            self._log(plan, attempt)
+        return written
+
+    def _log(self, plan: LanePlan, attempt: Attempt) -> None:
+        for entry in plan.entries:
+            command, decision = entry.command, entry.decision
+            waited_s = (attempt.now - entry.accepted_at).total_seconds()
+            if command is not None:
+                self._metrics.done(decision.state, PRIORITY_BY_RANK[command.priority.rank], waited_s)
+            log.info(
+                "decided",
+                flow_id="F-02",
+                correlation_id=command.correlation_id if command else None,
+                tenant_id=plan.key[0],
+                contact_id=plan.key[1],
+                intent=command.command_type if command else None,
+                status=State.COMMITTED_CAUSAL if decision.effect is not None else decision.state,
+                result=decision.state,
+                reason=decision.reason,
+                commit_order=entry.order,
+                dispatch_priority=command.priority if command else None,
+                lock_backend=attempt.lock_backend,
+                event_age=decision.event_age_s,
+                ttl_limit=decision.ttl_limit_s,
+                expected_version=decision.expected_version,
+                event_version=decision.event_version,
+            )
+
+
+def lock_name(key: LaneKey) -> str:
+    """The lock of a lane."""
+    return f"lane:{key[0]}:{key[1]}"

@@ -1,0 +1,233 @@
+"""Durable intake (F-01): many requests, one transaction.
+
+Requests put their parsed items into a buffer and wait; the loop takes what has gathered, accepts it in one transaction and
+answers everybody. No answer leaves before its batch is durable. While a batch is being written the next one gathers, so
+the batch size follows the load by itself and a lone request never waits for company.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+from sqlalchemy.exc import IntegrityError
+
+from app.clock import Clock
+from app.domain.envelopes import Command, Malformed, Message, parse_command, parse_event
+from app.domain.states import State
+from app.domain.triage import triage
+from app.engine.policies import PolicyCache
+from app.errors import StorageUnavailable
+from app.ids import new_id
+from app.metrics import Metrics
+from app.store.database import Database
+from app.store.inbox import Receipt, Submission, accept, queue_sizes
+from app.store.ledger import result_of
+
+log = structlog.get_logger("engine.intake")
+
+BATCH_MAX = 512
+SIZES_FRESH_FOR_S = 0.5
+WAIT_POLL_S = 0.5
+
+
+class Wakeable(Protocol):
+    """Something that sleeps until there is work."""
+
+    def __call__(self) -> None:
+        """There may be work."""
+        ...
+
+
+@dataclass(slots=True)
+class _Request:
+    submissions: list[Submission]
+    answer: "asyncio.Future[list[Receipt]]"
+
+
+@dataclass(slots=True)
+class _Sizes:
+    """Queue lengths as last read, counted on from there."""
+
+    read_at: float = float("-inf")
+    known: dict[str, int] = field(default_factory=dict)
+
+
+class Intake:
+    """The loop that accepts, and the calls that web handlers make."""
+
+    name = "intake"
+
+    def __init__(self, database: Database, clock: Clock, policies: PolicyCache, metrics: Metrics) -> None:
+        self.wake = asyncio.Event()
+        self.on_accepted: list[Wakeable] = []
+        self._database, self._clock, self._policies, self._metrics = database, clock, policies, metrics
+        self._buffer: list[_Request] = []
+        self._sizes = _Sizes()
+        self._results: dict[tuple[str, str], set[asyncio.Event]] = {}
+        self._closed = False
+
+    # --- what web handlers call -----------------------------------------------------------------------------------------
+
+    async def commands(self, tenant_id: str, raw_items: Sequence[object]) -> list[Receipt]:
+        """Accept Command envelopes; one receipt each, in order, once durable. Raises StorageUnavailable (nothing accepted)."""
+        return await self.submit([command_submission(tenant_id, raw) for raw in raw_items])
+
+    async def events(self, tenant_id: str, raw_items: Sequence[object]) -> list[Receipt]:
+        """Accept Event envelopes; one receipt each, in order, once durable."""
+        items = [(parse_event(raw, tenant_id=tenant_id, new_id=spare), spare) for raw in raw_items for spare in (new_id(),)]
+        return await self.submit([message_submission(tenant_id, item, spare) for item, spare in items])
+
+    async def messages(self, items: Sequence[Message | Malformed], tenant_id: str) -> list[Receipt]:
+        """Accept what a webhook has parsed already."""
+        return await self.submit([message_submission(tenant_id, item, new_id()) for item in items])
+
+    async def submit(self, submissions: list[Submission]) -> list[Receipt]:
+        """Accept prepared items; they stay together in one transaction."""
+        if not submissions:
+            return []
+        if self._closed:
+            raise StorageUnavailable("the server is stopping; nothing was accepted, send it again")
+        request = _Request(submissions, asyncio.get_running_loop().create_future())
+        self._buffer.append(request)
+        self.wake.set()
+        return await request.answer
+
+    async def result(self, tenant_id: str, command_id: str, timeout_s: float) -> None:
+        """Return when the command has its terminal result, or after the timeout."""
+        key = (tenant_id, command_id)
+        done = asyncio.Event()
+        self._results.setdefault(key, set()).add(done)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while await self._database.read(result_of, tenant_id, command_id) is None:
+                    try:
+                        async with asyncio.timeout(WAIT_POLL_S):  # another node may decide it
+                            await done.wait()
+                    except TimeoutError:
+                        continue
+        except TimeoutError:
+            return
+        finally:
+            waiting = self._results[key]
+            waiting.discard(done)
+            if not waiting:
+                del self._results[key]
+
+    def decided(self, tenant_id: str, command_ids: Sequence[str]) -> None:
+        """Tell whoever waits that these commands have their result."""
+        if not self._results:
+            return
+        for command_id in command_ids:
+            for done in self._results.get((tenant_id, command_id), ()):
+                done.set()
+
+    def close(self) -> None:
+        """Refuse new items; what is in the buffer is still accepted."""
+        self._closed = True
+        self.wake.set()
+
+    # --- the loop -------------------------------------------------------------------------------------------------------
+
+    async def tick(self) -> float:
+        """Accept one batch."""
+        batch = self._take()
+        if not batch:
+            return 30.0
+        submissions = [s for request in batch for s in request.submissions]
+        try:
+            receipts = await self._accept(submissions)
+        except IntegrityError:
+            # two nodes accepted the same new thing at once; alone each request meets what is stored by now
+            for request in batch:
+                await self._accept_alone(request)
+        except Exception as error:
+            for request in batch:
+                _refuse(request, error)
+            raise
+        else:
+            self._metrics.intake_batch_size.observe(len(submissions))
+            offset = 0
+            for request in batch:
+                count = len(request.submissions)
+                if not request.answer.done():
+                    request.answer.set_result(receipts[offset : offset + count])
+                offset += count
+        for wake in self.on_accepted:
+            wake()
+        return 0.0 if self._buffer else 30.0
+
+    def _take(self) -> list[_Request]:
+        taken, size = 0, 0
+        while taken < len(self._buffer) and (size == 0 or size + len(self._buffer[taken].submissions) <= BATCH_MAX):
+            size += len(self._buffer[taken].submissions)
+            taken += 1
+        batch, self._buffer = self._buffer[:taken], self._buffer[taken:]
+        return batch
+
+    async def _accept(self, submissions: list[Submission]) -> list[Receipt]:
+        room = await self._room(submissions)
+        receipts = await self._database.write(accept, submissions, self._clock.now(), room=room)
+        for submission, receipt in zip(submissions, receipts, strict=True):
+            self._metrics.accepted(receipt.kind, receipt.status)
+            if receipt.status is State.QUEUED_FOR_DISPATCH:
+                self._sizes.known[submission.tenant_id] = self._sizes.known.get(submission.tenant_id, 0) + 1
+            log.info(
+                "accepted",
+                flow_id="F-01",
+                correlation_id=receipt.correlation_id,
+                tenant_id=submission.tenant_id,
+                contact_id=receipt.contact_id,
+                intent=submission.intent or getattr(submission.item, "command_type", None),
+                status=receipt.status,
+                dispatch_priority=receipt.dispatch_priority,
+                commit_order=receipt.number,
+                reason=receipt.reason,
+            )
+        return receipts
+
+    async def _accept_alone(self, request: _Request) -> None:
+        for attempt in (1, 2, 3):
+            try:
+                receipts = await self._accept(request.submissions)
+            except IntegrityError as error:
+                if attempt == 3:
+                    _refuse(
+                        request, StorageUnavailable(f"could not be stored beside what arrived at the same moment: {error.orig}")
+                    )
+            else:
+                if not request.answer.done():
+                    request.answer.set_result(receipts)
+                return
+
+    async def _room(self, submissions: list[Submission]) -> dict[str, int]:
+        """How many more items each tenant's queue takes."""
+        tenants = {s.tenant_id for s in submissions}
+        limits = await self._policies.queue_limits(tenants)
+        now = asyncio.get_running_loop().time()
+        if now - self._sizes.read_at > SIZES_FRESH_FOR_S or not tenants <= self._sizes.known.keys():
+            self._sizes.known = await self._database.read(queue_sizes, tenants | self._sizes.known.keys())
+            self._sizes.read_at = now
+        return {t: limits[t] - self._sizes.known.get(t, 0) for t in tenants}
+
+
+def command_submission(tenant_id: str, raw: object) -> Submission:
+    """A raw Command envelope, parsed, with its class."""
+    spare = new_id()
+    item = parse_command(raw, tenant_id=tenant_id, new_id=spare)
+    priority = item.priority.rank if isinstance(item, Command) else 3
+    return Submission(tenant_id=tenant_id, item=item, spare_id=spare, priority=priority)
+
+
+def message_submission(tenant_id: str, item: Message | Malformed, spare_id: str) -> Submission:
+    """A parsed message with its triage."""
+    if isinstance(item, Malformed):
+        return Submission(tenant_id=tenant_id, item=item, spare_id=spare_id)
+    found = triage(item.text)
+    return Submission(tenant_id=tenant_id, item=item, spare_id=spare_id, priority=found.priority.rank, intent=found.intent)
+
+
+def _refuse(request: _Request, error: BaseException) -> None:
+    if not request.answer.done():
+        request.answer.set_exception(error)

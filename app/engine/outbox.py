@@ -1,0 +1,303 @@
+"""The outbox loop: delivers what effects left to be said, each target at its own pace.
+
+A round settles what was answered, deals with senders that vanished, and starts what is due. Calls run beside the loop, so a
+target that hangs delays nobody else. Messages to families are sent at most once: whatever may have been sent becomes
+`unknown` and goes to a person. Webhooks and notices are sent at least once, always under the same idempotency key.
+"""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import structlog
+
+from app.channels.http import TOTAL_S
+from app.channels.outbound import Channel, OutboundMessage, Outcome, SendResult, Template
+from app.clock import Clock
+from app.domain.delivery import OutboxStatus, after_attempt
+from app.engine.channel_book import ChannelBook, NoChannel
+from app.engine.circuits import Circuits
+from app.ids import new_id
+from app.metrics import Metrics
+from app.store.database import Database
+from app.store.outbox import Due, Settlement, backlog, claim, defer, due, expire_leases, leases_ran_out, next_due, settle
+
+log = structlog.get_logger("engine.outbox")
+
+POLL_S = 1.0
+STOP_PATIENCE_S = 1.0
+WINDOW = timedelta(hours=24)
+"""Providers take free text for this long after the recipient's last message."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxPolicy:
+    """Sizes and patience. Seconds of `backoff` are the clock's, those of `send_limit_s` are real ones."""
+
+    in_flight: int = 64
+    per_target: int = 8
+    attempts_max: int = 8
+    backoff_s: float = 2.0
+    backoff_max_s: float = 300.0
+    send_limit_s: float = TOTAL_S + 5.0
+    """A call that takes longer is taken for lost."""
+
+    @property
+    def lease_s(self) -> float:
+        """Longer than any call can take, so that only a dead sender loses its lease."""
+        return self.send_limit_s + 10.0
+
+
+@dataclass(slots=True)
+class _Call:
+    delivery: Due
+    channel: Channel
+    token: str
+    result: SendResult | None = None
+
+
+class OutboxLoop:
+    """The loop that delivers. `close` waits a moment for calls that are on their way."""
+
+    name = "outbox"
+
+    def __init__(
+        self, database: Database, clock: Clock, channels: ChannelBook, metrics: Metrics, *, policy: OutboxPolicy | None = None
+    ) -> None:
+        self.wake = asyncio.Event()
+        self.circuits = Circuits(time.monotonic)
+        self._database, self._clock, self._channels, self._metrics = database, clock, channels, metrics
+        self._policy = policy or OutboxPolicy()
+        self._calls: dict[asyncio.Task[None], _Call] = {}
+        self._answered: list[_Call] = []
+
+    async def tick(self) -> float:
+        """One round; returns the real seconds until the next one is due."""
+        await self._settle()
+        now = self._clock.now()
+        if await self._database.read(leases_ran_out, now):
+            ids = await self._database.write(expire_leases, now, self._policy.attempts_max)
+            log.warning("senders_vanished", deliveries=len(ids))
+        started = await self._start()
+        if started:
+            return 0.0
+        return await self._until_due()
+
+    async def close(self) -> None:
+        """Give running calls a moment, settle what was answered, and leave the rest to the lease."""
+        if self._calls:
+            await asyncio.wait(set(self._calls), timeout=STOP_PATIENCE_S)
+        for task in list(self._calls):
+            task.cancel()
+        if self._calls:
+            await asyncio.wait(set(self._calls))
+        await self._settle()
+
+    # --- starting -------------------------------------------------------------------------------------------------------
+
+    async def _start(self) -> bool:
+        room = self._policy.in_flight - len(self._calls)
+        if room <= 0:
+            return False
+        found = await self._database.read(due, self._clock.now(), per_group=self._policy.per_target, limit=room)
+        busy = Counter(call.channel.key for call in self._calls.values())
+        chosen: dict[str, _Call] = {}
+        waiting: dict[float, list[str]] = {}
+        refused: list[tuple[Due, str]] = []
+        token = new_id()
+        for delivery in found:
+            channel = await self._channels.for_delivery(delivery)
+            if isinstance(channel, NoChannel):
+                refused.append((delivery, channel.reason))
+                continue
+            wait_s = self.circuits.wait_s(channel.key)
+            if wait_s > 0:
+                waiting.setdefault(round(wait_s, 1), []).append(delivery.outbox_id)
+            elif busy[channel.key] < self._policy.per_target:
+                busy[channel.key] += 1
+                self.circuits.begin(channel.key)
+                chosen[delivery.outbox_id] = _Call(delivery, channel, token)
+        await self._hold(waiting)
+        await self._refuse(refused, token)
+        await self._launch(chosen, token)
+        return bool(chosen or refused)
+
+    async def _hold(self, waiting: dict[float, list[str]]) -> None:
+        """Deliveries to a target whose circuit is open wait, without costing an attempt."""
+        for wait_s, ids in waiting.items():
+            until = self._clock.now() + timedelta(seconds=max(wait_s, 0.2) * self._clock.scale)
+            await self._database.write(defer, ids, until)
+
+    async def _refuse(self, refused: list[tuple[Due, str]], token: str) -> None:
+        """Deliveries without a usable channel end at once, with a task for a person."""
+        if not refused:
+            return
+        now = self._clock.now()
+        won = await self._database.write(claim, [d.outbox_id for d, _ in refused], token, self._lease(now), now)
+        settlements = [
+            Settlement(outbox_id=d.outbox_id, token=token, status=OutboxStatus.FAILED, detail=reason)
+            for d, reason in refused
+            if d.outbox_id in won
+        ]
+        await self._database.write(settle, settlements, now)
+        for delivery, reason in refused:
+            self._log(delivery, "none", OutboxStatus.FAILED, reason)
+
+    async def _launch(self, chosen: dict[str, _Call], token: str) -> None:
+        if not chosen:
+            return
+        now = self._clock.now()
+        try:
+            won = await self._database.write(claim, list(chosen), token, self._lease(now), now)
+        except BaseException:
+            for call in chosen.values():
+                self.circuits.abandoned(call.channel.key)
+            raise
+        for outbox_id, call in chosen.items():
+            if outbox_id not in won:
+                self.circuits.abandoned(call.channel.key)
+                continue
+            task = asyncio.create_task(self._send(call))
+            self._calls[task] = call
+            task.add_done_callback(self._done)
+
+    def _lease(self, now: datetime) -> datetime:
+        return now + timedelta(seconds=self._policy.lease_s * self._clock.scale)
+
+    # --- one call -------------------------------------------------------------------------------------------------------
+
+    async def _send(self, call: _Call) -> None:
+        delivery = call.delivery
+        to = delivery.phone
+        if to is None and delivery.contact_id is not None:
+            if call.channel.key != "simulator":
+                call.result = SendResult(outcome=Outcome.REJECTED, detail="contact_without_phone")
+                return
+            to = delivery.contact_id
+        settings = await self._channels.settings(delivery.tenant_id)
+        message = _message(delivery, to, settings, self._clock.now())
+        try:
+            async with asyncio.timeout(self._policy.send_limit_s):
+                call.result = await call.channel.send(message)
+        except TimeoutError:
+            call.result = SendResult(outcome=Outcome.UNKNOWN, detail="timeout")
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        """A call is over: its outcome waits for the next round to be written."""
+        call = self._calls.pop(task)
+        if call.result is None:
+            # cancelled, or a defect in the channel: nobody knows what happened, and the lease says so later
+            self.circuits.abandoned(call.channel.key)
+            if not task.cancelled() and task.exception() is not None:
+                log.error("channel_failed", target=call.channel.key, exc_info=task.exception())
+                call.result = SendResult(outcome=Outcome.UNKNOWN, detail="channel_failed")
+        if call.result is not None:
+            self._answered.append(call)
+        self.wake.set()
+
+    # --- settling -------------------------------------------------------------------------------------------------------
+
+    async def _settle(self) -> None:
+        calls, self._answered = self._answered, []
+        if not calls:
+            return
+        now = self._clock.now()
+        settlements = [self._settlement(call, now) for call in calls]
+        try:
+            won = await self._database.write(settle, settlements, now)
+        except BaseException:
+            self._answered = calls + self._answered  # the outcome is known only here: keep it for the next round
+            raise
+        for call, settlement in zip(calls, settlements, strict=True):
+            status = settlement.status if call.delivery.outbox_id in won else "superseded"
+            self._log(call.delivery, call.channel.key, status, settlement.detail)
+            self._note(call)
+
+    def _settlement(self, call: _Call, now: datetime) -> Settlement:
+        result = call.result
+        assert result is not None
+        attempt = call.delivery.attempts + 1
+        status = after_attempt(call.delivery.kind, result.outcome, attempt, self._policy.attempts_max)
+        again = now + self._backoff(attempt, result.retry_after_s) if status is OutboxStatus.PENDING else None
+        return Settlement(
+            outbox_id=call.delivery.outbox_id,
+            token=call.token,
+            status=status,
+            detail=result.detail,
+            provider_message_id=result.provider_message_id,
+            due_at=again,
+        )
+
+    def _backoff(self, attempt: int, retry_after_s: float | None) -> timedelta:
+        """Full jitter (a random share of an exponential limit), but never before the target's own wish."""
+        limit = min(self._policy.backoff_max_s, self._policy.backoff_s * 2.0 ** (attempt - 1))
+        return timedelta(seconds=max(random.uniform(0.0, limit), retry_after_s or 0.0))
+
+    def _note(self, call: _Call) -> None:
+        result = call.result
+        assert result is not None
+        if result.outcome in (Outcome.SENT, Outcome.REJECTED):
+            self.circuits.succeeded(call.channel.key)
+        else:
+            self.circuits.failed(call.channel.key, result.retry_after_s)
+
+    def _log(self, delivery: Due, target: str, status: str, detail: str | None) -> None:
+        self._metrics.outbox.labels(status=status).inc()
+        log.info(
+            "delivery",
+            flow_id="F-05" if delivery.kind == "contingency_message" else "F-02",
+            correlation_id=delivery.correlation_id,
+            tenant_id=delivery.tenant_id,
+            contact_id=delivery.contact_id,
+            intent=delivery.kind,
+            status=status,
+            channel=target.partition(":")[0],
+            attempt=delivery.attempts + 1,
+            reason=detail,
+        )
+
+    async def _until_due(self) -> float:
+        count, _oldest = await self._database.read(backlog)
+        self._metrics.outbox_pending.set(count)
+        if self._answered:
+            return 0.0
+        moment = await self._database.read(next_due)
+        if moment is None or len(self._calls) >= self._policy.in_flight:
+            return POLL_S
+        left_s = (moment - self._clock.now()).total_seconds() / self._clock.scale
+        # a row can be due and yet wait for the one before it, or for room at its target: no busy loop over those
+        return min(POLL_S, max(0.2, left_s))
+
+
+def _message(delivery: Due, to: str | None, settings: dict[str, object], now: datetime) -> OutboundMessage:
+    body = delivery.body
+    text, title = body.get("text"), body.get("title")
+    heard = delivery.last_inbound_at
+    return OutboundMessage(
+        key=delivery.outbox_id,
+        text=text if isinstance(text, str) else "",
+        title=title if isinstance(title, str) else None,
+        to=to,
+        kind=delivery.kind,
+        tenant_id=delivery.tenant_id,
+        template=_template(body.get("template"), settings, text),
+        window_open=None if heard is None else now - heard < WINDOW,
+        document=body.get("document"),
+    )
+
+
+def _template(named: object, settings: dict[str, object], text: object) -> Template | None:
+    """The approved template of this very message, else the tenant's general one with the text as its only parameter."""
+    if isinstance(named, dict) and isinstance(named.get("name"), str):
+        parameters = tuple(str(p) for p in named.get("parameters") or ())
+        return Template(name=named["name"], language=str(named.get("language") or "pt_BR"), parameters=parameters)
+    whatsapp = settings.get("whatsapp")
+    general = whatsapp.get("message_template") if isinstance(whatsapp, dict) else None
+    if isinstance(general, str) and general and isinstance(text, str):
+        language = whatsapp.get("template_language") if isinstance(whatsapp, dict) else None
+        # a template parameter may hold no line breaks and no run of spaces
+        return Template(name=general, language=str(language or "pt_BR"), parameters=(" ".join(text.split()),))
+    return None

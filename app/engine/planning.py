@@ -1,0 +1,222 @@
+"""Deciding a batch of lanes from one read, in memory: the step between gathering facts and applying them.
+
+Each lane's commands are decided in `commit_order`, every one on the state that those before it leave behind. Lanes of one
+batch are independent: a command that touches an agenda which another lane of the batch has just changed is left for the
+next round, so no decision ever rests on an effect that may still lose its race.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+import structlog
+
+from app.domain.agenda import slot_conflict
+from app.domain.envelopes import Command
+from app.domain.facts import Appointment, BookAppointment, ChangeAppointment, Decision, GatePolicy, Mode, OpenTakeover, Snapshot
+from app.domain.gate import decide
+from app.domain.reasons import Reason
+from app.domain.states import AppointmentStatus, CommandType, State
+from app.ids import new_id
+from app.store.lanes import Facts, LaneFacts, LaneKey, wanted_slot
+from app.store.ledger import Entry, LanePlan, PendingChange
+
+log = structlog.get_logger("engine.planning")
+
+RECHECK_PARKED_S = 60
+"""A parked lane is looked at again this often, besides at once when its mode changes."""
+RECHECK_HELD_S = 3_600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantPolicy:
+    """What planning needs to know about one tenant."""
+
+    gate: GatePolicy
+    timezone: str
+
+
+def plan_lanes(facts: Facts, policies: Mapping[str, TenantPolicy], now: datetime) -> list[LanePlan]:
+    """One plan per lane that was read, in the order given."""
+    planner = _Planner(facts, now)
+    return [planner.lane(lane, policies[lane.row.tenant_id]) for lane in facts.lanes.values()]
+
+
+class _Planner:
+    def __init__(self, facts: Facts, now: datetime) -> None:
+        self.facts = facts
+        self.now = now
+        self.touched: dict[tuple[str, str, str], LaneKey] = {}
+        """(tenant, kind, id) of agendas and appointments changed in this batch, and by which lane."""
+
+    def lane(self, lane: LaneFacts, policy: TenantPolicy) -> LanePlan:
+        row = lane.row
+        mode = self.facts.mode_of(row.tenant_id)
+        plan = LanePlan(facts=lane, mode=mode, timezone=policy.timezone, ttl=policy.gate.replay_ttl[CommandType.RESCHEDULE])
+        expected = row.last_committed + 1
+        takeover = row.takeover_id is not None
+        credit = row.step_credit if row.paused_at is not None else None
+        for index, command in enumerate(lane.commands):
+            order = command.commit_order or 0
+            if credit is not None and len(plan.entries) >= credit:
+                break
+            if (row.tenant_id, command.command_type) in self.facts.held_types:
+                self._block(plan, "held", self.now + timedelta(seconds=RECHECK_HELD_S))
+                break
+            if order > expected and not self._gap_is_over(lane, index, policy):
+                self._wait_for_gap(plan, lane, index, policy)
+                break
+            if order > expected:
+                plan.entries.extend(self._tombstone(missing, lane.rows[index].accepted_at) for missing in range(expected, order))
+                decision = Decision(state=State.MANUAL_REVIEW_REQUIRED, reason=Reason.WAITED_TOO_LONG, terminal=True)
+                plan.entries.append(self._entry(lane, index, decision))
+                expected = order + 1
+                continue
+            if self._shares_agenda(lane.key, command):
+                break
+            decision = self._decide(lane, command, expected - 1, takeover, mode, policy.gate)
+            if not decision.terminal:
+                self._park(plan, lane, index, decision)
+                break
+            plan.entries.append(self._entry(lane, index, decision))
+            self._remember(lane.key, command, decision)
+            takeover = takeover or isinstance(decision.effect, OpenTakeover)
+            expected = order + 1
+        plan.steps_used = len(plan.entries) if credit is not None else 0
+        left = next((r for r in lane.rows if r.commit_order >= expected), None)
+        plan.next_ready_since = left.accepted_at if left is not None else lane.more
+        return plan
+
+    # --- one command ----------------------------------------------------------------------------------------------------
+
+    def _decide(
+        self, lane: LaneFacts, command: Command, last_committed: int, takeover: bool, mode: Mode, policy: GatePolicy
+    ) -> Decision:
+        snapshot = self._snapshot(lane, command, last_committed, takeover, mode)
+        try:
+            return decide(command, snapshot, self.now, policy)
+        except Exception:
+            # one command that breaks the rules' code must not stop its contact: a person takes it, the log has the trace
+            log.exception(
+                "gate_failed",
+                flow_id="F-02",
+                correlation_id=command.correlation_id,
+                tenant_id=command.tenant_id,
+                contact_id=command.contact_id,
+                intent=command.command_type,
+                status=State.MANUAL_REVIEW_REQUIRED,
+            )
+            return Decision(state=State.MANUAL_REVIEW_REQUIRED, reason=Reason.UNEXPECTED_FAILURE, terminal=True)
+
+    def _snapshot(self, lane: LaneFacts, command: Command, last_committed: int, takeover: bool, mode: Mode) -> Snapshot:
+        row, tenant_id = lane.row, command.tenant_id
+        target = self.facts.appointments.get((tenant_id, command.appointment_id or ""))
+        patient_id = target.patient_id if target else command.patient_id
+        therapist_id = target.therapist_id if target else command.payload.get("therapist_id")
+        slot = wanted_slot(command)
+        conflict = None
+        if slot and isinstance(therapist_id, str) and command.command_type in (CommandType.SCHEDULE, CommandType.RESCHEDULE):
+            booked = self.facts.booked.get((tenant_id, therapist_id), [])
+            moved = command.appointment_id if command.command_type is CommandType.RESCHEDULE else None
+            conflict = slot_conflict(booked, *slot, ignore=moved, now=self.now)
+        return Snapshot(
+            last_committed=last_committed,
+            conversation_version=row.conversation_version,
+            guardian_version=row.guardian_version,
+            takeover_active=takeover,
+            mode=mode,
+            key_use=self.facts.key_use(command),
+            appointment=target,
+            guardian=self.facts.guardians.get((tenant_id, patient_id or "", command.contact_id)),
+            patient_known=(tenant_id, patient_id) in self.facts.patients,
+            therapist_known=target is not None or (tenant_id, therapist_id) in self.facts.therapists,
+            slot_conflict=conflict,
+        )
+
+    def _shares_agenda(self, key: LaneKey, command: Command) -> bool:
+        """Whether another lane of this batch has changed what this command looks at."""
+        return any(self.touched.get(name, key) != key for name in self._names(command))
+
+    def _names(self, command: Command) -> list[tuple[str, str, str]]:
+        names = []
+        target = self.facts.appointments.get((command.tenant_id, command.appointment_id or ""))
+        if command.appointment_id:
+            names.append((command.tenant_id, "appointment", command.appointment_id))
+        therapist_id = target.therapist_id if target else command.payload.get("therapist_id")
+        if isinstance(therapist_id, str):
+            names.append((command.tenant_id, "therapist", therapist_id))
+        return names
+
+    def _remember(self, key: LaneKey, command: Command, decision: Decision) -> None:
+        """Carry an agenda effect over to the commands decided after it."""
+        effect, tenant_id = decision.effect, command.tenant_id
+        if isinstance(effect, BookAppointment):
+            changed = Appointment(
+                appointment_id=effect.appointment_id,
+                patient_id=effect.patient_id,
+                therapist_id=effect.therapist_id,
+                start_at=effect.start_at,
+                end_at=effect.end_at,
+                status=AppointmentStatus.SCHEDULED,
+                version=1,
+                as_of=command.as_of or self.now,
+            )
+        elif isinstance(effect, ChangeAppointment):
+            before = self.facts.appointments[(tenant_id, effect.appointment_id)]
+            changed = replace(
+                before,
+                start_at=effect.start_at,
+                end_at=effect.end_at,
+                status=effect.status,
+                version=effect.expected_version + 1,
+                as_of=max(command.as_of or self.now, before.as_of),
+            )
+        else:
+            return
+        for name in self._names(command):
+            self.touched[name] = key
+        self.facts.appointments[(tenant_id, changed.appointment_id)] = changed
+        column = self.facts.booked.setdefault((tenant_id, changed.therapist_id), [])
+        column[:] = [a for a in column if a.appointment_id != changed.appointment_id]
+        column.append(changed)
+
+    def _entry(self, lane: LaneFacts, index: int, decision: Decision) -> Entry:
+        command = lane.commands[index]
+        return Entry(
+            order=command.commit_order or 0,
+            decision=decision,
+            command=command,
+            accepted_at=lane.rows[index].accepted_at,
+            target=self.facts.appointments.get((command.tenant_id, command.appointment_id or "")),
+            new_id=new_id(),
+        )
+
+    def _tombstone(self, order: int, accepted_at: datetime) -> Entry:
+        decision = Decision(state=State.MANUAL_REVIEW_REQUIRED, reason=Reason.PLACE_NEVER_FILLED, terminal=True)
+        return Entry(order=order, decision=decision, command=None, accepted_at=accepted_at, new_id=new_id())
+
+    # --- staying pending ------------------------------------------------------------------------------------------------
+
+    def _gap_is_over(self, lane: LaneFacts, index: int, policy: TenantPolicy) -> bool:
+        since = lane.rows[index].waiting_since
+        return since is not None and self.now - since >= policy.gate.wait_limit
+
+    def _wait_for_gap(self, plan: LanePlan, lane: LaneFacts, index: int, policy: TenantPolicy) -> None:
+        since = lane.rows[index].waiting_since or self.now
+        self._block(plan, "gap", since + policy.gate.wait_limit)
+        self._mark(plan, lane, index, State.WAITING_PREVIOUS_COMMIT, Reason.PREVIOUS_MISSING, Reason.PREVIOUS_MISSING)
+
+    def _park(self, plan: LanePlan, lane: LaneFacts, index: int, decision: Decision) -> None:
+        cause = "contingency" if decision.state is State.PENDING_CONTINGENCY else "safe_mode"
+        self._block(plan, cause, self.now + timedelta(seconds=RECHECK_PARKED_S))
+        self._mark(plan, lane, index, decision.state, decision.reason, Reason.BEHIND_PARKED)
+
+    def _mark(self, plan: LanePlan, lane: LaneFacts, index: int, state: State, first: str, behind: str) -> None:
+        """Make the state of a stopped command, and of those behind it, visible."""
+        for offset, row in enumerate(lane.rows[index:]):
+            reason = first if offset == 0 else behind
+            if row.status != state or row.reason != reason:
+                plan.pending.append(PendingChange(command_id=row.command_id, state=state, reason=reason))
+
+    def _block(self, plan: LanePlan, cause: str, until: datetime) -> None:
+        plan.blocked_by, plan.not_before = cause, until

@@ -1,0 +1,138 @@
+"""Redis locks with the database as fallback (S-PC-05-001, D-AR-006).
+
+Primary: one script call takes the locks of a whole batch (`SET NX PX` per key with the owner's token), another gives back
+those still owned. A circuit watches every call: no answer within `TIMEOUT_S`, or any error, opens it at once and the
+database's locks take over; from then on a probe runs every `PROBE_EVERY_S`, and only after `STABLE_FOR_S` without a miss does
+the primary come back. A lock that Redis granted after we gave up on it is harmless: it expires, and correctness never
+rests on it. No fencing number comes from Redis: a flushed Redis would hand out old ones again.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import structlog
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from app.domain.states import LockResult
+from app.engine.locks import LOCK_TTL_S, DatabaseLocks, Grant
+from app.ids import new_id
+
+log = structlog.get_logger("engine.locks")
+
+TIMEOUT_S = 0.2
+PROBE_EVERY_S = 0.25
+STABLE_FOR_S = 5.0
+
+_ACQUIRE = """
+local taken = {}
+for i, key in ipairs(KEYS) do
+  if redis.call('SET', key, ARGV[1], 'NX', 'PX', ARGV[2]) then taken[#taken + 1] = key end
+end
+return taken
+"""
+_RELEASE = """
+local given = 0
+for i, key in ipairs(KEYS) do
+  if redis.call('GET', key) == ARGV[1] then given = given + redis.call('DEL', key) end
+end
+return given
+"""
+
+
+class RedisLocks:
+    """Primary locks behind a circuit, fallback in the database."""
+
+    def __init__(self, url: str, fallback: DatabaseLocks, *, on_change: Callable[[str, str], None] | None = None) -> None:
+        self._fallback = fallback
+        self._on_change = on_change
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=16,
+            timeout=TIMEOUT_S,
+            socket_timeout=TIMEOUT_S,
+            socket_connect_timeout=TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),
+            health_check_interval=0,
+        )
+        self.redis: Redis = Redis(connection_pool=pool)
+        self._acquire = self.redis.register_script(_ACQUIRE)
+        self._release = self.redis.register_script(_RELEASE)
+        self._open_since: float | None = None
+        self._good_since: float | None = None
+        self._probe: asyncio.Task[None] | None = None
+        self.last_error: str | None = None
+
+    @property
+    def mode(self) -> str:
+        """Which backend grants now: primary | fallback."""
+        return "fallback" if self._open_since is not None else "primary"
+
+    async def acquire(self, keys: Sequence[str]) -> Grant:
+        """Take the free ones, on Redis or, while the circuit is open, in the database."""
+        if self._open_since is None:
+            token, started = new_id(), time.perf_counter()
+            taken = await self._call(self._acquire, list(keys), [token, int(LOCK_TTL_S * 1000)])
+            if taken is not None:
+                names = frozenset(k.decode() if isinstance(k, bytes) else str(k) for k in taken)
+                ms = (time.perf_counter() - started) * 1000
+                return Grant(token=token, keys=names, backend=LockResult.LOCK_ACQUIRED_PRIMARY, mode="primary", ms=ms)
+        return await self._fallback.acquire(keys)
+
+    async def release(self, grant: Grant) -> None:
+        """Give them back where they came from; what Redis does not hear of expires by itself."""
+        if grant.mode != "primary":
+            await self._fallback.release(grant)
+        elif grant.keys and self._open_since is None:
+            await self._call(self._release, list(grant.keys), [grant.token])
+
+    async def _call(self, script: Any, keys: list[str], args: list[Any]) -> Any:
+        """One script call within the time limit; None when the circuit had to open."""
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                return await script(keys=keys, args=args)
+        except (RedisError, OSError, TimeoutError) as error:
+            self._trip(error)
+            return None
+
+    def _trip(self, error: BaseException) -> None:
+        self.last_error = f"{type(error).__name__}: {error}"[:200]
+        self._good_since = None
+        if self._open_since is None:
+            self._open_since = time.monotonic()
+            log.error("redis_circuit_open", lock_backend="fallback", error=self.last_error)
+            if self._on_change is not None:
+                self._on_change("fallback", self.last_error)
+        if self._probe is None or self._probe.done():
+            self._probe = asyncio.create_task(self._watch(), name="redis-probe")
+
+    async def _watch(self) -> None:
+        """Probe until Redis has been well for a while, then close the circuit."""
+        while self._open_since is not None:
+            await asyncio.sleep(PROBE_EVERY_S)
+            try:
+                async with asyncio.timeout(TIMEOUT_S):
+                    key = f"probe:{new_id()}"
+                    await self.redis.set(key, "1", px=1000)  # a write: a read-only or full Redis is not well
+            except (RedisError, OSError, TimeoutError) as error:
+                self.last_error = f"{type(error).__name__}: {error}"[:200]
+                self._good_since = None
+                continue
+            now = time.monotonic()
+            self._good_since = self._good_since or now
+            if now - self._good_since >= STABLE_FOR_S:
+                self._open_since = self._good_since = None
+                log.info("redis_circuit_closed", lock_backend="primary")
+                if self._on_change is not None:
+                    self._on_change("primary", "stable again")
+
+    async def close(self) -> None:
+        """End the probe and the connections."""
+        if self._probe is not None:
+            self._probe.cancel()
+            await asyncio.gather(self._probe, return_exceptions=True)
+        await self.redis.aclose()

@@ -1,0 +1,138 @@
+"""Where log lines go: a bounded buffer in memory, written by one thread, so that no caller ever waits for a disk or pipe.
+
+A sink that fails (reader gone, disk full) does not break the product: lines stay in the buffer, the oldest give way when it
+is full, everything is counted, the alert callback is called once per outage, and writing goes on by itself when the sink
+is back (S-PC-04-001: `log_emitted_structured`, `log_emit_failed_alerted`).
+"""
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+CAPACITY: Final = 10_000
+"""Lines kept while the sink does not take them."""
+CHUNK_BYTES: Final = 64 * 1024
+RETRY_FIRST_S: Final = 0.05
+RETRY_LAST_S: Final = 2.0
+
+
+class LogSink:
+    """Writes lines to a file descriptor. `emit` may be called from any thread; it never blocks on I/O and never raises."""
+
+    def __init__(
+        self,
+        fd: int,
+        *,
+        capacity: int = CAPACITY,
+        on_failure: Callable[[str], None] | None = None,
+        write: Callable[[int, bytes], int] = os.write,
+    ) -> None:
+        self.emitted = 0
+        """Lines that the sink took."""
+        self.failed = 0
+        """Attempts to write that failed."""
+        self.dropped = 0
+        """Lines that gave way because the buffer was full."""
+        self.alert_failed = 0
+        """Calls of `on_failure` that failed themselves."""
+        self._fd = fd
+        self._capacity = capacity
+        self._on_failure = on_failure
+        self._write = write
+        self._lines: deque[bytes] = deque()
+        self._changed = threading.Condition()
+        self._rest = b""
+        self._rest_lines = 0
+        self._alerted = False
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="log-sink", daemon=True)
+        self._thread.start()
+
+    @property
+    def state(self) -> str:
+        """The terminal state of the story: whether lines arrive, or an outage was alerted."""
+        return "log_emit_failed_alerted" if self._alerted else "log_emitted_structured"
+
+    @property
+    def buffered(self) -> int:
+        """Lines not yet taken by the sink."""
+        return len(self._lines) + self._rest_lines
+
+    def emit(self, line: str) -> None:
+        """Queue one line (without line end)."""
+        data = line.encode("utf-8", "backslashreplace") + b"\n"
+        overflow = False
+        with self._changed:
+            if len(self._lines) >= self._capacity:
+                self._lines.popleft()
+                self.dropped += 1
+                overflow = True
+            self._lines.append(data)
+            self._changed.notify_all()
+        if overflow:
+            self._alert("the log buffer is full: the sink does not take lines")
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until everything queued so far was taken; False when it was not in time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.buffered == 0, timeout_s)
+
+    def close(self, timeout_s: float = 1.0) -> bool:
+        """Write what is left, within the time given, and stop; False when lines were lost."""
+        done = self.flush(timeout_s)
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join(0.2)  # a thread stuck in a blocked write is left behind: it is a daemon
+        return done
+
+    def _run(self) -> None:
+        delay_s = RETRY_FIRST_S
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._lines or self._rest or self._closing)
+                if self._closing:
+                    return
+                if not self._rest:
+                    self._take_chunk()
+            try:
+                written = self._write(self._fd, self._rest)
+            except (OSError, ValueError) as error:
+                self.failed += 1
+                self._alert(f"log lines cannot be written: {error}")
+                with self._changed:
+                    self._changed.wait_for(lambda: self._closing, delay_s)
+                delay_s = min(delay_s * 2, RETRY_LAST_S)
+                continue
+            delay_s = RETRY_FIRST_S
+            with self._changed:
+                self._rest = self._rest[written:]
+                if not self._rest:
+                    self.emitted += self._rest_lines
+                    self._rest_lines = 0
+                    self._alerted = False
+                self._changed.notify_all()
+
+    def _take_chunk(self) -> None:
+        """Move lines from the buffer to the chunk that is being written (the lock is held)."""
+        taken: list[bytes] = []
+        size = 0
+        while self._lines and size < CHUNK_BYTES:
+            line = self._lines.popleft()
+            taken.append(line)
+            size += len(line)
+        self._rest, self._rest_lines = b"".join(taken), len(taken)
+
+    def _alert(self, sentence: str) -> None:
+        """Tell once per outage; whatever happens there must not come back to the caller."""
+        with self._changed:
+            if self._alerted:
+                return
+            self._alerted = True
+        if self._on_failure is not None:
+            try:
+                self._on_failure(sentence)
+            except Exception:  # noqa: BLE001 - logging must never break what it logs; the failure is counted
+                self.alert_failed += 1

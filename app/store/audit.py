@@ -1,0 +1,73 @@
+"""The audit trail: who did what, when, why, before and after; append-only and hash-chained per chain.
+
+A chain is a tenant, or `global`. Appends of one chain take turns on its `audit_head` row, in the transaction of the act.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import Connection, select, update
+
+from app.domain.envelopes import canonical_json
+from app.domain.ledger_chain import GENESIS, entry_hash
+from app.store.bulk import insert_rows
+from app.store.tables import AuditEntry, AuditHead, table
+
+__all__ = ["GLOBAL_CHAIN", "HASHED_FIELDS", "append", "entry_hash"]
+
+_ENTRY, _HEAD = table(AuditEntry), table(AuditHead)
+
+GLOBAL_CHAIN: Final = "global"
+
+HASHED_FIELDS: Final = (
+    "chain",
+    "number",
+    "at",
+    "actor",
+    "action",
+    "object",
+    "before_json",
+    "after_json",
+    "reason",
+    "origin",
+    "correlation_id",
+)
+"""Fields of an entry that its hash covers."""
+
+
+def append(
+    conn: Connection,
+    *,
+    chain: str,
+    actor: str,
+    action: str,
+    object: str,
+    now: datetime,
+    before: Mapping[str, Any] | None = None,
+    after: Mapping[str, Any] | None = None,
+    reason: str | None = None,
+    origin: str | None = None,
+    correlation_id: str | None = None,
+) -> int:
+    """Append one entry in the caller's transaction; returns its number in the chain (1, 2, 3, ...)."""
+    insert_rows(conn, _HEAD, [{"chain": chain, "number": 0, "hash": GENESIS}], ignore_conflicts=True)
+    query = select(_HEAD.c.number, _HEAD.c.hash).where(_HEAD.c.chain == chain)
+    head = conn.execute(query.with_for_update() if conn.dialect.name == "postgresql" else query).one()
+    fields: dict[str, Any] = {
+        "chain": chain,
+        "number": head.number + 1,
+        "at": now,
+        "actor": actor[:200],
+        "action": action,
+        "object": object[:300],
+        "before_json": canonical_json(before),
+        "after_json": canonical_json(after),
+        "reason": reason[:1000] if reason else None,
+        "origin": origin[:100] if origin else None,
+        "correlation_id": correlation_id,
+    }
+    digest = entry_hash(head.hash, {name: fields[name] for name in HASHED_FIELDS})
+    insert_rows(conn, _ENTRY, [fields | {"prev_hash": head.hash, "hash": digest}])
+    conn.execute(update(_HEAD).where(_HEAD.c.chain == chain).values(number=fields["number"], hash=digest))
+    return int(fields["number"])

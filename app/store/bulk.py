@@ -1,0 +1,124 @@
+"""Many rows in one statement, on both databases.
+
+Rows travel as one JSON parameter (`jsonb_to_recordset` on PostgreSQL, `json_each` on SQLite), so a batch costs one
+round trip and one plan however many rows it has. Every function keeps the order of the rows given.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+from sqlalchemy import Boolean, Connection, CursorResult, Float, Integer, Table, column, text
+from sqlalchemy.types import TypeEngine
+
+from app.store.columns import UTCDateTime, json_time
+
+Row = Mapping[str, Any]
+
+
+def encode(rows: Sequence[Row], dialect: str) -> str:
+    """JSON text of the rows; times as a bound parameter would store them."""
+
+    def hook(value: Any) -> Any:
+        raise TypeError(f"{type(value).__name__} has no JSON form")
+
+    plain = [{k: json_time(v, dialect) if isinstance(v, datetime) else v for k, v in row.items()} for row in rows]
+    return msgspec.json.encode(plain, enc_hook=hook).decode()
+
+
+@lru_cache(maxsize=256)
+def _record_set(table: Table, columns: tuple[str, ...], dialect: str) -> str:
+    """A FROM item `r` with the given columns of `table`, read from the parameter :rows."""
+    if dialect == "postgresql":
+        fields = ", ".join(f"{c} {_pg_type(_column_type(table, c))}" for c in columns)
+        return f"jsonb_to_recordset(CAST(:rows AS jsonb)) AS r({fields})"
+    fields = ", ".join(f"json_extract(value, '$.{c}') AS {c}" for c in columns)
+    return f"(SELECT {fields}, key AS ordinal FROM json_each(:rows)) AS r"
+
+
+def _column_type(table: Table, column: str) -> TypeEngine[Any]:
+    """Type of a column, or of the column behind a `was_` prefix (expected value of a compare-and-set)."""
+    name = column.removeprefix("was_") if column not in table.c else column
+    return table.c[name].type
+
+
+def _pg_type(kind: TypeEngine[Any]) -> str:
+    if isinstance(kind, UTCDateTime):
+        return "timestamptz"
+    if isinstance(kind, Boolean):
+        return "boolean"
+    if isinstance(kind, Integer):
+        return "bigint"
+    if isinstance(kind, Float):
+        return "double precision"
+    return "text"
+
+
+def insert_rows(conn: Connection, table: Table, rows: Sequence[Row], *, ignore_conflicts: bool = False) -> None:
+    """Insert rows that all have the same keys; columns left out get the table's plain defaults."""
+    if not rows:
+        return
+    defaults = {c.name: c.default.arg for c in table.c if c.default is not None and c.default.is_scalar and c.name not in rows[0]}  # type: ignore[attr-defined]
+    if defaults:
+        rows = [{**defaults, **row} for row in rows]
+    columns = tuple(rows[0])
+    dialect = conn.dialect.name
+    names = ", ".join(columns)
+    source = _record_set(table, columns, dialect)
+    where = " WHERE true" if dialect == "sqlite" else ""  # SQLite's parser needs it before ON CONFLICT
+    conflict = " ON CONFLICT DO NOTHING" if ignore_conflicts else ""
+    conn.execute(
+        text(f"INSERT INTO {table.name} ({names}) SELECT {names} FROM {source}{where}{conflict}"), {"rows": encode(rows, dialect)}
+    )
+
+
+def update_rows(
+    conn: Connection,
+    table: Table,
+    rows: Sequence[Row],
+    *,
+    keys: Iterable[str],
+    assign: Iterable[str] = (),
+    expressions: Mapping[str, str] | None = None,
+    guard: str = "",
+) -> set[tuple[Any, ...]]:
+    """Compare-and-set many rows; returns the keys of those that matched.
+
+    `keys` identify a row; `assign` are set from the row; `expressions` maps a column to SQL over `t` (the table) and
+    `r` (the row given); `guard` is further SQL for the WHERE, over the same two names. A row whose key is missing from the
+    result lost the race: nothing happened to it.
+    """
+    if not rows:
+        return set()
+    dialect = conn.dialect.name
+    keys = tuple(keys)
+    sets = [f"{c} = r.{c}" for c in assign] + [f"{c} = {e}" for c, e in (expressions or {}).items()]
+    match = " AND ".join(f"t.{k} = r.{k}" for k in keys)
+    extra = f" AND ({guard})" if guard else ""
+    returning = ", ".join(f"t.{k}" for k in keys) if dialect == "postgresql" else ", ".join(keys)
+    statement = f"UPDATE {table.name} AS t SET {', '.join(sets)} FROM {_record_set(table, tuple(rows[0]), dialect)} WHERE {match}{extra} RETURNING {returning}"
+    return {tuple(row) for row in conn.execute(text(statement), {"rows": encode(rows, dialect)})}
+
+
+def joined_rows(
+    conn: Connection,
+    table: Table,
+    rows: Sequence[Row],
+    *,
+    keys: Iterable[str],
+    columns: Iterable[str],
+    where: str = "",
+    tail: str = "",
+) -> CursorResult[Any]:
+    """Select typed `columns` of `table` (alias `t`) joined with the given key rows (alias `r`)."""
+    dialect = conn.dialect.name
+    names = tuple(columns)
+    match = " AND ".join(f"t.{k} = r.{k}" for k in keys)
+    extra = f" AND ({where})" if where else ""
+    listed = ", ".join(f"t.{c}" for c in names)
+    statement = text(
+        f"SELECT {listed} FROM {table.name} AS t JOIN {_record_set(table, tuple(rows[0]), dialect)} ON {match}{extra} {tail}"
+    )
+    return conn.execute(statement.columns(*(column(c, table.c[c].type) for c in names)), {"rows": encode(rows, dialect)})

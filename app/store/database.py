@@ -1,0 +1,241 @@
+"""One way to the database, for SQLite and PostgreSQL alike.
+
+Store functions are plain functions `fn(conn, ...)` over a SQLAlchemy Core connection. `Database.read` and
+`Database.write` run one of them in one transaction:
+
+* SQLite: in a worker thread. All writes go through one connection and take turns (`BEGIN IMMEDIATE`, WAL,
+  `synchronous=FULL`); readers have their own connections, opened query-only.
+* PostgreSQL: on asyncpg, bridged by SQLAlchemy; READ COMMITTED for writes, `synchronous_commit=on`.
+
+A write is shielded: when the caller is cancelled while the transaction is on its way, it is finished first and the
+cancellation is raised afterwards, so a cancelled task never leaves an unknown outcome behind. A connection lost around
+a commit raises `OutcomeUnknown`; serialisation failures, deadlocks and busy databases are retried a bounded number of
+times and then raise `StorageUnavailable`. Constraint violations (`IntegrityError`) pass through: they are answers.
+"""
+
+import asyncio
+import random
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import QueuePool
+
+from app.errors import ConfigError, OutcomeUnknown, StorageUnavailable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+BUSY_TIMEOUT_MS = 5_000
+RETRIES = 5
+"""Attempts for a transaction that the database asked to repeat."""
+
+_REPEATABLE_SQLSTATES = frozenset({"40001", "40P01", "55P03", "57014"})
+_CONNECTION_SQLSTATES = frozenset({"57P01", "57P02", "57P03", "08000", "08003", "08006", "53300"})
+
+
+class Database:
+    """Owner of all connections of one process to one database."""
+
+    def __init__(self, url: str, *, pool_size: int = 8) -> None:
+        parsed = make_url(url)
+        self.url = url
+        self.dialect = parsed.get_backend_name()
+        self._async: AsyncEngine | None = None
+        if self.dialect == "sqlite":
+            self._writer = _sqlite_engine(parsed.set(drivername="sqlite"), query_only=False, pool_size=1)
+            self._reader = _sqlite_engine(parsed.set(drivername="sqlite"), query_only=True, pool_size=pool_size)
+            self._threads = ThreadPoolExecutor(pool_size, thread_name_prefix="sqlite-read")
+            self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-write")
+        elif self.dialect == "postgresql":
+            self._async = create_async_engine(
+                parsed.set(drivername="postgresql+asyncpg"),
+                pool_size=pool_size,
+                max_overflow=4,
+                pool_timeout=5,
+                pool_pre_ping=True,
+                connect_args={
+                    "timeout": 5,
+                    "command_timeout": 30,
+                    "server_settings": {"timezone": "UTC", "application_name": "kora", "jit": "off"},
+                },
+            )
+        else:
+            raise ConfigError(f"KORA_DATABASE_URL: unsupported database {self.dialect!r}; use sqlite or postgresql")
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether there is one writer only."""
+        return self.dialect == "sqlite"
+
+    async def read(self, fn: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `fn` in one read transaction and return what it returns."""
+        if self._async is not None:
+            engine = self._async
+
+            async def once() -> T:
+                async with engine.connect() as conn:
+                    return await conn.run_sync(lambda c: fn(c, *args, **kwargs))
+
+            return await self._guarded(once)
+        loop = asyncio.get_running_loop()
+
+        def in_thread() -> T:
+            with self._reader.connect() as conn:
+                return fn(conn, *args, **kwargs)
+
+        return await self._guarded(lambda: loop.run_in_executor(self._threads, in_thread))
+
+    async def write(self, fn: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `fn` in one write transaction, commit it durably, and return what it returns."""
+        task = asyncio.ensure_future(self._write(fn, *args, **kwargs))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise
+            await asyncio.wait({task})
+            if not task.cancelled():
+                task.exception()  # seen here: the caller is leaving, the outcome stands in the database
+            raise
+
+    async def _write(self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._async is not None:
+            engine = self._async
+
+            async def once() -> T:
+                async with engine.connect() as conn:
+                    result = await conn.run_sync(lambda c: fn(c, *args, **kwargs))
+                    try:
+                        await conn.commit()
+                    except IntegrityError:
+                        raise
+                    except (DBAPIError, OSError) as error:
+                        if _sqlstate(error) in _REPEATABLE_SQLSTATES:
+                            raise
+                        raise OutcomeUnknown("the connection was lost while committing") from error
+                    return result
+
+            return await self._guarded(once)
+        loop = asyncio.get_running_loop()
+
+        def in_thread() -> T:
+            with self._writer.begin() as conn:
+                return fn(conn, *args, **kwargs)
+
+        return await self._guarded(lambda: loop.run_in_executor(self._write_thread, in_thread))
+
+    async def _guarded(self, once: Callable[[], Awaitable[T]]) -> T:
+        delay_s = 0.01
+        for attempt in range(RETRIES):
+            try:
+                return await once()
+            except IntegrityError:
+                raise
+            except (DBAPIError, OSError) as error:
+                if not _transient(error) or attempt == RETRIES - 1:
+                    if _transient(error):
+                        raise StorageUnavailable(f"the database did not answer: {_brief(error)}") from error
+                    raise
+                await asyncio.sleep(delay_s * (0.5 + random.random()))
+                delay_s *= 3
+        raise AssertionError("unreachable")
+
+    @asynccontextmanager
+    async def listen_connection(self) -> AsyncIterator[Any]:
+        """A raw asyncpg connection outside the pool, for LISTEN; PostgreSQL only."""
+        import asyncpg
+
+        url = make_url(self.url).set(drivername="postgresql")
+        conn = await asyncpg.connect(url.render_as_string(hide_password=False), timeout=5)
+        try:
+            yield conn
+        finally:
+            await conn.close(timeout=2)
+
+    async def close(self) -> None:
+        """Give every connection back."""
+        if self._async is not None:
+            await self._async.dispose()
+            return
+        self._write_thread.shutdown(wait=True)
+        self._threads.shutdown(wait=True)
+        self._reader.dispose()
+        self._writer.dispose()
+
+
+def _sqlite_engine(url: Any, *, query_only: bool, pool_size: int) -> Engine:
+    if url.database in (None, "", ":memory:"):
+        raise ConfigError("KORA_DATABASE_URL: SQLite in memory is not durable; name a file")
+    engine = create_engine(
+        url,
+        poolclass=QueuePool,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=30,
+        connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False},
+    )
+
+    @event.listens_for(engine, "connect")
+    def _connect(dbapi: sqlite3.Connection, _record: Any) -> None:
+        dbapi.isolation_level = None  # SQLAlchemy's begin event below says BEGIN, not the driver
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            f"busy_timeout={BUSY_TIMEOUT_MS}",
+            "foreign_keys=ON",
+            "trusted_schema=OFF",
+            "temp_store=MEMORY",
+            f"query_only={'ON' if query_only else 'OFF'}",
+        ):
+            dbapi.execute("PRAGMA " + pragma)
+        level = dbapi.execute("PRAGMA synchronous").fetchone()[0]
+        if level != 2:
+            raise ConfigError(f"SQLite refused synchronous=FULL (it says {level}); the database would not be durable")
+
+    @event.listens_for(engine, "begin")
+    def _begin(conn: Connection) -> None:
+        conn.exec_driver_sql("BEGIN" if query_only else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _sqlstate(error: BaseException) -> str:
+    original = getattr(error, "orig", None)
+    return str(getattr(original, "sqlstate", "") or "")
+
+
+def _transient(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return True
+    state = _sqlstate(error)
+    if state in _REPEATABLE_SQLSTATES or state in _CONNECTION_SQLSTATES:
+        return True
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    text = str(getattr(error, "orig", error)).lower()
+    return "database is locked" in text or "connection is closed" in text or "connection was closed" in text or "busy" in text
+
+
+def _brief(error: BaseException) -> str:
+    return str(getattr(error, "orig", None) or error).splitlines()[0][:200]
+
+
+def run_in_thread(database_url: str, fn: Callable[[Connection], T]) -> T:
+    """Run one write transaction synchronously in a fresh loop (for the CLI and tests outside a loop)."""
+
+    async def go() -> T:
+        database = Database(database_url, pool_size=1)
+        try:
+            return await database.write(fn)
+        finally:
+            await database.close()
+
+    with ThreadPoolExecutor(1, thread_name_prefix="run-in-thread") as pool:
+        return pool.submit(lambda: asyncio.run(go())).result()

@@ -1,0 +1,341 @@
+"""What dispatch and the committer read: which lanes could be served, and the facts of those chosen.
+
+Reads only. Nothing here decides and nothing here is trusted later: `store.ledger.apply` compares every version again.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Row, case, func, or_, select
+
+from app.domain.envelopes import Command, parse_time
+from app.domain.facts import Appointment as AppointmentFact
+from app.domain.facts import GuardianLink, KeyUse, Mode
+from app.domain.lanes import LaneCandidate
+from app.domain.states import AppointmentStatus, CommandType, ModeState, RequestedBy, Source, State
+from app.store.bulk import joined_rows
+from app.store.tables import Appointment, Guardian, Hold, InboxCommand, Lane, ModeRow, Patient, Therapist, table
+
+LaneKey = tuple[str, str]
+GLOBAL_SCOPE = "global"
+_KEY = ("tenant_id", "contact_id")
+AROUND = timedelta(hours=4)
+"""How far around a wanted slot the agenda is read, to name free alternatives."""
+
+_LANE, _COMMAND, _APPOINTMENT = table(Lane), table(InboxCommand), table(Appointment)
+_GUARDIAN, _PATIENT, _THERAPIST = table(Guardian), table(Patient), table(Therapist)
+_MODE, _HOLD = table(ModeRow), table(Hold)
+
+
+def candidates(conn: Connection, now: datetime, per_tenant: int) -> list[LaneCandidate]:
+    """Lanes with something to do now: of each tenant the best `per_tenant` by class and by age.
+
+    Both orders are cut per tenant, so a flooding tenant never hides another and an old lane never falls off the list.
+    """
+    best = case((_LANE.c.wait_0 > 0, 0), (_LANE.c.wait_1 > 0, 1), (_LANE.c.wait_2 > 0, 2), else_=3)
+    tenant = _LANE.c.tenant_id
+    held = select(_HOLD.c.tenant_id).where(_HOLD.c.command_type == "*")
+    ready = (
+        select(
+            tenant,
+            _LANE.c.contact_id,
+            best.label("best"),
+            _LANE.c.ready_since,
+            _LANE.c.waiting,
+            func.row_number().over(partition_by=tenant, order_by=(best, _LANE.c.ready_since)).label("by_class"),
+            func.row_number().over(partition_by=tenant, order_by=_LANE.c.ready_since).label("by_age"),
+        )
+        .where(
+            _LANE.c.waiting > 0,
+            or_(_LANE.c.not_before.is_(None), _LANE.c.not_before <= now),
+            or_(_LANE.c.paused_at.is_(None), _LANE.c.step_credit > 0),
+            tenant.not_in(held),
+        )
+        .subquery()
+    )
+    rows = conn.execute(select(ready).where(or_(ready.c.by_class <= per_tenant, ready.c.by_age <= per_tenant)))
+    return [
+        LaneCandidate(
+            tenant_id=r.tenant_id, contact_id=r.contact_id, best_rank=r.best, ready_since=r.ready_since or now, waiting=r.waiting
+        )
+        for r in rows
+    ]
+
+
+def next_due(conn: Connection, now: datetime) -> datetime | None:
+    """When the earliest lane that waits for its time wants to be looked at."""
+    due: datetime | None = conn.execute(
+        select(func.min(_LANE.c.not_before)).where(_LANE.c.waiting > 0, _LANE.c.not_before > now, _LANE.c.paused_at.is_(None))
+    ).scalar()
+    return due
+
+
+@dataclass(slots=True)
+class LaneFacts:
+    """One lane as read: its row and its next pending commands in order (`following` = accepted_at of the one after)."""
+
+    row: Row[Any]
+    commands: list[Command] = field(default_factory=list)
+    rows: list[Row[Any]] = field(default_factory=list)
+    more: datetime | None = None
+
+    @property
+    def key(self) -> LaneKey:
+        """(tenant, contact)."""
+        return (self.row.tenant_id, self.row.contact_id)
+
+
+@dataclass(slots=True)
+class Facts:
+    """All that deciding a set of lanes needs, read in one transaction."""
+
+    lanes: dict[LaneKey, LaneFacts] = field(default_factory=dict)
+    modes: dict[str, Row[Any]] = field(default_factory=dict)
+    held_types: set[tuple[str, str]] = field(default_factory=set)
+    key_uses: dict[tuple[str, str], list[Any]] = field(default_factory=dict)
+    appointments: dict[tuple[str, str], AppointmentFact] = field(default_factory=dict)
+    guardians: dict[tuple[str, str, str], GuardianLink] = field(default_factory=dict)
+    patients: set[tuple[str, str]] = field(default_factory=set)
+    therapists: set[tuple[str, str]] = field(default_factory=set)
+    booked: dict[tuple[str, str], list[AppointmentFact]] = field(default_factory=dict)
+    """Active appointments per (tenant, therapist) around the wanted slots."""
+
+    def mode_of(self, tenant_id: str) -> Mode:
+        """The stricter of the tenant's and the global row; a scope without a row is normal."""
+        return merge_modes(self.modes.get(GLOBAL_SCOPE), self.modes.get(tenant_id))
+
+    def key_use(self, command: Command) -> KeyUse | None:
+        """The first holder of the command's key, when that is another command (rows are in order of acceptance)."""
+        for row in self.key_uses.get((command.tenant_id, command.idempotency_key), ()):
+            if row.command_id == command.command_id:
+                return None
+            return KeyUse(command_id=row.command_id, fingerprint=row.fingerprint, result=State(row.result) if row.result else None)
+        return None
+
+
+def merge_modes(everywhere: Row[Any] | None, own: Row[Any] | None) -> Mode:
+    """One `Mode` out of the global and the tenant's row; epochs add up, so a change of either is seen."""
+    rows = [r for r in (everywhere, own) if r is not None]
+    if not rows:
+        return Mode()
+    states = {r.state for r in rows}
+    order = (ModeState.SAFE_MODE_ACTIVE, ModeState.RECOVERING, ModeState.DRAINING)
+    deadlines = [r.safe_deadline for r in rows if r.safe_deadline is not None]
+    return Mode(
+        state=next((s for s in order if s in states), ModeState.NORMAL),
+        epoch=sum(r.epoch for r in rows),
+        safe_deadline=min(deadlines, default=None),
+        contingency=any(r.contingency for r in rows),
+    )
+
+
+def gather(conn: Connection, keys: Sequence[LaneKey], chain: int) -> Facts:
+    """Read the lanes, up to `chain` next commands of each, and everything those commands touch."""
+    facts = Facts()
+    if not keys:
+        return facts
+    key_rows = [{"tenant_id": t, "contact_id": c} for t, c in keys]
+    for row in joined_rows(conn, _LANE, key_rows, keys=_KEY, columns=_LANE.c.keys()):
+        facts.lanes[(row.tenant_id, row.contact_id)] = LaneFacts(row)
+    _load_commands(conn, facts, chain)
+    tenants = sorted({t for t, _ in keys})
+    facts.modes = {r.scope: r for r in conn.execute(select(_MODE).where(_MODE.c.scope.in_([*tenants, GLOBAL_SCOPE])))}
+    facts.held_types = {(r.tenant_id, r.command_type) for r in conn.execute(select(_HOLD).where(_HOLD.c.tenant_id.in_(tenants)))}
+    _load_key_uses(conn, facts)
+    _load_agenda(conn, facts)
+    return facts
+
+
+def _load_commands(conn: Connection, facts: Facts, chain: int) -> None:
+    """The next commands of each lane: a range of places first; the few lanes that begin with a wide gap one by one."""
+    ranges = [
+        {
+            "tenant_id": lane.row.tenant_id,
+            "contact_id": lane.row.contact_id,
+            "was_commit_order": lane.row.last_committed + chain + 1,
+        }
+        for lane in facts.lanes.values()
+    ]
+    if not ranges:
+        return
+    rows = joined_rows(
+        conn,
+        _COMMAND,
+        ranges,
+        keys=_KEY,
+        columns=_COMMAND.c.keys(),
+        where="t.done_at IS NULL AND t.commit_order <= r.was_commit_order",
+        tail="ORDER BY t.tenant_id, t.contact_id, t.commit_order",
+    )
+    for row in rows:
+        _add_command(facts, row, chain)
+    for lane in facts.lanes.values():
+        if not lane.commands and lane.row.waiting:
+            first = (
+                select(_COMMAND)
+                .where(
+                    _COMMAND.c.tenant_id == lane.row.tenant_id,
+                    _COMMAND.c.contact_id == lane.row.contact_id,
+                    _COMMAND.c.done_at.is_(None),
+                    _COMMAND.c.commit_order.is_not(None),
+                )
+                .order_by(_COMMAND.c.commit_order)
+                .limit(chain)
+            )
+            for row in conn.execute(first):
+                _add_command(facts, row, chain)
+
+
+def _add_command(facts: Facts, row: Row[Any], chain: int) -> None:
+    lane = facts.lanes[(row.tenant_id, row.contact_id)]
+    if len(lane.commands) == chain:
+        lane.more = row.accepted_at
+    else:
+        lane.commands.append(command_of(row))
+        lane.rows.append(row)
+
+
+def command_of(row: Any) -> Command:
+    """The domain value of a `command` row."""
+    return Command(
+        command_id=row.command_id,
+        tenant_id=row.tenant_id,
+        contact_id=row.contact_id,
+        command_type=CommandType(row.command_type),
+        idempotency_key=row.idempotency_key,
+        fingerprint=row.fingerprint,
+        requested_by=RequestedBy(row.requested_by),
+        requested_by_id=row.requested_by_id,
+        confirmed_by_contact=bool(row.confirmed_by_contact),
+        correlation_id=row.correlation_id,
+        correlation_generated=bool(row.correlation_generated),
+        payload=msgspec.json.decode(row.payload_json),
+        conversation_id=row.conversation_id,
+        patient_id=row.patient_id,
+        guardian_version=row.guardian_version,
+        conversation_version=row.conversation_version,
+        entity_version=row.entity_version,
+        as_of=row.as_of,
+        occurred_at=row.occurred_at,
+        commit_order=row.commit_order,
+        causation_id=row.causation_id,
+        source=Source(row.source),
+        was_parked=bool(row.was_parked),
+        replayed=bool(row.replayed),
+    )
+
+
+def _commands(facts: Facts) -> Iterable[Command]:
+    for lane in facts.lanes.values():
+        yield from lane.commands
+
+
+def _load_key_uses(conn: Connection, facts: Facts) -> None:
+    keys = [{"tenant_id": c.tenant_id, "idempotency_key": c.idempotency_key} for c in _commands(facts)]
+    if not keys:
+        return
+    rows = joined_rows(
+        conn,
+        _COMMAND,
+        keys,
+        keys=("tenant_id", "idempotency_key"),
+        columns=("tenant_id", "idempotency_key", "command_id", "contact_id", "commit_order", "fingerprint", "result"),
+        tail="ORDER BY t.accepted_at, t.commit_order, t.command_id",
+    )
+    for row in rows:
+        facts.key_uses.setdefault((row.tenant_id, row.idempotency_key), []).append(row)
+
+
+def _load_agenda(conn: Connection, facts: Facts) -> None:
+    """Appointments, guardians, patients and therapists named by the commands, and what is booked around wanted slots."""
+    named = {(c.tenant_id, c.appointment_id) for c in _commands(facts) if c.appointment_id}
+    if named:
+        keys = [{"tenant_id": t, "appointment_id": a} for t, a in sorted(named)]
+        rows = joined_rows(conn, _APPOINTMENT, keys, keys=("tenant_id", "appointment_id"), columns=_APPOINTMENT.c.keys())
+        facts.appointments = {(row.tenant_id, row.appointment_id): appointment_of(row) for row in rows}
+    people: set[tuple[str, str, str]] = set()
+    windows: dict[tuple[str, str], tuple[datetime, datetime]] = {}
+    for command in _commands(facts):
+        target = facts.appointments.get((command.tenant_id, command.appointment_id or ""))
+        patient = target.patient_id if target else command.patient_id
+        for patient_id in {patient, command.patient_id} - {None}:
+            people.add((command.tenant_id, str(patient_id), command.contact_id))
+        therapist = target.therapist_id if target else command.payload.get("therapist_id")
+        slot = wanted_slot(command)
+        if slot and isinstance(therapist, str):
+            low, high = windows.get((command.tenant_id, therapist), slot)
+            windows[(command.tenant_id, therapist)] = (min(low, slot[0] - AROUND), max(high, slot[1] + AROUND))
+    _load_people(conn, facts, people)
+    if windows:
+        _load_booked(conn, facts, windows)
+
+
+def appointment_of(row: Any) -> AppointmentFact:
+    """The domain value of an `appointment` row."""
+    return AppointmentFact(
+        appointment_id=row.appointment_id,
+        patient_id=row.patient_id,
+        therapist_id=row.therapist_id,
+        start_at=row.start_at,
+        end_at=row.end_at,
+        status=AppointmentStatus(row.status),
+        version=row.version,
+        as_of=row.as_of,
+    )
+
+
+def wanted_slot(command: Command) -> tuple[datetime, datetime] | None:
+    """The interval a schedule or reschedule asks for, when it can be read."""
+    try:
+        start, end = parse_time(command.payload.get("start")), parse_time(command.payload.get("end"))
+    except ValueError:
+        return None
+    return (start, end) if start < end else None
+
+
+def _load_people(conn: Connection, facts: Facts, people: set[tuple[str, str, str]]) -> None:
+    if people:
+        keys = [{"tenant_id": t, "patient_id": p, "contact_id": c} for t, p, c in sorted(people)]
+        triple = ("tenant_id", "patient_id", "contact_id")
+        for row in joined_rows(conn, _GUARDIAN, keys, keys=triple, columns=_GUARDIAN.c.keys()):
+            facts.guardians[(row.tenant_id, row.patient_id, row.contact_id)] = guardian_of(row)
+        patients = [{"tenant_id": t, "patient_id": p} for t, p in sorted({(t, p) for t, p, _ in people})]
+        pair = ("tenant_id", "patient_id")
+        facts.patients = {(r.tenant_id, r.patient_id) for r in joined_rows(conn, _PATIENT, patients, keys=pair, columns=pair)}
+    therapists = {(c.tenant_id, c.payload.get("therapist_id")) for c in _commands(facts)}
+    rows = [{"tenant_id": t, "therapist_id": n} for t, n in sorted((t, n) for t, n in therapists if isinstance(n, str))]
+    if rows:
+        pair = ("tenant_id", "therapist_id")
+        facts.therapists = {(r.tenant_id, r.therapist_id) for r in joined_rows(conn, _THERAPIST, rows, keys=pair, columns=pair)}
+
+
+def guardian_of(row: Any) -> GuardianLink:
+    """The domain value of a `guardian` row; a link without proof is unverified."""
+    return GuardianLink(
+        can_schedule=bool(row.can_schedule),
+        can_cancel=bool(row.can_cancel),
+        is_primary=bool(row.is_primary),
+        verified=bool(row.verified_by and row.verification_method and row.verified_at),
+        revoked=row.revoked_at is not None,
+    )
+
+
+def _load_booked(conn: Connection, facts: Facts, windows: dict[tuple[str, str], tuple[datetime, datetime]]) -> None:
+    """Active appointments that overlap the window of each therapist."""
+    keys = []
+    for (tenant_id, therapist_id), (low, high) in windows.items():
+        facts.booked[(tenant_id, therapist_id)] = []
+        keys.append({"tenant_id": tenant_id, "therapist_id": therapist_id, "was_start_at": low, "was_end_at": high})
+    rows = joined_rows(
+        conn,
+        _APPOINTMENT,
+        keys,
+        keys=("tenant_id", "therapist_id"),
+        columns=_APPOINTMENT.c.keys(),
+        where="t.status <> 'cancelled' AND t.start_at < r.was_end_at AND t.end_at > r.was_start_at",
+    )
+    for row in rows:
+        facts.booked[(row.tenant_id, row.therapist_id)].append(appointment_of(row))

@@ -1,0 +1,586 @@
+"""The effect's transaction: state, effect, ledger, outbox and stream event, all or nothing.
+
+`apply` takes lane plans that were decided from one read and compares again everything they were decided on. The
+compare-and-set on the lane row (`last_committed`, versions, takeover) is what makes an effect happen once and in order;
+locks appear nowhere in the argument. A lane that lost a race is left out and nothing happens to it. A conflict on an
+agenda entity raises `LostRace`: the whole transaction is rolled back and the caller goes on without those lanes.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, select, text
+
+from app.domain import family_texts
+from app.domain.envelopes import Command
+from app.domain.facts import Appointment as AppointmentFact
+from app.domain.facts import BookAppointment, ChangeAppointment, Decision, Mode, OpenTakeover, SendMessage
+from app.domain.ledger_chain import entry_hash
+from app.domain.reasons import Reason
+from app.domain.states import EFFECT_RESULTS, SENSITIVE, CommandType, State
+from app.store.bulk import insert_rows, joined_rows, update_rows
+from app.store.events import publish_many
+from app.store.lanes import GLOBAL_SCOPE, LaneFacts, LaneKey, merge_modes, wanted_slot
+from app.store.outbox import enqueue, outbox_row
+from app.store.tables import Appointment, AppointmentVersion, InboxCommand, Lane, Ledger, ModeRow, Proposal, Ticket, table
+from app.store.tasks import open_tasks, task_row
+
+_LANE, _COMMAND, _LEDGER = table(Lane), table(InboxCommand), table(Ledger)
+_APPOINTMENT, _VERSION = table(Appointment), table(AppointmentVersion)
+_PROPOSAL, _TICKET, _MODE = table(Proposal), table(Ticket), table(ModeRow)
+
+MANUAL_RESULTS = frozenset(
+    {
+        State.EXPIRED_MANUAL,
+        State.CONFLICT_BLOCKED,
+        State.INVALID_PAYLOAD_MANUAL,
+        State.INVALID_EVENT_MANUAL,
+        State.MANUAL_REVIEW_REQUIRED,
+        State.BLOCKED_AGENDA_CONFLICT,
+    }
+)
+"""Terminal results that become a task for a person."""
+
+HASHED_FIELDS = (
+    "tenant_id",
+    "contact_id",
+    "commit_order",
+    "command_id",
+    "command_type",
+    "result",
+    "reason",
+    "effect_key",
+    "entity_id",
+    "entity_version",
+    "conversation_version",
+    "guardian_version",
+    "takeover_active",
+    "mode_epoch",
+    "late",
+    "correlation_id",
+    "committed_at",
+)
+"""Fields of an entry that its hash covers, in this order."""
+
+
+class LostRace(Exception):
+    """Agenda entities changed under these lanes; the transaction must be rolled back."""
+
+    def __init__(self, keys: set[LaneKey]) -> None:
+        super().__init__(f"{len(keys)} lane(s) lost a race")
+        self.keys = keys
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One place of a lane that gets its terminal result. `command` is None for a tombstone."""
+
+    order: int
+    decision: Decision
+    command: Command | None
+    accepted_at: datetime
+    target: AppointmentFact | None = None
+    """The appointment before the effect."""
+    new_id: str = ""
+    """Spare id for the ticket, task or message that the entry opens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingChange:
+    """A command that stays pending, with its state made visible."""
+
+    command_id: str
+    state: State
+    reason: str
+
+
+@dataclass(slots=True, kw_only=True)
+class LanePlan:
+    """What one attempt wants to do with one lane."""
+
+    facts: LaneFacts
+    mode: Mode
+    timezone: str = "America/Sao_Paulo"
+    ttl: timedelta = timedelta(hours=2)
+    entries: list[Entry] = field(default_factory=list)
+    pending: list[PendingChange] = field(default_factory=list)
+    not_before: datetime | None = None
+    blocked_by: str | None = None
+    next_ready_since: datetime | None = None
+    steps_used: int = 0
+
+    @property
+    def key(self) -> LaneKey:
+        """(tenant, contact)."""
+        return self.facts.key
+
+    @property
+    def changes_anything(self) -> bool:
+        """Whether there is something to write."""
+        row = self.facts.row
+        return bool(self.entries or self.pending or self.not_before != row.not_before or self.blocked_by != row.blocked_by)
+
+    def poisoned(self) -> "LanePlan":
+        """The same lane with its front command handed to a person: what the database keeps refusing must not stop it."""
+        front = self.entries[0]
+        decision = Decision(state=State.MANUAL_REVIEW_REQUIRED, reason=Reason.UNEXPECTED_FAILURE, terminal=True)
+        return replace(self, entries=[replace(front, decision=decision)], pending=[], not_before=None, blocked_by=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """Who applies, under which lock, and when."""
+
+    token: str
+    node_id: str
+    now: datetime
+    lock_backend: State | str
+    lock_mode: str
+    lock_ms: float
+
+
+@dataclass(slots=True)
+class _Writes:
+    ledger: list[dict[str, Any]] = field(default_factory=list)
+    commands: list[dict[str, Any]] = field(default_factory=list)
+    versions: list[dict[str, Any]] = field(default_factory=list)
+    booked: list[dict[str, Any]] = field(default_factory=list)
+    changed: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    owners: dict[tuple[str, str], LaneKey] = field(default_factory=dict)
+    """Lane behind each written (tenant, appointment)."""
+    lanes: dict[tuple[str, str], LaneKey] = field(default_factory=dict)
+    """Lane behind each written (tenant, command)."""
+    outbox: list[dict[str, Any]] = field(default_factory=list)
+    tasks: list[dict[str, Any]] = field(default_factory=list)
+    tickets: list[dict[str, Any]] = field(default_factory=list)
+    proposals: list[dict[str, Any]] = field(default_factory=list)
+    events: dict[tuple[str | None, str], set[str]] = field(default_factory=lambda: defaultdict(set))
+
+
+def apply(conn: Connection, plans: Sequence[LanePlan], attempt: Attempt) -> list[LanePlan]:
+    """Write the plans; returns those that were written. Raises `LostRace` or IntegrityError (then nothing was)."""
+    allowed = _still_allowed(conn, plans, attempt.now)
+    chains = {plan.key: _chain(plan, attempt) for plan in allowed}
+    won = _advance_lanes(conn, allowed, chains, attempt.now)
+    applied = [plan for plan in allowed if plan.key in won]
+    writes = _Writes()
+    for plan in applied:
+        writes.ledger.extend(chains[plan.key])
+        _collect(writes, plan, chains[plan.key], attempt)
+    _write_agenda(conn, writes)
+    insert_rows(conn, _LEDGER, writes.ledger)
+    insert_rows(conn, _VERSION, writes.versions)
+    _write_commands(conn, writes)
+    _write_proposals(conn, writes, attempt.now)
+    insert_rows(conn, _TICKET, writes.tickets)
+    enqueue(conn, writes.outbox)
+    open_tasks(conn, writes.tasks)
+    publish_many(conn, writes.events, attempt.now)
+    return applied
+
+
+def _still_allowed(conn: Connection, plans: Sequence[LanePlan], now: datetime) -> list[LanePlan]:
+    """Plans whose mode is what they were decided under; the share lock keeps it so until the commit."""
+    scopes = sorted({GLOBAL_SCOPE, *(plan.key[0] for plan in plans)})
+    query = select(_MODE).where(_MODE.c.scope.in_(scopes))
+    if conn.dialect.name == "postgresql":
+        query = query.with_for_update(read=True)
+    rows = {row.scope: row for row in conn.execute(query)}
+    allowed = []
+    for plan in plans:
+        mode = merge_modes(rows.get(GLOBAL_SCOPE), rows.get(plan.key[0]))
+        if mode.epoch != plan.mode.epoch or mode.contingency != plan.mode.contingency:
+            continue
+        sensitive = any(e.command and e.decision.effect and e.command.command_type in SENSITIVE for e in plan.entries)
+        if sensitive and mode.safe_mode_blocks(now):
+            continue
+        allowed.append(plan)
+    return allowed
+
+
+def _chain(plan: LanePlan, attempt: Attempt) -> list[dict[str, Any]]:
+    """The ledger rows of a plan, each hashed over the one before."""
+    row = plan.facts.row
+    previous = row.chain_hash
+    takeover = row.takeover_id is not None
+    rows = []
+    for entry in plan.entries:
+        decision, command = entry.decision, entry.command
+        happened = decision.state in EFFECT_RESULTS
+        entity_id, entity_version = _entity(entry)
+        fields: dict[str, Any] = {
+            "tenant_id": row.tenant_id,
+            "contact_id": row.contact_id,
+            "commit_order": entry.order,
+            "command_id": command.command_id if command else None,
+            "command_type": command.command_type if command else None,
+            "result": decision.state,
+            "reason": decision.reason,
+            "effect_key": command.idempotency_key if command and happened else None,
+            "entity_id": entity_id if happened else None,
+            "entity_version": entity_version if happened else None,
+            "conversation_version": row.conversation_version,
+            "guardian_version": row.guardian_version,
+            "takeover_active": takeover,
+            "mode_epoch": plan.mode.epoch,
+            "late": decision.late,
+            "correlation_id": command.correlation_id if command else f"lane-{row.tenant_id}-{row.contact_id}"[:220],
+            "committed_at": attempt.now,
+        }
+        digest = entry_hash(previous, {name: fields[name] for name in HASHED_FIELDS})
+        rows.append(
+            fields
+            | {
+                "safe_deadline": plan.mode.safe_deadline,
+                "lock_backend": attempt.lock_backend,
+                "lock_mode": attempt.lock_mode,
+                "lock_ms": attempt.lock_ms,
+                "node_id": attempt.node_id,
+                "attempt": attempt.token,
+                "event_age_s": decision.event_age_s,
+                "ttl_limit_s": decision.ttl_limit_s,
+                "accepted_at": entry.accepted_at,
+                "prev_hash": previous,
+                "hash": digest,
+            }
+        )
+        previous = digest
+        takeover = takeover or isinstance(decision.effect, OpenTakeover)
+    return rows
+
+
+def _entity(entry: Entry) -> tuple[str | None, int | None]:
+    effect = entry.decision.effect
+    if isinstance(effect, BookAppointment):
+        return effect.appointment_id, 1
+    if isinstance(effect, ChangeAppointment):
+        return effect.appointment_id, effect.expected_version + 1
+    return None, None
+
+
+def _advance_lanes(
+    conn: Connection, plans: Sequence[LanePlan], chains: dict[LaneKey, list[dict[str, Any]]], now: datetime
+) -> set[tuple[Any, ...]]:
+    """The compare-and-set: `last_committed` n-1 -> n on the versions decided on; returns the lanes that matched."""
+    rows = []
+    for plan in plans:
+        row, done = plan.facts.row, [0, 0, 0, 0]
+        takeover_id = row.takeover_id
+        for entry in plan.entries:
+            if entry.command is not None:
+                done[entry.command.priority.rank] += 1
+            if isinstance(entry.decision.effect, OpenTakeover):
+                takeover_id = entry.new_id
+        ledger = chains[plan.key]
+        rows.append(
+            {
+                "tenant_id": row.tenant_id,
+                "contact_id": row.contact_id,
+                "was_last_committed": row.last_committed,
+                "was_conversation_version": row.conversation_version,
+                "was_guardian_version": row.guardian_version,
+                "was_takeover_id": row.takeover_id or "",
+                "was_waiting": row.waiting,
+                "last_committed": row.last_committed + len(plan.entries),
+                "wait_0": done[0],
+                "wait_1": done[1],
+                "wait_2": done[2],
+                "wait_3": done[3],
+                "waiting": sum(done),
+                "takeover_id": takeover_id,
+                "chain_hash": ledger[-1]["hash"] if ledger else row.chain_hash,
+                "not_before": plan.not_before,
+                "ready_since": plan.next_ready_since,
+                "blocked_by": plan.blocked_by,
+                "blocked_since": (row.blocked_since if row.blocked_by == plan.blocked_by else now) if plan.blocked_by else None,
+                "step_credit": plan.steps_used,
+            }
+        )
+    return update_rows(
+        conn,
+        _LANE,
+        rows,
+        keys=("tenant_id", "contact_id"),
+        assign=("last_committed", "takeover_id", "chain_hash", "blocked_by", "blocked_since"),
+        expressions={
+            **{f"wait_{i}": f"t.wait_{i} - r.wait_{i}" for i in range(4)},
+            "waiting": "t.waiting - r.waiting",
+            "step_credit": "t.step_credit - r.step_credit",
+            # a command accepted since the read makes the lane ready again at once
+            "not_before": "CASE WHEN t.waiting = r.was_waiting THEN r.not_before END",
+            "ready_since": "CASE WHEN t.waiting - r.waiting > 0 THEN coalesce(r.ready_since, t.ready_since) END",
+        },
+        guard="t.last_committed = r.was_last_committed AND t.conversation_version = r.was_conversation_version "
+        "AND t.guardian_version = r.was_guardian_version AND coalesce(t.takeover_id, '') = r.was_takeover_id "
+        "AND (t.paused_at IS NULL OR t.step_credit >= r.step_credit)",
+    )
+
+
+# --- collecting rows ----------------------------------------------------------------------------------------------------
+
+
+def _collect(writes: _Writes, plan: LanePlan, ledger: list[dict[str, Any]], attempt: Attempt) -> None:
+    tenant_id, contact_id = plan.key
+    writes.events[(tenant_id, "queue")].add(contact_id)
+    writes.events[(tenant_id, "lane")].add(contact_id)
+    for change in plan.pending:
+        writes.lanes[(tenant_id, change.command_id)] = plan.key
+        writes.commands.append(_command_update(tenant_id, change.command_id, change.state, None, change.reason, None, attempt.now))
+    for entry in plan.entries:
+        _collect_entry(writes, plan, entry, attempt)
+
+
+def _collect_entry(writes: _Writes, plan: LanePlan, entry: Entry, attempt: Attempt) -> None:
+    (tenant_id, contact_id), decision, command = plan.key, entry.decision, entry.command
+    if decision.state in MANUAL_RESULTS:
+        writes.events[(tenant_id, "manual")].add(entry.new_id)
+        name = command.command_id if command else f"{contact_id}:{entry.order}"
+        writes.tasks.append(
+            task_row(
+                tenant_id=tenant_id,
+                task_id=entry.new_id,
+                dedup_key=f"command:{name}",
+                cause=decision.state,
+                reason=decision.reason,
+                priority=command.priority.rank if command else 1,
+                contact_id=contact_id,
+                command_id=command.command_id if command else None,
+                correlation_id=command.correlation_id if command else f"lane-{tenant_id}-{contact_id}"[:220],
+                now=attempt.now,
+                due_at=attempt.now + timedelta(minutes=15),
+            )
+        )
+    if command is None:
+        return
+    writes.lanes[(tenant_id, command.command_id)] = plan.key
+    status = State.COMMITTED_CAUSAL if decision.state in EFFECT_RESULTS else decision.state
+    writes.commands.append(
+        _command_update(tenant_id, command.command_id, status, decision.state, decision.reason, attempt.now, attempt.now)
+    )
+    _collect_effect(writes, plan, entry, command, attempt)
+    if family_texts.opens_proposal(decision):
+        writes.proposals.append(
+            {
+                "tenant_id": tenant_id,
+                "command_id": command.command_id,
+                "contact_id": contact_id,
+                "opened_at": attempt.now,
+                "expires_at": attempt.now + plan.ttl,
+            }
+        )
+        start = entry.target.start_at if entry.target and command.command_type is CommandType.CANCEL else _wanted_start(command)
+        words = family_texts.proposal(command.command_type, start, plan.timezone)
+        writes.outbox.append(_say(plan, command, "proposal", words, attempt.now))
+
+
+def _wanted_start(command: Command) -> datetime | None:
+    slot = wanted_slot(command)
+    return slot[0] if slot else None
+
+
+def _collect_effect(writes: _Writes, plan: LanePlan, entry: Entry, command: Command, attempt: Attempt) -> None:
+    (tenant_id, contact_id), effect = plan.key, entry.decision.effect
+    if isinstance(effect, BookAppointment):
+        facts = {"therapist_id": effect.therapist_id, "start_at": effect.start_at, "end_at": effect.end_at, "status": "scheduled"}
+        _collect_version(writes, plan, command, effect.appointment_id, 1, facts, attempt.now)
+        as_of = command.as_of or attempt.now
+        row = {"tenant_id": tenant_id, "appointment_id": effect.appointment_id, "patient_id": effect.patient_id, **facts}
+        writes.booked.append(row | {"version": 1, "as_of": as_of})
+    elif isinstance(effect, ChangeAppointment):
+        assert entry.target is not None
+        facts = {
+            "therapist_id": entry.target.therapist_id,
+            "start_at": effect.start_at,
+            "end_at": effect.end_at,
+            "status": effect.status,
+        }
+        _collect_version(writes, plan, command, effect.appointment_id, effect.expected_version + 1, facts, attempt.now)
+        as_of = max(command.as_of or attempt.now, entry.target.as_of)
+        key = (tenant_id, effect.appointment_id)
+        booked = next((b for b in writes.booked if (b["tenant_id"], b["appointment_id"]) == key), None)
+        change = {**facts, "version": effect.expected_version + 1, "as_of": as_of}
+        if booked is not None:  # booked earlier in this very transaction
+            booked |= change
+        elif key in writes.changed:
+            writes.changed[key] |= change
+        else:
+            writes.changed[key] = {
+                "tenant_id": tenant_id,
+                "appointment_id": key[1],
+                "was_version": effect.expected_version,
+            } | change
+    elif isinstance(effect, SendMessage):
+        writes.outbox.append(_say(plan, command, "effect", effect.text, attempt.now))
+    elif isinstance(effect, OpenTakeover):
+        writes.events[(tenant_id, "tickets")].add(entry.new_id)
+        writes.tickets.append(
+            {
+                "ticket_id": entry.new_id,
+                "tenant_id": tenant_id,
+                "kind": "takeover",
+                "state": "open",
+                "contact_id": contact_id,
+                "cause_id": command.command_id,
+                "reason": effect.reason[:500],
+                "opened_at": attempt.now,
+                "due_at": attempt.now + timedelta(minutes=15),
+                "correlation_id": command.correlation_id,
+            }
+        )
+    if effect is not None:
+        words = family_texts.answer(command.command_type, effect, plan.timezone)
+        if words is not None:
+            writes.outbox.append(_say(plan, command, "answer", words, attempt.now))
+
+
+def _collect_version(
+    writes: _Writes, plan: LanePlan, command: Command, appointment_id: str, version: int, facts: dict[str, Any], now: datetime
+) -> None:
+    tenant_id = plan.key[0]
+    writes.owners[(tenant_id, appointment_id)] = plan.key
+    writes.events[(tenant_id, "agenda")].add(appointment_id)
+    row = {"tenant_id": tenant_id, "appointment_id": appointment_id, "version": version, "command_id": command.command_id, **facts}
+    writes.versions.append(row | {"as_of": command.as_of or now, "at": now})
+
+
+def _say(plan: LanePlan, command: Command, step: str, words: str, now: datetime) -> dict[str, Any]:
+    tenant_id, contact_id = plan.key
+    return outbox_row(
+        tenant_id=tenant_id,
+        cause_id=command.command_id,
+        step=step,
+        kind="family_message",
+        contact_id=contact_id,
+        body={"text": words},
+        correlation_id=command.correlation_id,
+        now=now,
+    )
+
+
+def _command_update(
+    tenant_id: str, command_id: str, status: State, result: State | None, reason: str, done_at: datetime | None, now: datetime
+) -> dict[str, Any]:
+    parked = status in (State.PENDING_SAFE_MODE, State.PENDING_CONTINGENCY)
+    return {
+        "tenant_id": tenant_id,
+        "command_id": command_id,
+        "status": status,
+        "result": result,
+        "reason": reason,
+        "done_at": done_at,
+        "was_parked": parked,
+        "waiting_since": now if done_at is None else None,
+        "attempts": 1 if done_at is not None else 0,
+    }
+
+
+# --- writing ------------------------------------------------------------------------------------------------------------
+
+
+def _write_agenda(conn: Connection, writes: _Writes) -> None:
+    insert_rows(conn, _APPOINTMENT, writes.booked)
+    changed = list(writes.changed.values())
+    matched = update_rows(
+        conn,
+        _APPOINTMENT,
+        changed,
+        keys=("tenant_id", "appointment_id"),
+        assign=("start_at", "end_at", "status", "version", "as_of"),
+        guard="t.version = r.was_version",
+    )
+    lost = set(writes.changed) - matched
+    if lost:
+        raise LostRace({writes.owners[key] for key in lost})
+    if conn.dialect.name == "sqlite":
+        _refuse_overlaps(conn, writes)
+
+
+def _refuse_overlaps(conn: Connection, writes: _Writes) -> None:
+    """SQLite has no exclusion constraint: look for overlaps of what was just written, in the same transaction."""
+    touched = [*writes.booked, *writes.changed.values()]
+    active = [row for row in touched if row["status"] != "cancelled"]
+    if not active:
+        return
+    keys = [
+        {
+            "tenant_id": r["tenant_id"],
+            "therapist_id": r["therapist_id"],
+            "was_appointment_id": r["appointment_id"],
+            "was_start_at": r["start_at"],
+            "was_end_at": r["end_at"],
+        }
+        for r in active
+    ]
+    clashes = joined_rows(
+        conn,
+        _APPOINTMENT,
+        keys,
+        keys=("tenant_id", "therapist_id"),
+        columns=("tenant_id", "appointment_id"),
+        where="t.status <> 'cancelled' AND t.appointment_id <> r.was_appointment_id AND t.start_at < r.was_end_at AND t.end_at > r.was_start_at",
+    ).all()
+    if clashes:
+        ours = {(r["tenant_id"], r["appointment_id"]) for r in active}
+        named = {(row.tenant_id, row.appointment_id) for row in clashes} & ours
+        raise LostRace({writes.owners[key] for key in named or ours})
+
+
+def _write_commands(conn: Connection, writes: _Writes) -> None:
+    matched = update_rows(
+        conn,
+        _COMMAND,
+        writes.commands,
+        keys=("tenant_id", "command_id"),
+        assign=("status", "result", "reason", "done_at"),
+        expressions={
+            "was_parked": "(t.was_parked OR r.was_parked)"
+            if conn.dialect.name == "postgresql"
+            else "max(t.was_parked, r.was_parked)",
+            "waiting_since": "coalesce(t.waiting_since, r.waiting_since)",
+            "attempts": "t.attempts + r.attempts",
+        },
+        guard="t.done_at IS NULL",
+    )
+    lost = {(row["tenant_id"], row["command_id"]) for row in writes.commands} - matched
+    if lost:
+        raise LostRace({writes.lanes[key] for key in lost})
+
+
+def _write_proposals(conn: Connection, writes: _Writes, now: datetime) -> None:
+    """Open proposals; the latest of a contact supersedes what was open, in this transaction too."""
+    if not writes.proposals:
+        return
+    latest = {(row["tenant_id"], row["contact_id"]): row for row in writes.proposals}
+    close_proposals(conn, list(latest), "superseded", now)
+    rows = []
+    for row in writes.proposals:
+        open_now = latest[(row["tenant_id"], row["contact_id"])] is row
+        rows.append(row | {"closed_at": None if open_now else now, "outcome": None if open_now else "superseded"})
+    insert_rows(conn, _PROPOSAL, rows)
+
+
+def close_proposals(conn: Connection, keys: Sequence[LaneKey], outcome: str, now: datetime) -> None:
+    """Close the open proposal of each contact."""
+    rows = [{"tenant_id": t, "contact_id": c, "closed_at": now, "outcome": outcome} for t, c in keys]
+    update_rows(
+        conn, _PROPOSAL, rows, keys=("tenant_id", "contact_id"), assign=("closed_at", "outcome"), guard="t.closed_at IS NULL"
+    )
+
+
+def result_of(conn: Connection, tenant_id: str, command_id: str) -> str | None:
+    """The terminal result of a command, None while it is pending."""
+    row = conn.execute(
+        select(_COMMAND.c.result).where(_COMMAND.c.tenant_id == tenant_id, _COMMAND.c.command_id == command_id)
+    ).first()
+    return row.result if row else None
+
+
+def database_now(conn: Connection) -> datetime | None:
+    """The database server's clock (PostgreSQL); None on SQLite, which has no clock of its own."""
+    if conn.dialect.name != "postgresql":
+        return None
+    moment: datetime = conn.execute(text("SELECT clock_timestamp()")).scalar_one()
+    return moment

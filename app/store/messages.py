@@ -1,0 +1,139 @@
+"""Inbound messages on their way through triage: in `sequence` per contact, never behind a command."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Row, select
+
+from app.domain.states import State
+from app.store.bulk import joined_rows, update_rows
+from app.store.events import publish_many
+from app.store.inbox import Receipt, Submission, accept
+from app.store.lanes import LaneKey
+from app.store.tables import InboxCommand, InboxMessage, Lane, Proposal, table
+
+_LANE, _MESSAGE = table(Lane), table(InboxMessage)
+_PROPOSAL, _COMMAND = table(Proposal), table(InboxCommand)
+_KEY = ("tenant_id", "contact_id")
+
+GAP_PATIENCE = timedelta(seconds=10)
+"""How long a message waits for a missing one before it: families must be heard."""
+
+
+@dataclass(slots=True)
+class Conversation:
+    """A contact's unheard messages, in sequence, and its open proposal with the command behind it."""
+
+    row: Row[Any]
+    messages: list[Row[Any]] = field(default_factory=list)
+    proposal: Row[Any] | None = None
+    proposed: Row[Any] | None = None
+
+    @property
+    def key(self) -> LaneKey:
+        """(tenant, contact)."""
+        return (self.row.tenant_id, self.row.contact_id)
+
+
+@dataclass(slots=True, kw_only=True)
+class Heard:
+    """What triage made of one conversation's messages: those done, and commands that follow from them."""
+
+    conversation: Conversation
+    message_ids: list[str]
+    last_sequence: int
+    commands: list[Submission] = field(default_factory=list)
+    made: dict[str, str] = field(default_factory=dict)
+    """Message id -> command id."""
+    confirmed: bool = False
+    expired: bool = False
+
+
+def unheard(conn: Connection, limit: int, chain: int) -> list[Conversation]:
+    """Conversations with messages to process, oldest first, each with its next messages."""
+    lanes = conn.execute(select(_LANE).where(_LANE.c.unheard > 0).order_by(_LANE.c.unheard_since).limit(limit)).all()
+    if not lanes:
+        return []
+    found = {(row.tenant_id, row.contact_id): Conversation(row) for row in lanes}
+    keys = [{"tenant_id": t, "contact_id": c} for t, c in found]
+    tail = "ORDER BY t.tenant_id, t.contact_id, t.sequence"
+    for row in joined_rows(conn, _MESSAGE, keys, keys=_KEY, columns=_MESSAGE.c.keys(), where="t.done_at IS NULL", tail=tail):
+        conversation = found[(row.tenant_id, row.contact_id)]
+        if len(conversation.messages) < chain:
+            conversation.messages.append(row)
+    for row in joined_rows(conn, _PROPOSAL, keys, keys=_KEY, columns=_PROPOSAL.c.keys(), where="t.closed_at IS NULL"):
+        found[(row.tenant_id, row.contact_id)].proposal = row
+    ids = [{"tenant_id": c.row.tenant_id, "command_id": c.proposal.command_id} for c in found.values() if c.proposal is not None]
+    if ids:
+        for row in joined_rows(conn, _COMMAND, ids, keys=("tenant_id", "command_id"), columns=_COMMAND.c.keys()):
+            found[(row.tenant_id, row.contact_id)].proposed = row
+    return list(found.values())
+
+
+def hear(conn: Connection, heard: Sequence[Heard], now: datetime) -> list[Receipt]:
+    """Mark messages processed and accept the commands they carry, in one transaction; a lost race changes nothing."""
+    rows = []
+    for h in heard:
+        row = h.conversation.row
+        rows.append(
+            {
+                "tenant_id": row.tenant_id,
+                "contact_id": row.contact_id,
+                "was_last_processed": row.last_processed,
+                "was_unheard": row.unheard,
+                "was_conversation_version": row.conversation_version,
+                "last_processed": max(row.last_processed, h.last_sequence),
+                "unheard": len(h.message_ids),
+            }
+        )
+    won = update_rows(
+        conn,
+        _LANE,
+        rows,
+        keys=_KEY,
+        assign=("last_processed",),
+        expressions={
+            "unheard": "t.unheard - r.unheard",
+            "unheard_since": "CASE WHEN t.unheard - r.unheard > 0 THEN t.unheard_since END",
+        },
+        guard="t.last_processed = r.was_last_processed AND t.unheard = r.was_unheard "
+        "AND t.conversation_version = r.was_conversation_version",
+    )
+    winners = [h for h in heard if h.conversation.key in won]
+    done = [
+        {
+            "tenant_id": h.conversation.row.tenant_id,
+            "event_id": event_id,
+            "status": State.PROCESSED,
+            "done_at": now,
+            "made_command_id": h.made.get(event_id),
+        }
+        for h in winners
+        for event_id in h.message_ids
+    ]
+    update_rows(
+        conn,
+        _MESSAGE,
+        done,
+        keys=("tenant_id", "event_id"),
+        assign=("status", "done_at", "made_command_id"),
+        guard="t.done_at IS NULL",
+    )
+    for outcome in ("confirmed", "expired"):
+        closed = [h.conversation for h in winners if getattr(h, outcome)]
+        ids = [
+            {"tenant_id": c.row.tenant_id, "command_id": c.proposal.command_id, "closed_at": now, "outcome": outcome}
+            for c in closed
+            if c.proposal is not None
+        ]
+        update_rows(
+            conn, _PROPOSAL, ids, keys=("tenant_id", "command_id"), assign=("closed_at", "outcome"), guard="t.closed_at IS NULL"
+        )
+    changes: dict[tuple[str | None, str], set[str]] = {}
+    for h in winners:
+        for topic in ("lane", "queue"):
+            changes.setdefault((h.conversation.key[0], topic), set()).add(h.conversation.key[1])
+    publish_many(conn, changes, now)
+    return accept(conn, [s for h in winners for s in h.commands], now)

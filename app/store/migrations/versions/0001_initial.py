@@ -1,0 +1,719 @@
+"""Every table, and what only PostgreSQL can guarantee.
+
+Revision 0001. The tables between the two pairs of marks are written by `scripts/regenerate_migration.py` from
+`app/store/tables.py` until the first release; from then on this file is history and never changes.
+
+PostgreSQL additionally forbids by an exclusion constraint that two active appointments of one therapist overlap (SQLite
+has one writer: there the same check inside the effect's transaction is enough).
+"""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.exc import DBAPIError
+
+from app.errors import ConfigError
+from app.store.columns import UTCDateTime
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Create everything."""
+    # <tables>
+    op.create_table(
+        "appointment",
+        sa.Column("tenant_id", sa.String(length=40), nullable=False),
+        sa.Column("appointment_id", sa.String(length=300), nullable=False),
+        sa.Column("patient_id", sa.String(length=200), nullable=False),
+        sa.Column("therapist_id", sa.String(length=200), nullable=False),
+        sa.Column("start_at", UTCDateTime(), nullable=False),
+        sa.Column("end_at", UTCDateTime(), nullable=False),
+        sa.Column("status", sa.String(length=12), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("as_of", UTCDateTime(), nullable=False),
+        sa.CheckConstraint("status IN ('scheduled','confirmed','cancelled')", name=op.f("ck_appointment_status")),
+        sa.CheckConstraint("start_at < end_at", name=op.f("ck_appointment_interval")),
+        sa.PrimaryKeyConstraint("tenant_id", "appointment_id", name=op.f("pk_appointment")),
+    )
+    op.create_index("ix_appointment_patient", "appointment", ["tenant_id", "patient_id"], unique=False)
+    op.create_index(
+        "ix_appointment_slot",
+        "appointment",
+        ["tenant_id", "therapist_id", "start_at"],
+        unique=False,
+        sqlite_where=sa.text("status <> 'cancelled'"),
+        postgresql_where=sa.text("status <> 'cancelled'"),
+    )
+    op.create_table(
+        "appointment_version",
+        sa.Column("tenant_id", sa.String(length=40), nullable=False),
+        sa.Column("appointment_id", sa.String(length=300), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("command_id", sa.String(length=200), nullable=False),
+        sa.Column("therapist_id", sa.String(length=200), nullable=False),
+        sa.Column("start_at", UTCDateTime(), nullable=False),
+        sa.Column("end_at", UTCDateTime(), nullable=False),
+        sa.Column("status", sa.String(length=12), nullable=False),
+        sa.Column("as_of", UTCDateTime(), nullable=False),
+        sa.Column("at", UTCDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant_id", "appointment_id", "version", name=op.f("pk_appointment_version")),
+        sa.UniqueConstraint("tenant_id", "command_id", name=op.f("uq_appointment_version_tenant_id_command_id")),
+    )
+    op.create_table(
+        "audit_entry",
+        sa.Column("chain", sa.String(length=40), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("at", UTCDateTime(), nullable=False),
+        sa.Column("actor", sa.String(length=200), nullable=False),
+        sa.Column("action", sa.String(length=60), nullable=False),
+        sa.Column("object", sa.String(length=300), nullable=False),
+        sa.Column("before_json", sa.Text(), nullable=False),
+        sa.Column("after_json", sa.Text(), nullable=False),
+        sa.Column("reason", sa.String(length=1000), nullable=True),
+        sa.Column("origin", sa.String(length=100), nullable=True),
+        sa.Column("correlation_id", sa.String(length=220), nullable=True),
+        sa.Column("prev_hash", sa.String(length=64), nullable=False),
+        sa.Column("hash", sa.String(length=64), nullable=False),
+        sa.PrimaryKeyConstraint("chain", "number", name=op.f("pk_audit_entry")),
+    )
+    op.create_table(
+        "audit_head",
+        sa.Column("chain", sa.String(length=40), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("hash", sa.String(length=64), nullable=False),
+        sa.PrimaryKeyConstraint("chain", name=op.f("pk_audit_head")),
+    )
+    op.create_table(
+        "command",
+        sa.Column("tenant_id", sa.String(length=40), nullable=False),
+        sa.Column("command_id", sa.String(length=200), nullable=False),
+        sa.Column("contact_id", sa.String(length=200), nullable=False),
+        sa.Column("conversation_id", sa.String(length=200), nullable=True),
+        sa.Column("commit_order", sa.BigInteger(), nullable=True),
+        sa.Column("command_type", sa.String(length=20), nullable=False),
+        sa.Column("priority", sa.Integer(), nullable=False),
+        sa.Column("status", sa.String(length=40), nullable=False),
+        sa.Column("result", sa.String(length=40), nullable=True),
+        sa.Column("reason", sa.String(length=60), nullable=True),
+        sa.Column("idempotency_key", sa.String(length=200), nullable=False),
+        sa.Column("fingerprint", sa.String(length=64), nullable=False),
+        sa.Column("requested_by", sa.String(length=10), nullable=False),
+        sa.Column("requested_by_id", sa.String(length=200), nullable=True),
+        sa.Column("source", sa.String(length=10), nullable=False),
+        sa.Column("patient_id", sa.String(length=200), nullable=True),
+        sa.Column("confirmed_by_contact", sa.Boolean(), nullable=False),
+        sa.Column("guardian_version", sa.BigInteger(), nullable=True),
+        sa.Column("conversation_version", sa.BigInteger(), nullable=True),
+        sa.Column("entity_version", sa.BigInteger(), nullable=True),
+        sa.Column("as_of", UTCDateTime(), nullable=True),
+        sa.Column("occurred_at", UTCDateTime(), nullable=True),
+        sa.Column("accepted_at", UTCDateTime(), nullable=False),
+        sa.Column("waiting_since", UTCDateTime(), nullable=True),
+        sa.Column("done_at", UTCDateTime(), nullable=True),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("was_parked", sa.Boolean(), nullable=False),
+        sa.Column("replayed", sa.Boolean(), nullable=False),
+        sa.Column("correlation_id", sa.String(length=220), nullable=False),
+        sa.Column("correlation_generated", sa.Boolean(), nullable=False),
+        sa.Column("causation_id", sa.String(length=200), nullable=True),
+        sa.Column("payload_json", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant_id", "command_id", name=op.f("pk_command")),
+        sa.UniqueConstraint("tenant_id", "contact_id", "commit_order", name=op.f("uq_command_tenant_id_contact_id_commit_order")),
+    )
+    op.create_index("ix_command_correlation", "command", ["tenant_id", "correlation_id"], unique=False)
+    op.create_index("ix_command_key", "command", ["tenant_id", "idempotency_key"], unique=False)
+    op.create_index(
+        "ix_command_pending",
+        "command",
+        ["tenant_id", "contact_id", "commit_order"],
+        unique=False,
+        sqlite_where=sa.text("done_at IS NULL"),
+        postgresql_where=sa.text("done_at IS NULL"),
+    )
+    op.create_table(
+        "contact",
+        sa.Column("tenant_id", sa.String(length=40), nullable=False),
+        sa.Column("contact_id", sa.String(length=200), nullable=False),
+        sa.Column("phone", sa.String(length=20), nullable=True),
+        sa.Column("name", sa.String(length=200), nullable=True),
+        sa.Column("created_at", UTCDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant_id", "contact_id", name=op.f("pk_contact")),
+    )
+    op.create_index(
+        "uq_contact_tenant_id_phone",
+        "contact",
+        ["tenant_id", "phone"],
+        unique=True,
+        sqlite_where=sa.text("phone IS NOT NULL"),
+        postgresql_where=sa.text("phone IS NOT NULL"),
+    )
+    op.create_table(
+        "delivery_status",
+        sa.Column("tenant_id", sa.String(length=40), nullable=False),
+        sa.Column("provider_message_id", sa.String(length=200), nullable=False),
+        sa.Column("status", sa.String(length=20), nullable=False),
+        sa.Column("at", UTCDateTime(), nullable=False),
+        sa.Column("received_at", UTCDateTime(), nullable=False),
+        sa.Column("detail", sa.String(length=300), nullable=True),
+        sa.PrimaryKeyConstraint("tenant_id", "provider_message_id", "status", name=op.f("pk_delivery_status")),
+    )
+    op.create_table(
+        "event_log",
+        sa.Column("position", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("tenant_id", sa.String(length=40), nullable=True),
+        sa.Column("topic", sa.String(length=30), nullable=False),
+        sa.Column("refs_json", sa.Text(), nullable=False),
+        sa.Column("at", UTCDateTime(), nullable=False),
+        sa.Column("xid", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("position", name=op.f("pk_event_log")),
+        sqlite_autoincrement=True,
+    )
+    op.create_index(op.f("ix_event_log_at"), "event_log", ["at"], unique=False)
+    op.create_table(
+        "guardian",
+        sa.Column("tenant_id", sa.String(length=40), nullable=False),
+        sa.Column("patient_id", sa.String(length=200), nullable=False),
+        sa.Column("contact_id", sa.String(length=200), nullable=False),
+        sa.Column("is_primary", sa.Boolean(), nullable=False),
+        sa.Column("can_schedule", sa.Boolean(), nullable=False),
+        sa.Column("can_cancel", sa.Boolean(), nullable=False),
+        sa.Column("verified_by", sa.String(length=200), nullable=True),
+        sa.Column("verification_method", sa.String(length=60), nullable=True),
+        sa.Column("reason", sa.String(length=500), nullable=True),
+        sa.Column("granted_by", sa.String(length=200), nullable=False),
+        sa.Column("verified_at", UTCDateTime(), nullable=True),
+        sa.Column("revoked_at", UTCDateTime(), nullable=True),
+        sa.Column("updated_at", UTCDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant_id", "patient_id", "contact_id", name=op.f("pk_guardian")),
+    )
+    op.create_table(
+        "hold",
+        sa.Column("tenant_id", sa.String(length=40), nullable=False),
+        sa.Column("command_type", sa.String(length=20), nullable=False),
+        sa.Column("since", UTCDateTime(), nullable=False),
+        sa.Column("by", sa.String(length=200), nullable=False),
+        sa.Column("reason", sa.String(length=500), nullable=False),
+        sa.PrimaryKeyConstraint("tenant_id", "command_type", name=op.f("pk_hold")),
+    )
+    op.create_table(
+        "lane",
+        sa.Column("tenant_id", sa.String(length=40), nullable=False),
+        sa.Column("contact_id", sa.String(length=200), nullable=False),
+        sa.Column("conversation_id", sa.String(length=200), nullable=True),
+        sa.Column("conversation_version", sa.Integer(), nullable=False),
+        sa.Column("guardian_version", sa.Integer(), nullable=False),
+        sa.Column("last_sequence", sa.BigInteger(), nullable=False),
+        sa.Column("last_processed", sa.BigInteger(), nullable=False),
+        sa.Column("unheard", sa.Integer(), nullable=False),
+        sa.Column("unheard_since", UTCDateTime(), nullable=True),
+        sa.Column("last_assigned", sa.BigInteger(), nullable=False),
+        sa.Column("last_committed", sa.BigInteger(), nullable=False),
+        sa.Column("waiting", sa.Integer(), nullable=False),
+        sa.Column("wait_0", sa.Integer(), nullable=False),
+        sa.Column("wait_1", sa.Integer(), nullable=False),
+        sa.Column("wait_2", sa.Integer(), nullable=False),
+        sa.Column("wait_3", sa.Integer(), nullable=False),
+        sa.Column("ready_since", UTCDateTime(), nullable=True),
+        sa.Column("not_before", UTCDateTime(), nullable=True),
+        sa.Column("blocked_by", sa.String(length=60), nullable=True),
+        sa.Column("blocked_since", UTCDateTime(), nullable=True),
+        sa.Column("takeover_id", sa.String(length=40), nullable=True),
+        sa.Column("paused_at", UTCDateTime(), nullable=True),
+        sa.Column("paused_by", sa.String(length=200), nullable=True),
+        sa.Column("paused_reason", sa.String(length=500), nullable=True),
+        sa.Column("step_credit", sa.Integer(), nullable=False),
+        sa.Column("chain_hash", sa.String(length=64), nullable=False),
+        sa.CheckConstraint("last_committed <= last_assigned", name=op.f("ck_lane_order")),
+        sa.CheckConstraint("waiting = wait_0 + wait_1 + wait_2 + wait_3 AND waiting >= 0", name=op.f("ck_lane_waiting")),
+        sa.PrimaryKeyConstraint("tenant_id", "contact_id", name=op.f("pk_lane")),
+        postgresql_with={"fillfactor": 70},
+    )
+    op.create_index(
+        "ix_lane_ready",
+        "lane",
+        ["tenant_id", "not_before"],
+        unique=False,
+        sqlite_where=sa.text("waiting > 0"),
+        postgresql_where=sa.text("waiting > 0"),
+    )
+    op.create_index(
+        "ix_lane_unheard",
+        "lane",
+        ["unheard_since"],
+        unique=False,
+        sqlite_where=sa.text("unheard > 0"),
+        postgresql_where=sa.text("unheard > 0"),
+    )
+    op.create_table(
+        "lane_lock",
+        sa.Column("lock_key", sa.String(length=300), nullable=False),
+        sa.Column("token", sa.String(length=64), nullable=False),
+        sa.Column("expires_at", UTCDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("lock_key", name=op.f("pk_lane_lock")),
+    )
+    op.create_table(
+        "ledger",
+        sa.Column("tenant_id", sa.String(length=40), nullable=False),
+        sa.Column("contact_id", sa.String(length=200), nullable=False),
+        sa.Column("commit_order", sa.BigInteger(), nullable=False),
+        sa.Column("command_id", sa.String(length=200), nullable=True),
+        sa.Column("command_type", sa.String(length=20), nullable=True),
+        sa.Column("result", sa.String(length=40), nullable=False),
+        sa.Column("reason", sa.String(length=60), nullable=False),
+        sa.Column("effect_key", sa.String(length=200), nullable=True),
+        sa.Column("entity_id", sa.String(length=300), nullable=True),
+        sa.Column("entity_version", sa.Integer(), nullable=True),
+        sa.Column("conversation_version", sa.Integer(), nullable=False),
+        sa.Column("guardian_version", sa.Integer(), nullable=False),
+        sa.Column("takeover_active", sa.Boolean(), nullable=False),
+        sa.Column("mode_epoch", sa.Integer(), nullable=False),
+        sa.Column("safe_deadline", UTCDateTime(), nullable=True),
+        sa.Column("lock_backend", sa.String(length=30), nullable=False),
+        sa.Column("lock_mode", sa.String(length=10), nullable=False),
+        sa.Column("lock_ms", sa.Float(), nullable=False),
+        sa.Column("node_id", sa.String(length=60), nullable=False),
+        sa.Column("attempt", sa.String(length=64), nullable=False),
+        sa.Column("late", sa.Boolean(), nullable=False),
+        sa.Column("event_age_s", sa.Float(), nullable=True),
+        sa.Column("ttl_limit_s", sa.Float(), nullable=True),
+        sa.Column("correlation_id", sa.String(length=220), nullable=False),
+        sa.Column("accepted_at", UTCDateTime(), nullable=False),
+        sa.Column("committed_at", UTCDateTime(), nullable=False),
+        sa.Column("prev_hash", sa.String(length=64), nullable=False),
+        sa.Column("hash", sa.String(length=64), nullable=False),
+        sa.PrimaryKeyConstraint("tenant_id", "contact_id", "commit_order", name=op.f("pk_ledger")),
+        sa.UniqueConstraint("tenant_id", "command_id", name=op.f("uq_ledger_tenant_id_command_id")),
+        sa.UniqueConstraint("tenant_id", "effect_key", name=op.f("uq_ledger_tenant_id_effect_key")),
+    )
+    op.create_index("ix_ledger_committed_at", "ledger", ["tenant_id", "committed_at"], unique=False)
+    op.create_index("ix_ledger_correlation", "ledger", ["tenant_id", "correlation_id"], unique=False)
+    op.create_table(
+        "malformed_item",
+        sa.Column("tenant_id", sa.String(length=40), nullable=False),
+        sa.Column("item_id", sa.String(length=200), nullable=False),
+        sa.Column("given_id", sa.String(length=200), nullable=True),
+        sa.Column("kind", sa.String(length=10), nullable=False),
+        sa.Column("status", sa.String(length=40), nullable=False),
+        sa.Column("contact_id", sa.String(length=200), nullable=True),
+        sa.Column("correlation_id", sa.String(length=220), nullable=False),
+        sa.Column("reason", sa.String(length=60), nullable=False),
+        sa.Column("errors_json", sa.Text(), nullable=False),
+        sa.Column("raw_hash", sa.String(length=64), nullable=False),
+        sa.Column("raw_json", sa.Text(), nullable=False),
+        sa.Column("received_at", UTCDateTime(), nullable=False),
+        sa.Column("times", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant_id", "item_id", name=op.f("pk_malformed_item")),
+        sa.UniqueConstraint("tenant_id", "raw_hash", name=op.f("uq_malformed_item_tenant_id_raw_hash")),
+    )
+    op.create_index(op.f("ix_malformed_item_given_id"), "malformed_item", ["given_id"], unique=False)
+    op.create_table(
+        "manual_task",
+        sa.Column("task_id", sa.String(length=40), nullable=False),
+        sa.Column("tenant_id", sa.String(length=40), nullable=False),
+        sa.Column("dedup_key", sa.String(length=300), nullable=False),
+        sa.Column("cause", sa.String(length=40), nullable=False),
+        sa.Column("reason", sa.String(length=60), nullable=False),
+        sa.Column("priority", sa.Integer(), nullable=False),
+        sa.Column("status", sa.String(length=10), nullable=False),
+        sa.Column("rev", sa.Integer(), nullable=False),
+        sa.Column("contact_id", sa.String(length=200), nullable=True),
+        sa.Column("command_id", sa.String(length=200), nullable=True),
+        sa.Column("item_id", sa.String(length=200), nullable=True),
+        sa.Column("correlation_id", sa.String(length=220), nullable=False),
+        sa.Column("created_at", UTCDateTime(), nullable=False),
+        sa.Column("due_at", UTCDateTime(), nullable=False),
+        sa.Column("owner", sa.String(length=200), nullable=True),
+        sa.Column("claimed_at", UTCDateTime(), nullable=True),
+        sa.Column("resolved_at", UTCDateTime(), nullable=True),
+        sa.Column("resolution", sa.String(length=40), nullable=True),
+        sa.Column("note", sa.String(length=1000), nullable=True),
+        sa.CheckConstraint("status IN ('open','claimed','resolved')", name=op.f("ck_manual_task_status")),
+        sa.PrimaryKeyConstraint("task_id", name=op.f("pk_manual_task")),
+        sa.UniqueConstraint("tenant_id", "dedup_key", name=op.f("uq_manual_task_tenant_id_dedup_key")),
+    )
+    op.create_index(
+        "ix_manual_task_open",
+        "manual_task",
+        ["tenant_id", "due_at"],
+        unique=False,
+        sqlite_where=sa.text("status <> 'resolved'"),
+        postgresql_where=sa.text("status <> 'resolved'"),
+    )
+    op.create_table(
+        "message",
+        sa.Column("tenant_id", sa.String(length=40), nullable=False),
+        sa.Column("event_id", sa.String(length=200), nullable=False),
+        sa.Column("channel", sa.String(length=20), nullable=False),
+        sa.Column("external_id", sa.String(length=300), nullable=False),
+        sa.Column("contact_id", sa.String(length=200), nullable=False),
+        sa.Column("conversation_id", sa.String(length=200), nullable=True),
+        sa.Column("sequence", sa.BigInteger(), nullable=False),
+        sa.Column("conversation_version", sa.Integer(), nullable=False),
+        sa.Column("source", sa.String(length=10), nullable=False),
+        sa.Column("event_type", sa.String(length=200), nullable=False),
+        sa.Column("status", sa.String(length=40), nullable=False),
+        sa.Column("reason", sa.String(length=60), nullable=True),
+        sa.Column("intent", sa.String(length=30), nullable=True),
+        sa.Column("priority", sa.Integer(), nullable=False),
+        sa.Column("made_command_id", sa.String(length=200), nullable=True),
+        sa.Column("occurred_at", UTCDateTime(), nullable=False),
+        sa.Column("received_at", UTCDateTime(), nullable=False),
+        sa.Column("done_at", UTCDateTime(), nullable=True),
+        sa.Column("correlation_id", sa.String(length=220), nullable=False),
+        sa.Column("correlation_generated", sa.Boolean(), nullable=False),
+        sa.Column("causation_id", sa.String(length=200), nullable=True),
+        sa.Column("payload_version", sa.Integer(), nullable=False),
+        sa.Column("payload_json", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant_id", "event_id", name=op.f("pk_message")),
+        sa.UniqueConstraint("tenant_id", "channel", "external_id", name=op.f("uq_message_tenant_id_channel_external_id")),
+        sa.UniqueConstraint("tenant_id", "contact_id", "sequence", name=op.f("uq_message_tenant_id_contact_id_sequence")),
+    )
+    op.create_index("ix_message_correlation", "message", ["tenant_id", "correlation_id"], unique=False)
+    op.create_index(
+        "ix_message_pending",
+        "message",
+        ["tenant_id", "contact_id", "sequence"],
+        unique=False,
+        sqlite_where=sa.text("done_at IS NULL"),
+        postgresql_where=sa.text("done_at IS NULL"),
+    )
+    op.create_table(
+        "mode",
+        sa.Column("scope", sa.String(length=40), nullable=False),
+        sa.Column("state", sa.String(length=20), nullable=False),
+        sa.Column("epoch", sa.Integer(), nullable=False),
+        sa.Column("safe_deadline", UTCDateTime(), nullable=True),
+        sa.Column("since", UTCDateTime(), nullable=True),
+        sa.Column("reason", sa.String(length=500), nullable=True),
+        sa.Column("contingency", sa.Boolean(), nullable=False),
+        sa.Column("contingency_since", UTCDateTime(), nullable=True),
+        sa.Column("contingency_reason", sa.String(length=500), nullable=True),
+        sa.CheckConstraint("state IN ('normal','safe_mode_active','recovering','draining')", name=op.f("ck_mode_state")),
+        sa.PrimaryKeyConstraint("scope", name=op.f("pk_mode")),
+    )
+    op.create_table(
+        "node",
+        sa.Column("node_id", sa.String(length=60), nullable=False),
+        sa.Column("started_at", UTCDateTime(), nullable=False),
+        sa.Column("seen_at", UTCDateTime(), nullable=False),
+        sa.Column("lock_mode", sa.String(length=10), nullable=False),
+        sa.Column("loops_json", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("node_id", name=op.f("pk_node")),
+    )
+    op.create_table(
+        "outbox",
+        sa.Column("outbox_id", sa.String(length=40), nullable=False),
+        sa.Column("tenant_id", sa.String(length=40), nullable=False),
+        sa.Column("cause_id", sa.String(length=200), nullable=False),
+        sa.Column("step", sa.String(length=40), nullable=False),
+        sa.Column("contact_id", sa.String(length=200), nullable=True),
+        sa.Column("kind", sa.String(length=30), nullable=False),
+        sa.Column("status", sa.String(length=10), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("created_at", UTCDateTime(), nullable=False),
+        sa.Column("due_at", UTCDateTime(), nullable=False),
+        sa.Column("lease_token", sa.String(length=64), nullable=True),
+        sa.Column("lease_until", UTCDateTime(), nullable=True),
+        sa.Column("sent_at", UTCDateTime(), nullable=True),
+        sa.Column("provider_message_id", sa.String(length=200), nullable=True),
+        sa.Column("delivery", sa.String(length=12), nullable=True),
+        sa.Column("last_error", sa.String(length=500), nullable=True),
+        sa.Column("correlation_id", sa.String(length=220), nullable=False),
+        sa.Column("body_json", sa.Text(), nullable=False),
+        sa.CheckConstraint("status IN ('pending','sending','sent','failed','unknown','dead')", name=op.f("ck_outbox_status")),
+        sa.PrimaryKeyConstraint("outbox_id", name=op.f("pk_outbox")),
+        sa.UniqueConstraint("tenant_id", "cause_id", "step", name=op.f("uq_outbox_tenant_id_cause_id_step")),
+    )
+    op.create_index(
+        "ix_outbox_due",
+        "outbox",
+        ["due_at"],
+        unique=False,
+        sqlite_where=sa.text("status IN ('pending','sending')"),
+        postgresql_where=sa.text("status IN ('pending','sending')"),
+    )
+    op.create_index("ix_outbox_provider", "outbox", ["tenant_id", "provider_message_id"], unique=False)
+    op.create_table(
+        "patient",
+        sa.Column("tenant_id", sa.String(length=40), nullable=False),
+        sa.Column("patient_id", sa.String(length=200), nullable=False),
+        sa.Column("name", sa.String(length=200), nullable=False),
+        sa.Column("created_at", UTCDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant_id", "patient_id", name=op.f("pk_patient")),
+    )
+    op.create_table(
+        "phone_message",
+        sa.Column("position", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("tenant_id", sa.String(length=40), nullable=True),
+        sa.Column("target", sa.String(length=60), nullable=False),
+        sa.Column("direction", sa.String(length=3), nullable=False),
+        sa.Column("kind", sa.String(length=30), nullable=False),
+        sa.Column("body", sa.Text(), nullable=False),
+        sa.Column("at", UTCDateTime(), nullable=False),
+        sa.Column("idempotency_key", sa.String(length=200), nullable=True),
+        sa.PrimaryKeyConstraint("position", name=op.f("pk_phone_message")),
+        sa.UniqueConstraint("idempotency_key", name=op.f("uq_phone_message_idempotency_key")),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("ix_phone_message_target", "phone_message", ["tenant_id", "target", "position"], unique=False)
+    op.create_table(
+        "proposal",
+        sa.Column("tenant_id", sa.String(length=40), nullable=False),
+        sa.Column("command_id", sa.String(length=200), nullable=False),
+        sa.Column("contact_id", sa.String(length=200), nullable=False),
+        sa.Column("opened_at", UTCDateTime(), nullable=False),
+        sa.Column("expires_at", UTCDateTime(), nullable=False),
+        sa.Column("closed_at", UTCDateTime(), nullable=True),
+        sa.Column("outcome", sa.String(length=20), nullable=True),
+        sa.PrimaryKeyConstraint("tenant_id", "command_id", name=op.f("pk_proposal")),
+    )
+    op.create_index(
+        "uq_proposal_open",
+        "proposal",
+        ["tenant_id", "contact_id"],
+        unique=True,
+        sqlite_where=sa.text("closed_at IS NULL"),
+        postgresql_where=sa.text("closed_at IS NULL"),
+    )
+    op.create_table(
+        "settings_doc",
+        sa.Column("scope", sa.String(length=60), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("data_json", sa.Text(), nullable=False),
+        sa.Column("updated_at", UTCDateTime(), nullable=False),
+        sa.Column("updated_by", sa.String(length=200), nullable=False),
+        sa.PrimaryKeyConstraint("scope", name=op.f("pk_settings_doc")),
+    )
+    op.create_table(
+        "tenant",
+        sa.Column("tenant_id", sa.String(length=40), nullable=False),
+        sa.Column("slug", sa.String(length=60), nullable=False),
+        sa.Column("name", sa.String(length=200), nullable=False),
+        sa.Column("timezone", sa.String(length=60), nullable=False),
+        sa.Column("created_at", UTCDateTime(), nullable=False),
+        sa.Column("disabled_at", UTCDateTime(), nullable=True),
+        sa.PrimaryKeyConstraint("tenant_id", name=op.f("pk_tenant")),
+        sa.UniqueConstraint("slug", name=op.f("uq_tenant_slug")),
+    )
+    op.create_table(
+        "therapist",
+        sa.Column("tenant_id", sa.String(length=40), nullable=False),
+        sa.Column("therapist_id", sa.String(length=200), nullable=False),
+        sa.Column("name", sa.String(length=200), nullable=False),
+        sa.Column("created_at", UTCDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant_id", "therapist_id", name=op.f("pk_therapist")),
+    )
+    op.create_table(
+        "ticket",
+        sa.Column("ticket_id", sa.String(length=40), nullable=False),
+        sa.Column("tenant_id", sa.String(length=40), nullable=False),
+        sa.Column("kind", sa.String(length=12), nullable=False),
+        sa.Column("state", sa.String(length=12), nullable=False),
+        sa.Column("rev", sa.Integer(), nullable=False),
+        sa.Column("contact_id", sa.String(length=200), nullable=True),
+        sa.Column("cause_id", sa.String(length=200), nullable=True),
+        sa.Column("reason", sa.String(length=500), nullable=False),
+        sa.Column("level", sa.String(length=12), nullable=False),
+        sa.Column("owner", sa.String(length=200), nullable=True),
+        sa.Column("opened_at", UTCDateTime(), nullable=False),
+        sa.Column("due_at", UTCDateTime(), nullable=True),
+        sa.Column("started_at", UTCDateTime(), nullable=True),
+        sa.Column("closed_at", UTCDateTime(), nullable=True),
+        sa.Column("close_reason", sa.String(length=500), nullable=True),
+        sa.Column("correlation_id", sa.String(length=220), nullable=False),
+        sa.Column("context_json", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("ticket_id", name=op.f("pk_ticket")),
+    )
+    op.create_index(
+        "uq_ticket_takeover_open",
+        "ticket",
+        ["tenant_id", "contact_id"],
+        unique=True,
+        sqlite_where=sa.text("kind = 'takeover' AND closed_at IS NULL"),
+        postgresql_where=sa.text("kind = 'takeover' AND closed_at IS NULL"),
+    )
+    op.create_table(
+        "user_account",
+        sa.Column("user_id", sa.String(length=40), nullable=False),
+        sa.Column("email", sa.String(length=254), nullable=False),
+        sa.Column("name", sa.String(length=200), nullable=False),
+        sa.Column("role", sa.String(length=20), nullable=False),
+        sa.Column("password_hash", sa.String(length=300), nullable=False),
+        sa.Column("language", sa.String(length=5), nullable=False),
+        sa.Column("theme", sa.String(length=5), nullable=False),
+        sa.Column("shortcuts", sa.Boolean(), nullable=False),
+        sa.Column("failed_logins", sa.Integer(), nullable=False),
+        sa.Column("locked_until", UTCDateTime(), nullable=True),
+        sa.Column("created_at", UTCDateTime(), nullable=False),
+        sa.Column("disabled_at", UTCDateTime(), nullable=True),
+        sa.CheckConstraint("role IN ('secretary','manager','superadmin')", name=op.f("ck_user_account_role")),
+        sa.PrimaryKeyConstraint("user_id", name=op.f("pk_user_account")),
+        sa.UniqueConstraint("email", name=op.f("uq_user_account_email")),
+    )
+    op.create_table(
+        "api_key",
+        sa.Column("key_id", sa.String(length=40), nullable=False),
+        sa.Column("secret_hash", sa.String(length=64), nullable=False),
+        sa.Column("name", sa.String(length=100), nullable=False),
+        sa.Column("tenant_id", sa.String(length=40), nullable=True),
+        sa.Column("scopes", sa.String(length=100), nullable=False),
+        sa.Column("created_at", UTCDateTime(), nullable=False),
+        sa.Column("expires_at", UTCDateTime(), nullable=True),
+        sa.Column("revoked_at", UTCDateTime(), nullable=True),
+        sa.Column("last_used_at", UTCDateTime(), nullable=True),
+        sa.ForeignKeyConstraint(["tenant_id"], ["tenant.tenant_id"], name=op.f("fk_api_key_tenant_id_tenant"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("key_id", name=op.f("pk_api_key")),
+        sa.UniqueConstraint("secret_hash", name=op.f("uq_api_key_secret_hash")),
+    )
+    op.create_table(
+        "user_tenant",
+        sa.Column("user_id", sa.String(length=40), nullable=False),
+        sa.Column("tenant_id", sa.String(length=40), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["tenant_id"], ["tenant.tenant_id"], name=op.f("fk_user_tenant_tenant_id_tenant"), ondelete="CASCADE"
+        ),
+        sa.ForeignKeyConstraint(
+            ["user_id"], ["user_account.user_id"], name=op.f("fk_user_tenant_user_id_user_account"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("user_id", "tenant_id", name=op.f("pk_user_tenant")),
+    )
+    op.create_table(
+        "web_session",
+        sa.Column("key_hash", sa.String(length=64), nullable=False),
+        sa.Column("user_id", sa.String(length=40), nullable=False),
+        sa.Column("created_at", UTCDateTime(), nullable=False),
+        sa.Column("seen_at", UTCDateTime(), nullable=False),
+        sa.Column("expires_at", UTCDateTime(), nullable=False),
+        sa.Column("address", sa.String(length=60), nullable=False),
+        sa.Column("user_agent", sa.String(length=300), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["user_id"], ["user_account.user_id"], name=op.f("fk_web_session_user_id_user_account"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("key_hash", name=op.f("pk_web_session")),
+    )
+    op.create_index(op.f("ix_web_session_expires_at"), "web_session", ["expires_at"], unique=False)
+    op.create_index(op.f("ix_web_session_user_id"), "web_session", ["user_id"], unique=False)
+    # </tables>
+    if op.get_bind().dialect.name == "postgresql":
+        _forbid_overlapping_appointments()
+
+
+def downgrade() -> None:
+    """Remove everything; the `btree_gist` extension stays, other schemas may use it."""
+    # <drop tables>
+    op.drop_index(op.f("ix_web_session_user_id"), table_name="web_session")
+    op.drop_index(op.f("ix_web_session_expires_at"), table_name="web_session")
+    op.drop_table("web_session")
+    op.drop_table("user_tenant")
+    op.drop_table("api_key")
+    op.drop_table("user_account")
+    op.drop_index(
+        "uq_ticket_takeover_open",
+        table_name="ticket",
+        sqlite_where=sa.text("kind = 'takeover' AND closed_at IS NULL"),
+        postgresql_where=sa.text("kind = 'takeover' AND closed_at IS NULL"),
+    )
+    op.drop_table("ticket")
+    op.drop_table("therapist")
+    op.drop_table("tenant")
+    op.drop_table("settings_doc")
+    op.drop_index(
+        "uq_proposal_open",
+        table_name="proposal",
+        sqlite_where=sa.text("closed_at IS NULL"),
+        postgresql_where=sa.text("closed_at IS NULL"),
+    )
+    op.drop_table("proposal")
+    op.drop_index("ix_phone_message_target", table_name="phone_message")
+    op.drop_table("phone_message")
+    op.drop_table("patient")
+    op.drop_index("ix_outbox_provider", table_name="outbox")
+    op.drop_index(
+        "ix_outbox_due",
+        table_name="outbox",
+        sqlite_where=sa.text("status IN ('pending','sending')"),
+        postgresql_where=sa.text("status IN ('pending','sending')"),
+    )
+    op.drop_table("outbox")
+    op.drop_table("node")
+    op.drop_table("mode")
+    op.drop_index(
+        "ix_message_pending",
+        table_name="message",
+        sqlite_where=sa.text("done_at IS NULL"),
+        postgresql_where=sa.text("done_at IS NULL"),
+    )
+    op.drop_index("ix_message_correlation", table_name="message")
+    op.drop_table("message")
+    op.drop_index(
+        "ix_manual_task_open",
+        table_name="manual_task",
+        sqlite_where=sa.text("status <> 'resolved'"),
+        postgresql_where=sa.text("status <> 'resolved'"),
+    )
+    op.drop_table("manual_task")
+    op.drop_index(op.f("ix_malformed_item_given_id"), table_name="malformed_item")
+    op.drop_table("malformed_item")
+    op.drop_index("ix_ledger_correlation", table_name="ledger")
+    op.drop_index("ix_ledger_committed_at", table_name="ledger")
+    op.drop_table("ledger")
+    op.drop_table("lane_lock")
+    op.drop_index(
+        "ix_lane_unheard", table_name="lane", sqlite_where=sa.text("unheard > 0"), postgresql_where=sa.text("unheard > 0")
+    )
+    op.drop_index("ix_lane_ready", table_name="lane", sqlite_where=sa.text("waiting > 0"), postgresql_where=sa.text("waiting > 0"))
+    op.drop_table("lane")
+    op.drop_table("hold")
+    op.drop_table("guardian")
+    op.drop_index(op.f("ix_event_log_at"), table_name="event_log")
+    op.drop_table("event_log")
+    op.drop_table("delivery_status")
+    op.drop_index(
+        "uq_contact_tenant_id_phone",
+        table_name="contact",
+        sqlite_where=sa.text("phone IS NOT NULL"),
+        postgresql_where=sa.text("phone IS NOT NULL"),
+    )
+    op.drop_table("contact")
+    op.drop_index(
+        "ix_command_pending",
+        table_name="command",
+        sqlite_where=sa.text("done_at IS NULL"),
+        postgresql_where=sa.text("done_at IS NULL"),
+    )
+    op.drop_index("ix_command_key", table_name="command")
+    op.drop_index("ix_command_correlation", table_name="command")
+    op.drop_table("command")
+    op.drop_table("audit_head")
+    op.drop_table("audit_entry")
+    op.drop_table("appointment_version")
+    op.drop_index(
+        "ix_appointment_slot",
+        table_name="appointment",
+        sqlite_where=sa.text("status <> 'cancelled'"),
+        postgresql_where=sa.text("status <> 'cancelled'"),
+    )
+    op.drop_index("ix_appointment_patient", table_name="appointment")
+    op.drop_table("appointment")
+    # </drop tables>
+
+
+def _forbid_overlapping_appointments() -> None:
+    conn = op.get_bind()
+    installed = conn.scalar(sa.text("SELECT count(*) FROM pg_extension WHERE extname = 'btree_gist'"))
+    if not installed:
+        try:
+            conn.execute(sa.text("CREATE EXTENSION IF NOT EXISTS btree_gist"))
+        except DBAPIError as error:
+            raise ConfigError(
+                "PostgreSQL's btree_gist extension is missing and could not be created; install the contrib package and "
+                "run CREATE EXTENSION btree_gist as a superuser in this database"
+            ) from error
+    op.execute(
+        "ALTER TABLE appointment ADD CONSTRAINT ex_appointment_therapist_slot "
+        "EXCLUDE USING gist (tenant_id WITH =, therapist_id WITH =, tstzrange(start_at, end_at) WITH &&) "
+        "WHERE (status <> 'cancelled')"
+    )

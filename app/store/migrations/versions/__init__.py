@@ -1,0 +1,1 @@
+"""One file per revision; 0001 is the initial schema."""

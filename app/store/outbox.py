@@ -1,0 +1,441 @@
+"""The outbox: what goes to the outside, written in the transaction of its cause and delivered afterwards.
+
+`pending -> sending (lease) -> sent | failed | unknown | dead`, or back to `pending` for another attempt. Every step is a
+compare-and-set: a row that does not match was taken by another node, and nothing happened. The messages of one contact
+leave one after the other, in the order in which they were written. A lease that runs out on a message to a family
+means that nobody knows whether it was sent: it goes to a person and is never repeated.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Row, and_, func, select, update
+
+from app.domain.delivery import REPEATABLE_KINDS, DeliveryUpdate, OutboxStatus, furthest
+from app.ids import new_id
+from app.store.bulk import insert_rows, joined_rows, update_rows
+from app.store.events import publish_many
+from app.store.tables import Contact, DeliveryStatus, InboxMessage, ManualTask, Outbox, table
+from app.store.tasks import open_tasks, task_row
+
+_OUTBOX, _STATUS, _TASK = table(Outbox), table(DeliveryStatus), table(ManualTask)
+_CONTACT, _MESSAGE = table(Contact), table(InboxMessage)
+
+ACTIVE = (OutboxStatus.PENDING, OutboxStatus.SENDING)
+TASK_DUE = timedelta(minutes=15)
+_KEEP_LAST_ERROR = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """One delivery whose turn has come, with what its channel needs to know."""
+
+    outbox_id: str
+    tenant_id: str
+    contact_id: str | None
+    phone: str | None
+    kind: str
+    attempts: int
+    """Attempts so far."""
+    correlation_id: str
+    body: dict[str, Any]
+    last_inbound_at: datetime | None
+    """When the contact last wrote (providers allow free text for 24 h after that)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """What one attempt came to, for `settle`."""
+
+    outbox_id: str
+    token: str
+    status: OutboxStatus
+    detail: str | None = None
+    provider_message_id: str | None = None
+    due_at: datetime | None = None
+    """When to try again; only with PENDING."""
+
+
+def outbox_row(
+    *,
+    tenant_id: str,
+    cause_id: str,
+    step: str,
+    kind: str,
+    body: dict[str, Any],
+    correlation_id: str,
+    now: datetime,
+    contact_id: str | None = None,
+    due_at: datetime | None = None,
+) -> dict[str, Any]:
+    """A row for `enqueue`. Kind `family_message` needs a contact and `body.text`; `webhook` and `notice` name `body.channel`."""
+    return {
+        "outbox_id": new_id(),
+        "tenant_id": tenant_id,
+        "cause_id": cause_id,
+        "step": step,
+        "contact_id": contact_id,
+        "kind": kind,
+        "created_at": now,
+        "due_at": due_at or now,
+        "correlation_id": correlation_id,
+        "body_json": msgspec.json.encode(body).decode(),
+    }
+
+
+def enqueue(conn: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Add deliveries in the caller's transaction; a (cause, step) that is already there keeps its row."""
+    # rows of one transaction share their time: a microsecond each keeps the order in which they were said
+    ordered = [row | {"created_at": row["created_at"] + timedelta(microseconds=i)} for i, row in enumerate(rows)]
+    insert_rows(conn, _OUTBOX, ordered, ignore_conflicts=True)
+
+
+def due(conn: Connection, now: datetime, *, per_group: int, limit: int) -> list[Due]:
+    """Deliveries to make now: the front one of each contact, at most `per_group` of a tenant and kind, oldest first."""
+    place = func.row_number().over(
+        partition_by=(_OUTBOX.c.tenant_id, func.coalesce(_OUTBOX.c.contact_id, _OUTBOX.c.outbox_id)),
+        order_by=(_OUTBOX.c.created_at, _OUTBOX.c.outbox_id),
+    )
+    active = select(_OUTBOX, place.label("place")).where(_OUTBOX.c.status.in_(ACTIVE)).subquery("a")
+    turn = func.row_number().over(partition_by=(active.c.tenant_id, active.c.kind), order_by=(active.c.due_at, active.c.outbox_id))
+    front = (
+        select(active, turn.label("turn"))
+        .where(active.c.place == 1, active.c.status == OutboxStatus.PENDING, active.c.due_at <= now)
+        .subquery("f")
+    )
+    heard = (
+        select(_MESSAGE.c.occurred_at)
+        .where(_MESSAGE.c.tenant_id == front.c.tenant_id, _MESSAGE.c.contact_id == front.c.contact_id)
+        .order_by(_MESSAGE.c.sequence.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    query = (
+        select(front, _CONTACT.c.phone, heard.label("last_inbound_at"))
+        .outerjoin(_CONTACT, and_(_CONTACT.c.tenant_id == front.c.tenant_id, _CONTACT.c.contact_id == front.c.contact_id))
+        .where(front.c.turn <= per_group)
+        .order_by(front.c.turn, front.c.due_at)
+        .limit(limit)
+    )
+    return [_due(row) for row in conn.execute(query)]
+
+
+def _due(row: Row[Any]) -> Due:
+    return Due(
+        outbox_id=row.outbox_id,
+        tenant_id=row.tenant_id,
+        contact_id=row.contact_id,
+        phone=row.phone,
+        kind=row.kind,
+        attempts=row.attempts,
+        correlation_id=row.correlation_id,
+        body=msgspec.json.decode(row.body_json),
+        last_inbound_at=row.last_inbound_at,
+    )
+
+
+def claim(conn: Connection, outbox_ids: Sequence[str], token: str, lease_until: datetime, now: datetime) -> set[str]:
+    """Take deliveries for sending; returns those that this call won."""
+    rows = [{"outbox_id": i, "lease_token": token, "lease_until": lease_until, "was_due_at": now} for i in outbox_ids]
+    won = update_rows(
+        conn,
+        _OUTBOX,
+        rows,
+        keys=("outbox_id",),
+        assign=("lease_token", "lease_until"),
+        expressions={"status": f"'{OutboxStatus.SENDING}'", "attempts": "t.attempts + 1"},
+        guard=f"t.status = '{OutboxStatus.PENDING}' AND t.due_at <= r.was_due_at",
+    )
+    return {key[0] for key in won}
+
+
+def defer(conn: Connection, outbox_ids: Sequence[str], due_at: datetime) -> None:
+    """Let pending deliveries wait (their target is known to be down); costs them no attempt."""
+    rows = [{"outbox_id": i, "due_at": due_at} for i in outbox_ids]
+    update_rows(conn, _OUTBOX, rows, keys=("outbox_id",), assign=("due_at",), guard=f"t.status = '{OutboxStatus.PENDING}'")
+
+
+def settle(conn: Connection, settlements: Sequence[Settlement], now: datetime) -> set[str]:
+    """Write outcomes under the token of their lease; returns the rows that took them.
+
+    An answer that comes after its lease ran out still turns `unknown` into what really happened. Whatever ends without
+    having been sent opens a manual task.
+    """
+    if not settlements:
+        return set()
+    rows = [
+        {
+            "outbox_id": s.outbox_id,
+            "lease_token": s.token,
+            "status": s.status,
+            "last_error": s.detail[:_KEEP_LAST_ERROR] if s.detail else None,
+            "provider_message_id": s.provider_message_id[:200] if s.provider_message_id else None,
+            "due_at": s.due_at or now,
+            "sent_at": now if s.status is OutboxStatus.SENT else None,
+            "delivery": "sent" if s.status is OutboxStatus.SENT else None,
+        }
+        for s in settlements
+    ]
+    won = update_rows(
+        conn,
+        _OUTBOX,
+        rows,
+        keys=("outbox_id",),
+        assign=("status", "last_error", "provider_message_id", "sent_at", "delivery"),
+        # the index of due rows does not know terminal ones: their due_at keeps telling when they were due
+        expressions={
+            "due_at": f"CASE WHEN r.status = '{OutboxStatus.PENDING}' THEN r.due_at ELSE t.due_at END",
+            "lease_until": "NULL",
+        },
+        guard=f"t.lease_token = r.lease_token AND (t.status = '{OutboxStatus.SENDING}'"
+        f" OR (t.status = '{OutboxStatus.UNKNOWN}' AND r.status <> '{OutboxStatus.PENDING}'))",
+    )
+    ids = {key[0] for key in won}
+    stored = _rows(conn, ids)
+    _catch_up(conn, [row for row in stored if row.provider_message_id])
+    _close_tasks(conn, [row for row in stored if row.status == OutboxStatus.SENT], now)
+    _announce(conn, stored, now)
+    return ids
+
+
+def leases_ran_out(conn: Connection, now: datetime) -> bool:
+    """Whether `expire_leases` has something to do."""
+    lost = select(_OUTBOX.c.outbox_id).where(_OUTBOX.c.status == OutboxStatus.SENDING, _OUTBOX.c.lease_until <= now).limit(1)
+    return conn.execute(lost).first() is not None
+
+
+def expire_leases(conn: Connection, now: datetime, attempts_max: int) -> list[str]:
+    """Deal with deliveries whose sender vanished; returns their ids.
+
+    A message to a family may have been sent: `unknown`, for a person. Repeatable kinds are tried again.
+    """
+    lost = conn.execute(select(_OUTBOX).where(_OUTBOX.c.status == OutboxStatus.SENDING, _OUTBOX.c.lease_until <= now)).all()
+    if not lost:
+        return []
+    rows = [
+        {
+            "outbox_id": row.outbox_id,
+            "lease_token": row.lease_token,
+            "status": _after_lease(row.kind, row.attempts, attempts_max),
+            "last_error": "sender_vanished",
+            "due_at": now,
+        }
+        for row in lost
+    ]
+    won = update_rows(
+        conn,
+        _OUTBOX,
+        rows,
+        keys=("outbox_id",),
+        assign=("status", "last_error", "due_at"),
+        expressions={"lease_until": "NULL"},
+        guard=f"t.lease_token = r.lease_token AND t.status = '{OutboxStatus.SENDING}'",
+    )
+    ids = {key[0] for key in won}
+    _announce(conn, _rows(conn, ids), now)
+    return sorted(ids)
+
+
+def _after_lease(kind: str, attempts: int, attempts_max: int) -> OutboxStatus:
+    if kind not in REPEATABLE_KINDS:
+        return OutboxStatus.UNKNOWN
+    return OutboxStatus.PENDING if attempts < attempts_max else OutboxStatus.DEAD
+
+
+def record_deliveries(conn: Connection, updates: Sequence[DeliveryUpdate], now: datetime) -> None:
+    """Keep providers' statuses, each once, and move the summary of the messages they speak of; never back.
+
+    A status that carries our own reference also tells the fate of a message whose outcome was unknown.
+    """
+    if not updates:
+        return
+    history = [
+        {
+            "tenant_id": u.tenant_id,
+            "provider_message_id": u.provider_message_id,
+            "status": u.status,
+            "at": u.at,
+            "received_at": now,
+            "detail": u.detail[:300] if u.detail else None,
+        }
+        for u in updates
+    ]
+    insert_rows(conn, _STATUS, history, ignore_conflicts=True)
+    _reconcile(conn, updates, now)
+    keys = [{"tenant_id": t, "provider_message_id": p} for t, p in {(u.tenant_id, u.provider_message_id) for u in updates}]
+    found = joined_rows(conn, _OUTBOX, keys, keys=("tenant_id", "provider_message_id"), columns=_OUTBOX.c.keys()).all()
+    changed = _catch_up(conn, found)
+    rows = [row for row in found if row.outbox_id in changed]
+    failed = [row for row in rows if changed[row.outbox_id] == "failed"]
+    details = {(u.tenant_id, u.provider_message_id): u.detail for u in updates if u.status == "failed"}
+    tasks = [_task(row, "delivery_failed", _failure(details.get((row.tenant_id, row.provider_message_id))), now) for row in failed]
+    open_tasks(conn, tasks)
+    _publish(conn, rows, tasks, now)
+
+
+def _failure(detail: str | None) -> str:
+    return "template_required" if detail and detail.startswith("131047") else "delivery_failed"
+
+
+def _reconcile(conn: Connection, updates: Sequence[DeliveryUpdate], now: datetime) -> None:
+    """An `unknown` message that the provider reports about was sent after all."""
+    known = [
+        {
+            "outbox_id": u.reference,
+            "tenant_id": u.tenant_id,
+            "provider_message_id": u.provider_message_id,
+            "sent_at": u.at,
+            "last_error": "reconciled_with_provider",
+        }
+        for u in updates
+        if u.reference
+    ]
+    if not known:
+        return
+    won = update_rows(
+        conn,
+        _OUTBOX,
+        known,
+        keys=("outbox_id", "tenant_id"),
+        assign=("provider_message_id", "sent_at", "last_error"),
+        expressions={"status": f"'{OutboxStatus.SENT}'"},
+        guard=f"t.status = '{OutboxStatus.UNKNOWN}'",
+    )
+    rows = _rows(conn, {key[0] for key in won})
+    _close_tasks(conn, rows, now)
+    _announce(conn, rows, now)
+
+
+def _catch_up(conn: Connection, rows: Sequence[Row[Any]]) -> dict[str, str]:
+    """Bring the summaries of these outbox rows up to their history; returns the new summary of each changed row."""
+    if not rows:
+        return {}
+    keys = [{"tenant_id": row.tenant_id, "provider_message_id": row.provider_message_id} for row in rows]
+    seen: dict[tuple[str, str], list[str]] = {}
+    for entry in joined_rows(
+        conn, _STATUS, keys, keys=("tenant_id", "provider_message_id"), columns=("tenant_id", "provider_message_id", "status")
+    ):
+        seen.setdefault((entry.tenant_id, entry.provider_message_id), []).append(entry.status)
+    changed: dict[str, str] = {}
+    for row in rows:
+        summary = furthest(row.delivery, *seen.get((row.tenant_id, row.provider_message_id), ()))
+        if summary is not None and summary != row.delivery:
+            changed[row.outbox_id] = summary
+    update_rows(
+        conn, _OUTBOX, [{"outbox_id": i, "delivery": s} for i, s in changed.items()], keys=("outbox_id",), assign=("delivery",)
+    )
+    return changed
+
+
+def next_due(conn: Connection) -> datetime | None:
+    """When the next pending delivery or running lease is due."""
+    pending = select(func.min(_OUTBOX.c.due_at)).where(_OUTBOX.c.status == OutboxStatus.PENDING).scalar_subquery()
+    leased = select(func.min(_OUTBOX.c.lease_until)).where(_OUTBOX.c.status == OutboxStatus.SENDING).scalar_subquery()
+    row = conn.execute(select(pending.label("pending"), leased.label("leased"))).one()
+    moments = [m for m in (row.pending, row.leased) if m is not None]
+    return min(moments) if moments else None
+
+
+def backlog(conn: Connection) -> tuple[int, datetime | None]:
+    """How many deliveries are not done, and since when the oldest of them waits."""
+    row = conn.execute(select(func.count(), func.min(_OUTBOX.c.created_at)).where(_OUTBOX.c.status.in_(ACTIVE))).one()
+    return int(row[0]), row[1]
+
+
+def deliveries_of(conn: Connection, tenant_id: str, correlation_id: str) -> list[dict[str, Any]]:
+    """Everything sent under one correlation id, oldest first, each with its status history."""
+    rows = conn.execute(
+        select(_OUTBOX)
+        .where(_OUTBOX.c.tenant_id == tenant_id, _OUTBOX.c.correlation_id == correlation_id)
+        .order_by(_OUTBOX.c.created_at, _OUTBOX.c.outbox_id)
+    ).all()
+    ids = [row.provider_message_id for row in rows if row.provider_message_id]
+    history = conn.execute(
+        select(_STATUS)
+        .where(_STATUS.c.tenant_id == tenant_id, _STATUS.c.provider_message_id.in_(ids))
+        .order_by(_STATUS.c.at, _STATUS.c.received_at)
+    ).all()
+    return [
+        {
+            **dict(row._mapping),
+            "history": [
+                {"status": s.status, "at": s.at, "detail": s.detail}
+                for s in history
+                if s.provider_message_id == row.provider_message_id
+            ],
+        }
+        for row in rows
+    ]
+
+
+# --- shared -------------------------------------------------------------------------------------------------------------
+
+
+def _rows(conn: Connection, outbox_ids: set[str]) -> list[Row[Any]]:
+    if not outbox_ids:
+        return []
+    keys = [{"outbox_id": i} for i in sorted(outbox_ids)]
+    return list(joined_rows(conn, _OUTBOX, keys, keys=("outbox_id",), columns=_OUTBOX.c.keys()))
+
+
+_TASK_OF = {
+    OutboxStatus.UNKNOWN: "delivery_unknown",
+    OutboxStatus.FAILED: "delivery_refused",
+    OutboxStatus.DEAD: "delivery_given_up",
+}
+
+
+def _announce(conn: Connection, rows: Sequence[Row[Any]], now: datetime) -> None:
+    """Open a task for each row that ended without having been sent, and tell the streams."""
+    tasks = []
+    for row in rows:
+        cause = _TASK_OF.get(OutboxStatus(row.status))
+        if cause is not None:
+            reason = row.last_error if row.last_error in ("template_required", "contact_without_phone") else cause
+            tasks.append(_task(row, cause, reason, now))
+    open_tasks(conn, tasks)
+    _publish(conn, rows, tasks, now)
+
+
+def _task(row: Row[Any], cause: str, reason: str, now: datetime) -> dict[str, Any]:
+    return task_row(
+        tenant_id=row.tenant_id,
+        task_id=new_id(),
+        dedup_key=f"outbox:{row.outbox_id}",
+        cause=cause,
+        reason=reason,
+        priority=1,
+        contact_id=row.contact_id,
+        item_id=row.outbox_id,
+        correlation_id=row.correlation_id,
+        now=now,
+        due_at=now + TASK_DUE,
+    )
+
+
+def _close_tasks(conn: Connection, rows: Sequence[Row[Any]], now: datetime) -> None:
+    """What turned out to have been sent needs nobody any more, unless a person has taken it up already."""
+    if not rows:
+        return
+    conn.execute(
+        update(_TASK)
+        .where(
+            _TASK.c.tenant_id.in_({row.tenant_id for row in rows}),
+            _TASK.c.dedup_key.in_([f"outbox:{row.outbox_id}" for row in rows]),
+            _TASK.c.status == "open",
+        )
+        .values(status="resolved", resolution="sent_after_all", resolved_at=now, rev=_TASK.c.rev + 1)
+    )
+
+
+def _publish(conn: Connection, rows: Sequence[Row[Any]], tasks: Sequence[dict[str, Any]], now: datetime) -> None:
+    changes: dict[tuple[str | None, str], set[str]] = {}
+    for row in rows:
+        if row.contact_id:
+            changes.setdefault((row.tenant_id, "lane"), set()).add(row.contact_id)
+    for task in tasks:
+        changes.setdefault((task["tenant_id"], "manual"), set()).add(task["task_id"])
+    publish_many(conn, changes, now)

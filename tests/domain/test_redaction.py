@@ -1,0 +1,53 @@
+"""What must not leave the product: by the name of its field, and by its shape wherever it stands."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from app.domain.redaction import DEPTH_MAX, ITEMS_MAX, REDACTED, is_private, redact, redact_text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("liga para +55 11 98765-4321 hoje", "liga para [phone] hoje"),
+        ("de 5511987654321@s.whatsapp.net", "de [phone]"),
+        ("(11) 98765-4321", "[phone]"),
+        ("ana.souza@clinica.com.br escreveu", "[email] escreveu"),
+        ("CPF 123.456.789-09", "CPF [document]"),
+        ("GET /ack/AbCdEf123456 200", "GET /ack/[token] 200"),
+        ("Authorization: Bearer abc.def-123", "Authorization: Bearer [token]"),
+        ("redis://:hunter2@host:6379/0", "redis://[secret]@host:6379/0"),
+        ("nothing private: order 12 of lane c-maria", "nothing private: order 12 of lane c-maria"),
+    ],
+)
+def test_what_looks_private_is_replaced_by_its_kind(text: str, shown: str) -> None:
+    assert redact_text(text) == shown
+
+
+def test_private_fields_are_hidden_whole_and_empty_ones_stay_visible_as_empty() -> None:
+    found = redact({"profile_name": "Maria", "text": "", "contact_id": "c-maria", "access_token": "x", "phone": None, "n": 1.5})
+    assert found == {
+        "profile_name": REDACTED,
+        "text": "",
+        "contact_id": "c-maria",
+        "access_token": REDACTED,
+        "phone": None,
+        "n": 1.5,
+    }
+    assert is_private("Guardian_Phone")
+    assert not is_private("commit_order")
+
+
+def test_lists_and_depth_are_bounded_and_say_so() -> None:
+    assert redact(list(range(ITEMS_MAX + 3)))[-1] == "[3 more]"
+    assert redact(("a", {"b"})) == ["a", ["b"]]
+    deep: Any = "x"
+    for _ in range(DEPTH_MAX + 1):
+        deep = {"in": deep}
+    assert "[too deep]" in str(redact(deep))
+
+
+def test_anything_else_is_shown_as_text() -> None:
+    assert redact(datetime(2026, 11, 23, tzinfo=UTC)) == "2026-11-23 00:00:00+00:00"

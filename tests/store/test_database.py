@@ -1,0 +1,289 @@
+"""One way to the database: what was written is durable, what failed left nothing, and no caller is left in doubt."""
+
+import asyncio
+import sqlite3
+import threading
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, insert, select, text
+from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
+
+from app.errors import ConfigError, OutcomeUnknown, StorageUnavailable
+from app.store import database as module
+from app.store.database import RETRIES, Database, run_in_thread
+from app.store.tables import LaneLock, table
+from tests.services import PostgresServer
+
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+LOCK = table(LaneLock)
+
+
+def put(conn: Connection, key: str = "k", at: datetime = NOW) -> str:
+    conn.execute(insert(LOCK).values(lock_key=key, token="t", expires_at=at))
+    return key
+
+
+def keys(conn: Connection) -> list[str]:
+    return list(conn.scalars(select(LOCK.c.lock_key).order_by(LOCK.c.lock_key)))
+
+
+async def test_what_was_written_can_be_read(db: Database) -> None:
+    assert await db.write(put, "k", at=NOW) == "k"
+    assert await db.read(keys) == ["k"]
+
+
+async def test_a_write_that_fails_leaves_nothing(db: Database) -> None:
+    def fail(conn: Connection) -> None:
+        put(conn)
+        raise ValueError("after the insert")
+
+    with pytest.raises(ValueError, match="after the insert"):
+        await db.write(fail)
+    assert await db.read(keys) == []
+
+
+async def test_what_a_read_changes_does_not_stay(db: Database) -> None:
+    # SQLite refuses at once, PostgreSQL rolls back
+    if db.is_sqlite:
+        with pytest.raises(DBAPIError, match="readonly"):
+            await db.read(put)
+    else:
+        await db.read(put)
+    assert await db.read(keys) == []
+
+
+async def test_a_violated_constraint_is_an_answer_and_is_not_retried(db: Database) -> None:
+    await db.write(put)
+    calls = []
+
+    def again(conn: Connection) -> None:
+        calls.append(1)
+        put(conn)
+
+    with pytest.raises(IntegrityError):
+        await db.write(again)
+    assert len(calls) == 1
+
+
+async def test_fifty_writers_take_turns_and_lose_nothing(db: Database) -> None:
+    await db.write(lambda conn: conn.execute(text("INSERT INTO audit_head (chain, number, hash) VALUES ('c', 0, '')")).close())
+
+    def count(conn: Connection) -> None:
+        number = conn.scalar(text("SELECT number FROM audit_head WHERE chain = 'c'" + ("" if db.is_sqlite else " FOR UPDATE")))
+        conn.execute(text("UPDATE audit_head SET number = :n"), {"n": number + 1})
+
+    await asyncio.gather(*(db.write(count) for _ in range(50)))
+    assert await db.read(lambda conn: conn.scalar(text("SELECT number FROM audit_head"))) == 50
+
+
+async def test_a_reader_does_not_hold_up_a_writer(db: Database) -> None:
+    entered, release = threading.Event(), threading.Event()
+
+    def slow_sqlite(conn: Connection) -> list[str]:
+        before = keys(conn)
+        entered.set()
+        release.wait(10)
+        return before + keys(conn)
+
+    def slow_postgres(conn: Connection) -> list[str]:
+        conn.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+        before = keys(conn)
+        entered.set()
+        conn.execute(text("SELECT pg_sleep(0.3)"))
+        return before + keys(conn)
+
+    reading = asyncio.create_task(db.read(slow_sqlite if db.is_sqlite else slow_postgres))
+    await asyncio.to_thread(entered.wait, 5)
+    await asyncio.wait_for(db.write(put), 5)
+    release.set()
+    assert await reading == []  # one snapshot, from before the write
+
+
+async def test_a_cancelled_write_is_finished_first(db: Database) -> None:
+    entered, release = threading.Event(), threading.Event()
+
+    def slow(conn: Connection) -> None:
+        put(conn)
+        entered.set()
+        if db.is_sqlite:
+            release.wait(10)
+        else:
+            conn.execute(text("SELECT pg_sleep(0.2)"))
+
+    writing = asyncio.create_task(db.write(slow))
+    await asyncio.to_thread(entered.wait, 5)
+    writing.cancel()
+    await asyncio.sleep(0)
+    release.set()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    assert await db.read(keys) == ["k"]  # never in doubt: when the cancellation arrives, the outcome is in the database
+
+
+async def test_a_serialisation_failure_is_tried_again(postgres_db: Database) -> None:
+    calls = []
+
+    def twice(conn: Connection) -> None:
+        calls.append(1)
+        put(conn, f"k-{len(calls)}")
+        if len(calls) < 3:
+            conn.execute(text("DO $$ BEGIN RAISE EXCEPTION 'not now' USING ERRCODE = '40001'; END $$"))
+
+    await postgres_db.write(twice)
+    assert await postgres_db.read(keys) == ["k-3"]
+
+
+async def test_trying_again_is_bounded(postgres_db: Database) -> None:
+    calls = []
+
+    def always(conn: Connection) -> None:
+        calls.append(1)
+        conn.execute(text("DO $$ BEGIN RAISE EXCEPTION 'never' USING ERRCODE = '40P01'; END $$"))
+
+    with pytest.raises(StorageUnavailable, match="never"):
+        await postgres_db.write(always)
+    assert len(calls) == RETRIES
+
+
+async def test_a_connection_killed_before_the_commit_is_replaced(postgres_db: Database, postgres_server: PostgresServer) -> None:
+    calls = []
+
+    def killed_once(conn: Connection) -> None:
+        put(conn)
+        calls.append(1)
+        if len(calls) == 1:
+            _kill(postgres_server, conn)
+            conn.execute(text("SELECT 1"))
+
+    await postgres_db.write(killed_once)
+    assert await postgres_db.read(keys) == ["k"]
+    assert len(calls) == 2
+
+
+async def test_a_connection_lost_while_committing_is_an_unknown_outcome(
+    postgres_db: Database, postgres_server: PostgresServer
+) -> None:
+    def killed_at_the_end(conn: Connection) -> None:
+        put(conn)
+        _kill(postgres_server, conn)
+
+    with pytest.raises(OutcomeUnknown):
+        await postgres_db.write(killed_at_the_end)
+    assert await postgres_db.read(keys) in ([], ["k"])  # a fresh connection tells which
+
+
+def _kill(server: PostgresServer, conn: Connection) -> None:
+    pid = conn.scalar(text("SELECT pg_backend_pid()"))
+    server.execute(f"SELECT pg_terminate_backend({pid}, 5000)")
+
+
+async def test_a_database_that_is_down_is_unavailable_and_comes_back(
+    postgres_server: PostgresServer, postgres_db: Database
+) -> None:
+    await postgres_db.write(put)
+    postgres_server.stop()
+    try:
+        with pytest.raises(StorageUnavailable):
+            await postgres_db.read(keys)
+    finally:
+        postgres_server.start()
+    assert await postgres_db.read(keys) == ["k"]
+
+
+async def test_sqlite_locked_by_another_process_is_unavailable_and_comes_back(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BUSY_TIMEOUT_MS", 20)
+    database = Database(sqlite_url)
+    other = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)
+    try:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StorageUnavailable, match="locked"):
+            await database.write(put)
+        other.execute("ROLLBACK")
+        await database.write(put)
+        assert await database.read(keys) == ["k"]
+    finally:
+        other.close()
+        await database.close()
+
+
+async def test_every_sqlite_connection_is_durable_and_strict(sqlite_db: Database) -> None:
+    def pragmas(conn: Connection) -> list[object]:
+        return [conn.exec_driver_sql(f"PRAGMA {p}").scalar() for p in ("synchronous", "journal_mode", "foreign_keys", "query_only")]
+
+    assert await sqlite_db.write(pragmas) == [2, "wal", 1, 0]
+    readers = await asyncio.gather(*(sqlite_db.read(pragmas) for _ in range(8)))
+    assert readers == [[2, "wal", 1, 1]] * 8
+
+
+async def test_every_postgres_connection_waits_for_the_disk_and_speaks_utc(postgres_db: Database) -> None:
+    def settings(conn: Connection) -> list[object]:
+        return [conn.scalar(text(f"SHOW {name}")) for name in ("synchronous_commit", "timezone", "transaction_isolation")]
+
+    assert await postgres_db.write(settings) == ["on", "UTC", "read committed"]
+
+
+async def test_a_time_comes_back_as_utc_whatever_its_offset(db: Database) -> None:
+    local = datetime(2026, 11, 23, 9, 0, 0, 123456, tzinfo=timezone(timedelta(hours=-3)))
+    await db.write(put, at=local)
+    stored = await db.read(lambda conn: conn.scalar(select(LOCK.c.expires_at)))
+    assert stored == local
+    assert stored.tzinfo is UTC
+
+
+async def test_a_time_without_offset_is_refused(db: Database) -> None:
+    with pytest.raises(StatementError, match="naive datetime refused"):
+        await db.write(put, at=datetime(2026, 11, 23, 12, 0))  # noqa: DTZ001 - that is what is refused
+
+
+async def test_times_are_ordered_as_times(db: Database) -> None:
+    moments = [NOW + timedelta(microseconds=step) for step in (0, 1, 999_999, 1_000_000, 86_400_000_000)]
+    for number, moment in enumerate(reversed(moments)):
+        await db.write(put, f"k{number}", at=moment)
+    assert await db.read(lambda conn: list(conn.scalars(select(LOCK.c.expires_at).order_by(LOCK.c.expires_at)))) == moments
+    later = await db.read(lambda conn: list(conn.scalars(select(LOCK.c.lock_key).where(LOCK.c.expires_at > moments[2]))))
+    assert len(later) == 2
+
+
+@pytest.mark.parametrize("url", ["mysql://localhost/x", "sqlite://", "sqlite:///:memory:"])
+def test_a_database_that_cannot_keep_the_promises_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match="KORA_DATABASE_URL"):
+        Database(url)
+
+
+def test_one_transaction_can_be_run_without_a_loop(database_url: str) -> None:
+    assert run_in_thread(database_url, put) == "k"
+    assert run_in_thread(database_url, keys) == ["k"]
+
+
+async def test_and_also_from_inside_a_running_loop(database_url: str) -> None:
+    assert run_in_thread(database_url, put) == "k"
+
+
+def test_its_failure_reaches_the_caller(database_url: str) -> None:
+    def fail(_conn: Connection) -> None:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        run_in_thread(database_url, fail)
+
+
+async def test_a_listener_hears_a_notification(postgres_db: Database) -> None:
+    heard: asyncio.Queue[str] = asyncio.Queue()
+
+    def hear(_conn: object, _pid: int, _channel: str, payload: str) -> None:
+        heard.put_nowait(payload)
+
+    async with postgres_db.listen_connection() as conn:
+        await conn.add_listener("kora", hear)
+        await postgres_db.write(lambda c: c.execute(text("NOTIFY kora, 'wake'")).close())
+        assert await asyncio.wait_for(heard.get(), 5) == "wake"
+        await conn.remove_listener("kora", hear)
+
+
+def test_the_files_of_sqlite_stay_in_one_folder(sqlite_url: str, tmp_path: Path) -> None:
+    run_in_thread(sqlite_url, put)
+    assert {f.name for f in tmp_path.iterdir()} == {"kora.db"}  # closed properly: no -wal and -shm left behind
