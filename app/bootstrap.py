@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -12,7 +12,6 @@ import structlog
 from sqlalchemy.engine import make_url
 
 from app.channels.factory import World
-from app.channels.outbound import PhoneEntry
 from app.clock import Clock, SystemClock
 from app.engine.channel_book import ChannelBook
 from app.engine.conversations import Conversations
@@ -21,6 +20,7 @@ from app.engine.intake import Intake
 from app.engine.locks import DatabaseLocks, LaneLocks
 from app.engine.nodes import Nodes
 from app.engine.outbox import OutboxLoop
+from app.engine.phone_writer import PhoneWriter
 from app.engine.policies import PolicyCache
 from app.engine.redis_locks import RedisLocks
 from app.engine.stream import StreamHub
@@ -31,7 +31,6 @@ from app.settings import Settings
 from app.store.database import Database
 from app.store.ledger import LanePlan, database_now
 from app.store.migrate import current, head
-from app.store import phone
 from app.telemetry import configure
 
 log = structlog.get_logger("app.bootstrap")
@@ -83,7 +82,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
     """Build the services of one process; nothing runs yet. `logs=False` leaves logging as it is (tests)."""
     clock = clock or SystemClock(settings.time_scale)
     sink = configure(log_format=settings.log_format, now=clock.now, node_id=settings.node_id) if logs else None
-    _make_folder(settings.database_url)
+    prepare_folder(settings.database_url)
     database = Database(settings.database_url)
     reference = await database.read(database_now)
     if reference is not None:
@@ -99,11 +98,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
     else:
         locks = DatabaseLocks(database, clock)
     http = httpx.AsyncClient(timeout=10.0, follow_redirects=False)
-
-    async def show(entry: PhoneEntry) -> None:
-        await database.write(phone.show, [asdict(entry)], clock.now())
-
-    channels = ChannelBook(database, World(client=http, phone=show))
+    channels = ChannelBook(database, World(client=http, phone=PhoneWriter(database, clock)))
     intake = Intake(database, clock, policies, metrics)
     conversations = Conversations(database, clock)
     dispatch = Dispatch(database, clock, locks, policies, metrics, node_id=settings.node_id)
@@ -173,7 +168,8 @@ async def running(services: Services) -> AsyncIterator[Services]:
         raise services.supervisor.defect
 
 
-def _make_folder(database_url: str) -> None:
+def prepare_folder(database_url: str) -> None:
+    """Make the folder of a SQLite file."""
     url = make_url(database_url)
     if url.get_backend_name() == "sqlite" and url.database:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ class Clinic:
     therapist_id: str = "t-ana"
 
 
-def tenant(conn: Connection, *, tenant_id: str = "ten-sol", slug: str | None = None, now: datetime = NOON, **values: Any) -> str:
+def tenant(conn: Connection, /, *, tenant_id: str = "ten-sol", slug: str | None = None, now: datetime = NOON, **values: Any) -> str:
     """A clinic; returns its id."""
     row = {
         "tenant_id": tenant_id,
@@ -39,6 +39,7 @@ def tenant(conn: Connection, *, tenant_id: str = "ten-sol", slug: str | None = N
 
 def contact(
     conn: Connection,
+    /,
     *,
     tenant_id: str = "ten-sol",
     contact_id: str = "c-maria",
@@ -54,7 +55,7 @@ def contact(
 
 
 def patient(
-    conn: Connection, *, tenant_id: str = "ten-sol", patient_id: str = "p-pedro", name: str = "Pedro", now: datetime = NOON
+    conn: Connection, /, *, tenant_id: str = "ten-sol", patient_id: str = "p-pedro", name: str = "Pedro", now: datetime = NOON
 ) -> str:
     """A child in therapy; returns its id."""
     conn.execute(insert(table(Patient)).values(tenant_id=tenant_id, patient_id=patient_id, name=name, created_at=now))
@@ -62,7 +63,7 @@ def patient(
 
 
 def therapist(
-    conn: Connection, *, tenant_id: str = "ten-sol", therapist_id: str = "t-ana", name: str = "Ana", now: datetime = NOON
+    conn: Connection, /, *, tenant_id: str = "ten-sol", therapist_id: str = "t-ana", name: str = "Ana", now: datetime = NOON
 ) -> str:
     """A therapist; returns its id."""
     conn.execute(insert(table(Therapist)).values(tenant_id=tenant_id, therapist_id=therapist_id, name=name, created_at=now))
@@ -71,6 +72,7 @@ def therapist(
 
 def guardian(
     conn: Connection,
+    /,
     *,
     tenant_id: str = "ten-sol",
     patient_id: str = "p-pedro",
@@ -107,6 +109,7 @@ def guardian(
 
 def appointment(
     conn: Connection,
+    /,
     *,
     start_at: datetime,
     end_at: datetime,
@@ -127,7 +130,7 @@ def appointment(
     return appointment_id
 
 
-def clinic(conn: Connection, *, tenant_id: str = "ten-sol", now: datetime = NOON) -> Clinic:
+def clinic(conn: Connection, /, *, tenant_id: str = "ten-sol", now: datetime = NOON) -> Clinic:
     """A clinic with Maria, who may do everything for Pedro (guardian_version 1), and the therapist Ana."""
     made = Clinic(tenant_id=tenant_id, slug=tenant_id.removeprefix("ten-"))
     tenant(conn, tenant_id=tenant_id, now=now)

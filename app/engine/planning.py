@@ -210,6 +210,8 @@ class _Planner:
         cause = "contingency" if decision.state is State.PENDING_CONTINGENCY else "safe_mode"
         self._block(plan, cause, self.now + timedelta(seconds=RECHECK_PARKED_S))
         self._mark(plan, lane, index, decision.state, decision.reason, Reason.BEHIND_PARKED)
+        if lane.more is not None:
+            plan.park_rest = (decision.state, lane.commands[-1].commit_order or 0)
 
     def _mark(self, plan: LanePlan, lane: LaneFacts, index: int, state: State, first: str, behind: str) -> None:
         """Make the state of a stopped command, and of those behind it, visible."""

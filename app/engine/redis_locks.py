@@ -59,7 +59,7 @@ class RedisLocks:
             retry=Retry(NoBackoff(), 0),
             health_check_interval=0,
         )
-        self.redis: Redis = Redis(connection_pool=pool)
+        self.redis: Redis = Redis.from_pool(pool)
         self._acquire = self.redis.register_script(_ACQUIRE)
         self._release = self.redis.register_script(_RELEASE)
         self._open_since: float | None = None

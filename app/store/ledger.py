@@ -111,6 +111,8 @@ class LanePlan:
     blocked_by: str | None = None
     next_ready_since: datetime | None = None
     steps_used: int = 0
+    park_rest: tuple[State, int] | None = None
+    """Every command after this place is parked in this state too, also those beyond what was read."""
 
     @property
     def key(self) -> LaneKey:
@@ -174,6 +176,7 @@ def apply(conn: Connection, plans: Sequence[LanePlan], attempt: Attempt) -> list
     insert_rows(conn, _LEDGER, writes.ledger)
     insert_rows(conn, _VERSION, writes.versions)
     _write_commands(conn, writes)
+    _park_rest(conn, applied, attempt.now)
     _write_proposals(conn, writes, attempt.now)
     insert_rows(conn, _TICKET, writes.tickets)
     enqueue(conn, writes.outbox)
@@ -547,6 +550,31 @@ def _write_commands(conn: Connection, writes: _Writes) -> None:
     lost = {(row["tenant_id"], row["command_id"]) for row in writes.commands} - matched
     if lost:
         raise LostRace({writes.lanes[key] for key in lost})
+
+
+def _park_rest(conn: Connection, plans: Sequence[LanePlan], now: datetime) -> None:
+    """What comes behind a parked command is parked, however long the lane is."""
+    rows = [
+        {
+            "tenant_id": plan.key[0],
+            "contact_id": plan.key[1],
+            "was_commit_order": plan.park_rest[1],
+            "status": plan.park_rest[0],
+            "reason": Reason.BEHIND_PARKED,
+            "waiting_since": now,
+        }
+        for plan in plans
+        if plan.park_rest is not None
+    ]
+    update_rows(
+        conn,
+        _COMMAND,
+        rows,
+        keys=("tenant_id", "contact_id"),
+        assign=("status", "reason"),
+        expressions={"was_parked": "true", "waiting_since": "coalesce(t.waiting_since, r.waiting_since)"},
+        guard="t.done_at IS NULL AND t.commit_order > r.was_commit_order AND t.status <> r.status",
+    )
 
 
 def _write_proposals(conn: Connection, writes: _Writes, now: datetime) -> None:

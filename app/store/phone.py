@@ -50,7 +50,10 @@ def chats(conn: Connection, tenant_id: str | None, limit: int = 50) -> list[Chat
     last = select(func.max(_PHONE.c.position).label("position"), func.count().label("count")).where(mine).group_by(_PHONE.c.target)
     latest = last.subquery("l")
     rows = conn.execute(
-        select(_PHONE, latest.c.count).join(latest, latest.c.position == _PHONE.c.position).order_by(_PHONE.c.position.desc()).limit(limit)
+        select(_PHONE, latest.c.count)
+        .join(latest, latest.c.position == _PHONE.c.position)
+        .order_by(_PHONE.c.position.desc())
+        .limit(limit)
     ).all()
     known = _contacts(conn, tenant_id, [row.target for row in rows])
     return [

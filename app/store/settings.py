@@ -44,7 +44,7 @@ DEFAULTS: Final[Mapping[str, Any]] = {
 }
 """What holds where nothing was set."""
 
-_SECRET_KEYS: Final = frozenset({"app_secret", "verify_token", "access_token", "secret", "token", "apikey"})
+_SECRET_KEYS: Final = frozenset({"app_secret", "verify_token", "access_token", "secret", "token", "apikey", "api_key"})
 _SECRET_SECTIONS: Final = frozenset({"channels"})
 """Sections whose values are URLs that may carry credentials."""
 

@@ -33,25 +33,23 @@ QUICK = Limits(connect_s=0.5, read_s=0.3, total_s=0.6)
 POLICY = OutboxPolicy(attempts_max=4, backoff_s=2.0, send_limit_s=2.0)
 
 
-def say(conn: Connection, text: str = "Consulta marcada.", cause: str = "cmd-1", step: str = "answer", **values: Any) -> str:
-    row = outbox_row(
-        **{
-            "tenant_id": TENANT,
-            "cause_id": cause,
-            "step": step,
-            "kind": "family_message",
-            "contact_id": CONTACT,
-            "body": {"text": text},
-            "correlation_id": "corr-1",
-            "now": NOON,
-        }
-        | values
-    )
+def say(conn: Connection, /, text: str = "Consulta marcada.", cause: str = "cmd-1", step: str = "answer", **values: Any) -> str:
+    facts: dict[str, Any] = {
+        "tenant_id": TENANT,
+        "cause_id": cause,
+        "step": step,
+        "kind": "family_message",
+        "contact_id": CONTACT,
+        "body": {"text": text},
+        "correlation_id": "corr-1",
+        "now": NOON,
+    }
+    row = outbox_row(**facts | values)
     enqueue(conn, [row])
     return str(row["outbox_id"])
 
 
-def hook(conn: Connection, url: str, cause: str = "cmd-1") -> str:
+def hook(conn: Connection, /, url: str, cause: str = "cmd-1") -> str:
     body = {"channel": f"webhook:{url}", "document": {"n": 1}}
     return say(conn, cause=cause, kind="webhook", contact_id=None, body=body)
 
@@ -64,7 +62,7 @@ def tasks(conn: Connection) -> list[tuple[str, str, str]]:
     return [(r.cause, r.reason, r.status) for r in conn.execute(select(TASK).order_by(TASK.c.created_at))]
 
 
-def configure(conn: Connection, document: str) -> None:
+def configure(conn: Connection, /, document: str) -> None:
     conn.execute(insert(table(SettingsDoc)).values(scope=TENANT, data_json=document, updated_at=NOON, updated_by="system:test"))
 
 
@@ -104,6 +102,10 @@ def all_are(*statuses: str) -> Callable[[list[Any]], bool]:
     return lambda found: [r.status for r in found] == list(statuses)
 
 
+def waiting_after(attempts: int) -> Callable[[list[Any]], bool]:
+    return lambda found: (found[0].status, found[0].attempts) == ("pending", attempts)
+
+
 @pytest.fixture
 async def clinic(db: Database) -> Database:
     await db.write(builders.clinic)
@@ -113,7 +115,9 @@ async def clinic(db: Database) -> Database:
 # --- families: at most once ---------------------------------------------------------------------------------------------
 
 
-async def test_a_message_reaches_the_simulated_phone_once_whatever_is_enqueued_again(clinic: Database, manual_clock: ManualClock) -> None:
+async def test_a_message_reaches_the_simulated_phone_once_whatever_is_enqueued_again(
+    clinic: Database, manual_clock: ManualClock
+) -> None:
     await clinic.write(say)
     await clinic.write(say)
     async with running(clinic, manual_clock) as loop:
@@ -153,7 +157,7 @@ async def test_a_message_that_was_not_taken_is_tried_again_and_arrives_once(clin
         await clinic.write(configure, cloud_settings(there.url))
         await clinic.write(say)
         for attempts in (1, 2):
-            await until(clinic, loop, lambda found, n=attempts: found[0].attempts == n and found[0].status == "pending")
+            await until(clinic, loop, waiting_after(attempts))
             manual_clock.advance(minutes=5)
         (row,) = await until(clinic, loop, all_are("sent"))
     assert (row.attempts, len(there.requests)) == (3, 3)
@@ -165,16 +169,18 @@ async def test_a_message_waits_at_least_as_long_as_the_provider_asks(clinic: Dat
     async with provider(busy) as there, running(clinic, manual_clock) as loop:
         await clinic.write(configure, cloud_settings(there.url))
         await clinic.write(say)
-        (row,) = await until(clinic, loop, lambda found: found[0].attempts == 1 and found[0].status == "pending")
+        (row,) = await until(clinic, loop, waiting_after(1))
     assert row.due_at >= NOON + timedelta(seconds=90)
 
 
-async def test_a_message_is_given_up_after_bounded_attempts_and_a_person_takes_over(clinic: Database, manual_clock: ManualClock) -> None:
+async def test_a_message_is_given_up_after_bounded_attempts_and_a_person_takes_over(
+    clinic: Database, manual_clock: ManualClock
+) -> None:
     async with provider(answer(503)) as there, running(clinic, manual_clock) as loop:
         await clinic.write(configure, cloud_settings(there.url))
         await clinic.write(say)
         for n in range(1, POLICY.attempts_max):
-            await until(clinic, loop, lambda found, n=n: found[0].attempts == n and found[0].status == "pending")
+            await until(clinic, loop, waiting_after(n))
             manual_clock.advance(minutes=10)
         await until(clinic, loop, all_are("dead"))
         assert len(there.requests) == POLICY.attempts_max
@@ -233,7 +239,7 @@ async def test_messages_of_one_contact_leave_in_the_order_in_which_they_were_wri
     await clinic.write(three)
     async with provider(accepts(), answer(503)) as there, running(clinic, manual_clock) as loop:
         await clinic.write(configure, cloud_settings(there.url))
-        await until(clinic, loop, lambda found: found[0].attempts == 1 and found[0].status == "pending")
+        await until(clinic, loop, waiting_after(1))
         assert [r.json["text"]["body"] for r in there.requests] == ["1"]
         manual_clock.advance(minutes=5)
         await until(clinic, loop, all_are("sent", "sent", "sent"))
@@ -281,7 +287,7 @@ async def test_a_webhook_is_repeated_under_the_same_key_until_it_is_taken(
 ) -> None:
     async with provider(answer(204), behaviour) as there, running(clinic, manual_clock) as loop:
         await clinic.write(hook, there.url)
-        await until(clinic, loop, lambda found: found[0].attempts == 1 and found[0].status == "pending")
+        await until(clinic, loop, waiting_after(1))
         manual_clock.advance(minutes=5)
         (row,) = await until(clinic, loop, all_are("sent"))
     keys = {r.headers["idempotency-key"] for r in there.requests}
@@ -396,7 +402,13 @@ async def test_a_quiet_tenant_is_served_although_another_has_a_long_backlog(clin
 
 
 def status(word: str, at: datetime = NOON, **over: Any) -> DeliveryUpdate:
-    facts = {"tenant_id": TENANT, "channel": "whatsapp", "provider_message_id": "wamid.1", "status": word, "at": at} | over
+    facts: dict[str, Any] = {
+        "tenant_id": TENANT,
+        "channel": "whatsapp",
+        "provider_message_id": "wamid.1",
+        "status": word,
+        "at": at,
+    } | over
     return DeliveryUpdate(**facts)
 
 

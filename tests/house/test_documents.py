@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from sqlmodel import SQLModel
 
 from app.domain.states import State
 from app.metrics import Metrics
+from app.settings import Settings
 from app.store import tables
 from app.store.verify import CHECKS
 
@@ -32,8 +34,11 @@ def variables(text: str) -> set[str]:
 
 
 def test_every_variable_of_the_environment_is_documented_and_exists() -> None:
-    in_code = variables("\n".join(f.read_text(encoding="utf-8") for f in (ROOT / "app").rglob("*.py")))
-    assert in_code == variables(OPERATIONS)
+    read = {f"KORA_{field.name.upper()}" for field in fields(Settings)}
+    assert read == variables(OPERATIONS)
+    product = [f for f in TEXT_FILES if not {"tests", "e2e"} & set(f.parts)]
+    named = {name for file in product for name in variables(file.read_text(encoding="utf-8"))}
+    assert named <= read, "a variable is named that nothing reads"
 
 
 def test_every_stored_state_is_explained_in_the_guide() -> None:

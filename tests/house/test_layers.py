@@ -27,6 +27,7 @@ def test_the_layers_hold() -> None:
         ("domain/upwards.py", "import app.store.tables"),
         ("domain/impure.py", "import asyncio"),
         ("store/sideways.py", "import app.channels"),
+        ("unplaced.py", ""),
     ],
 )
 def test_a_wrong_import_is_found(tmp_path: Path, module: str, forbidden: str) -> None:

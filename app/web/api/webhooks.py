@@ -1,0 +1,175 @@
+"""Providers' webhooks (F-01): verified over the raw bytes, durable before the answer, the same answer when sent again.
+
+A bad or missing signature is 401 and stores nothing; a body that is no JSON is 400; everything else that a verified
+provider sends is kept and answered 200, because sending it again would not make it better. Only an unavailable database
+is answered 503, so that the provider tries again.
+"""
+
+import ipaddress
+from typing import Any, Final
+
+import structlog
+from litestar import MediaType, Request, get, post
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import Parameter
+
+from app.channels import evolution, uazapi, whatsapp
+from app.channels.inbound import NotJson, Parsed, decode, secret_is_valid, signature_is_valid
+from app.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
+from app.store.outbox import record_deliveries
+from app.store.webhooks import WebhookTenant, webhook_tenant
+
+log = structlog.get_logger("web.webhooks")
+
+BODY_MAX: Final = 3 * 1024 * 1024
+"""Providers send up to 3 MB in one POST."""
+
+_OPTIONS: Final[dict[str, Any]] = {
+    "status_code": 200,
+    "request_max_body_size": BODY_MAX,
+    "opt": {"public": True, "exclude_from_auth": True, "exclude_from_csrf": True},
+    "tags": ["webhooks"],
+    "responses": {
+        401: ResponseSpec(None, description="Signature or secret missing or wrong; nothing was stored"),
+        404: ResponseSpec(None, description="Unknown tenant"),
+        413: ResponseSpec(None, description="Body over 3 MiB"),
+        503: ResponseSpec(None, description="Storage unavailable; nothing was accepted"),
+    },
+}
+
+
+@get(
+    "/api/v1/webhooks/whatsapp/{tenant:str}",
+    media_type=MediaType.TEXT,
+    opt=_OPTIONS["opt"],
+    tags=["webhooks"],
+    summary="Cloud API verification handshake",
+    sync_to_thread=False,
+)
+async def verify_whatsapp(
+    request: Request[Any, Any, Any],
+    tenant: str,
+    mode: str | None = Parameter(query="hub.mode", default=None),
+    verify_token: str | None = Parameter(query="hub.verify_token", default=None),
+    challenge: str | None = Parameter(query="hub.challenge", default=None),
+) -> str:
+    """The challenge as text when the verify token is the tenant's."""
+    found = await _tenant(request, tenant)
+    if mode != "subscribe" or not secret_is_valid(found.secret("whatsapp", "verify_token"), verify_token):
+        raise Forbidden("The verify token is not the one in this clinic's settings.")
+    return challenge or ""
+
+
+@post("/api/v1/webhooks/whatsapp/{tenant:str}", summary="Messages and statuses of the WhatsApp Cloud API", **_OPTIONS)
+async def receive_whatsapp(request: Request[Any, Any, Any], tenant: str) -> dict[str, int]:
+    """Every entry, change, message and status of one POST, signed with `X-Hub-Signature-256`."""
+    found = await _tenant(request, tenant)
+    body = await request.body()
+    if not signature_is_valid(found.secret("whatsapp", "app_secret"), body, request.headers.get("x-hub-signature-256")):
+        raise _refused("whatsapp", found)
+    number = found.secret("whatsapp", "phone_number_id")
+    parsed = whatsapp.parse(
+        _document(body), tenant_id=found.tenant_id, phone_number_id=number, received_at=request.app.state.services.clock.now()
+    )
+    return await _take(request, "whatsapp", found, parsed)
+
+
+@post(
+    ["/api/v1/webhooks/evolution/{tenant:str}", "/api/v1/webhooks/evolution/{tenant:str}/{event:path}"],
+    summary="Messages and statuses of an Evolution API instance",
+    **_OPTIONS,
+)
+async def receive_evolution(request: Request[Any, Any, Any], tenant: str, event: str | None = None) -> dict[str, int]:
+    """One event; the secret comes in a header of the operator's choice, or as the Bearer JWT that Evolution signs with it."""
+    found = await _tenant(request, tenant)
+    secret = found.secret("evolution", "secret")
+    services = request.app.state.services
+    trusted = _header_holds(request, secret) or evolution.jwt_is_valid(
+        secret, request.headers.get("authorization"), services.clock.now()
+    )
+    if not trusted:
+        raise _refused("evolution", found)
+    document = _document(await request.body())
+    if isinstance(document, dict) and event and not document.get("event"):
+        document = {**document, "event": event.strip("/")}
+    parsed = evolution.parse(document, tenant_id=found.tenant_id, received_at=services.clock.now())
+    return await _take(request, "evolution", found, parsed)
+
+
+@post(
+    ["/api/v1/webhooks/uazapi/{tenant:str}", "/api/v1/webhooks/uazapi/{tenant:str}/{rest:path}"],
+    summary="Messages and statuses of a Uazapi instance",
+    **_OPTIONS,
+)
+async def receive_uazapi(request: Request[Any, Any, Any], tenant: str, rest: str | None = None) -> dict[str, int]:
+    """One event; Uazapi signs nothing, so the secret comes in a header or as a part of the path, from an allowed address."""
+    found = await _tenant(request, tenant)
+    secret = found.secret("uazapi", "secret")
+    in_path = secret_is_valid(secret, *(rest or "").strip("/").split("/"))
+    if not (in_path or _header_holds(request, secret)) or not _address_allowed(request, found):
+        raise _refused("uazapi", found)
+    document = _document(await request.body())
+    parsed = uazapi.parse(document, tenant_id=found.tenant_id, received_at=request.app.state.services.clock.now())
+    return await _take(request, "uazapi", found, parsed)
+
+
+async def _tenant(request: Request[Any, Any, Any], name: str) -> WebhookTenant:
+    found: WebhookTenant | None = await request.app.state.services.db.read(webhook_tenant, name)
+    if found is None:
+        raise NotFound("There is no clinic at this address.")
+    return found
+
+
+def _refused(channel: str, tenant: WebhookTenant) -> Unauthenticated:
+    log.warning("webhook_refused", flow_id="F-01", tenant_id=tenant.tenant_id, channel=channel, status="unauthenticated")
+    return Unauthenticated("The signature or secret is missing, wrong, or not configured for this clinic. Nothing was stored.")
+
+
+def _header_holds(request: Request[Any, Any, Any], secret: str | None) -> bool:
+    """Whether any header is the secret (operators choose the header's name), alone or as a Bearer token."""
+    values = [value.decode("latin-1") for _, value in request.scope["headers"]]
+    return secret_is_valid(secret, *values, *(v[7:].strip() for v in values if v[:7].lower() == "bearer "))
+
+
+def _address_allowed(request: Request[Any, Any, Any], tenant: WebhookTenant) -> bool:
+    """Whether the caller's address is in the tenant's list; without a list every address is."""
+    section = tenant.settings.get("uazapi")
+    listed = section.get("allowed_addresses") if isinstance(section, dict) else None
+    if not listed:
+        return True
+    try:
+        caller = ipaddress.ip_address(request.client.host if request.client else "")
+        return any(caller in ipaddress.ip_network(str(entry), strict=False) for entry in listed)
+    except (ValueError, TypeError):
+        return False
+
+
+def _document(body: bytes) -> Any:
+    try:
+        return decode(body)
+    except NotJson as error:
+        raise InvalidRequest("The body is not JSON.") from error
+
+
+async def _take(request: Request[Any, Any, Any], channel: str, tenant: WebhookTenant, parsed: Parsed) -> dict[str, int]:
+    """Keep statuses and messages, then answer."""
+    services = request.app.state.services
+    if parsed.deliveries:
+        await services.db.write(record_deliveries, parsed.deliveries, services.clock.now())
+        services.hub.wake()
+    receipts = await services.intake.messages(parsed.items, tenant.tenant_id)
+    level = log.warning if "phone_number_id_mismatch" in parsed.ignored else log.info
+    level(
+        "webhook_received",
+        flow_id="F-01",
+        tenant_id=tenant.tenant_id,
+        channel=channel,
+        status="accepted",
+        messages=len(receipts),
+        statuses=len(parsed.deliveries),
+        ignored=sorted(set(parsed.ignored)),
+    )
+    return {"messages": len(receipts), "statuses": len(parsed.deliveries), "ignored": len(parsed.ignored)}
+
+
+webhook_routes: Final = [verify_whatsapp, receive_whatsapp, receive_evolution, receive_uazapi]
