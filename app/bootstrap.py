@@ -11,7 +11,9 @@ import httpx
 import structlog
 from sqlalchemy.engine import make_url
 
+from app.channels.addresses import AllowList
 from app.channels.factory import World
+from app.channels.http import new_client
 from app.clock import Clock, SystemClock
 from app.engine.channel_book import ChannelBook
 from app.engine.conversations import Conversations
@@ -97,13 +99,14 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
         locks = RedisLocks(settings.redis_url, DatabaseLocks(database, clock, mode="fallback"))
     else:
         locks = DatabaseLocks(database, clock)
-    http = httpx.AsyncClient(timeout=10.0, follow_redirects=False)
-    channels = ChannelBook(database, World(client=http, phone=PhoneWriter(database, clock)))
+    http = new_client()
+    allowed = AllowList(anything=not settings.is_production)  # a laptop's webhooks and sinks live on loopback
+    channels = ChannelBook(database, World(client=http, phone=PhoneWriter(database, clock), allowed=allowed))
     intake = Intake(database, clock, policies, metrics)
     conversations = Conversations(database, clock)
     dispatch = Dispatch(database, clock, locks, policies, metrics, node_id=settings.node_id)
     outbox = OutboxLoop(database, clock, channels, metrics)
-    hub = StreamHub(database, clock)
+    hub = StreamHub(database, clock, metrics)
     supervisor = Supervisor()
     nodes = Nodes(database, clock, supervisor, locks, node_id=settings.node_id)
     services = Services(

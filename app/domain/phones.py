@@ -26,15 +26,12 @@ def e164(text: str | None, region: str = "BR") -> str | None:
         number = phonenumbers.parse(text, region)
     except phonenumbers.NumberParseException:
         return None
+    if not phonenumbers.is_possible_number(number):
+        return None
     national = phonenumbers.national_significant_number(number)
     if str(number.country_code) == _BRAZIL:
         national = _with_ninth_digit(national)
-    whole = f"+{number.country_code}{national}"
-    try:
-        possible = phonenumbers.is_possible_number(phonenumbers.parse(whole))
-    except phonenumbers.NumberParseException:
-        return None
-    return whole if possible else None
+    return f"+{number.country_code}{national}"
 
 
 def from_whatsapp_id(identifier: str | None) -> str | None:

@@ -22,6 +22,10 @@ class Reason(StrEnum):
     COMMAND_ID_REUSED = "command_id_reused"
     QUEUE_OVERFLOW = "queue_overflow"
     ALREADY_ACCEPTED = "already_accepted"
+    UNKNOWN_SHAPE = "unknown_shape"
+    MISSING_MESSAGE_ID = "missing_message_id"
+    MISSING_PHONE = "missing_phone"
+    PROVIDER_ERROR = "provider_error"
     # shape of the event and of the payload (step 1)
     MISSING_TIMESTAMP = "missing_timestamp"
     MISSING_VERSION_METADATA = "missing_version_metadata"
@@ -81,6 +85,13 @@ class Reason(StrEnum):
     # agenda (step 10)
     SLOT_TAKEN = "slot_taken"
     THERAPIST_UNKNOWN = "therapist_unknown"
+    # deliveries that ended without having been sent
+    DELIVERY_UNKNOWN = "delivery_unknown"
+    DELIVERY_REFUSED = "delivery_refused"
+    DELIVERY_GIVEN_UP = "delivery_given_up"
+    DELIVERY_FAILED = "delivery_failed"
+    TEMPLATE_REQUIRED = "template_required"
+    CONTACT_WITHOUT_PHONE = "contact_without_phone"
     # failures
     UNEXPECTED_FAILURE = "unexpected_failure"
     LOCKS_UNAVAILABLE = "locks_unavailable"

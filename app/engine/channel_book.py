@@ -2,17 +2,19 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from app.channels.addresses import AllowList
 from app.channels.factory import ChannelUnavailable, World, channel_for, default_spec
 from app.channels.outbound import Channel
 from app.store.database import Database
 from app.store.outbox import Due
-from app.store.settings import load
+from app.store.settings import GLOBAL_SCOPE, load
 
 FRESH_FOR_S: Final = 1.0
-FAMILY_KINDS: Final = frozenset({"family_message", "contingency_message"})
+CHANNELS_MAX: Final = 1_000
+"""Channels kept for their settings; webhooks name their own URLs, so there can be many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +25,16 @@ class NoChannel:
 
 
 class ChannelBook:
-    """Channels by tenant and spec."""
+    """Channels by tenant and spec.
+
+    Private addresses that may be called (`outbound_allow`: hosts, addresses, networks) come from the global settings only,
+    so that no tenant opens the installation's network to itself.
+    """
 
     def __init__(self, database: Database, world: World) -> None:
         self._database, self._world = database, world
         self._settings: dict[str, tuple[float, dict[str, Any]]] = {}
-        self._channels: dict[tuple[str, str], tuple[Mapping[str, Any], Channel]] = {}
+        self._channels: dict[tuple[str, str], tuple[tuple[Mapping[str, Any], list[Any]], Channel]] = {}
 
     async def settings(self, tenant_id: str) -> dict[str, Any]:
         """The tenant's settings document, at most a second old."""
@@ -45,7 +51,7 @@ class ChannelBook:
 
     async def channel(self, tenant_id: str, spec: str) -> Channel | NoChannel:
         """The channel of `spec` with the tenant's credentials."""
-        return self._channel(tenant_id, spec, await self.settings(tenant_id))
+        return await self._channel(tenant_id, spec, await self.settings(tenant_id))
 
     async def for_delivery(self, delivery: Due) -> Channel | NoChannel:
         """The channel of one outbox row: its own `channel`, else the one that carries messages to families."""
@@ -53,20 +59,27 @@ class ChannelBook:
         spec = delivery.body.get("channel")
         if not isinstance(spec, str) or not spec:
             spec = default_spec(settings)
-        channel = self._channel(delivery.tenant_id, spec, settings)
+        channel = await self._channel(delivery.tenant_id, spec, settings)
         if isinstance(channel, NoChannel):
             return channel
         if delivery.contact_id is not None and not channel.addressable:
             return NoChannel("channel_cannot_reach_contacts")
         return channel
 
-    def _channel(self, tenant_id: str, spec: str, settings: Mapping[str, Any]) -> Channel | NoChannel:
+    async def _channel(self, tenant_id: str, spec: str, settings: Mapping[str, Any]) -> Channel | NoChannel:
+        entries = (await self.settings(GLOBAL_SCOPE)).get("outbound_allow") or []
         known = self._channels.get((tenant_id, spec))
-        if known is not None and known[0] == settings:
+        if known is not None and known[0] == (settings, entries):
             return known[1]
+        listed = AllowList.of([e for e in entries if isinstance(e, str)], anything=self._world.allowed.anything)
+        allowed = AllowList(
+            listed.hosts | self._world.allowed.hosts, listed.networks + self._world.allowed.networks, listed.anything
+        )
         try:
-            channel = channel_for(spec, settings, self._world)
+            channel = channel_for(spec, settings, replace(self._world, allowed=allowed))
         except ChannelUnavailable as error:
             return NoChannel(str(error))
-        self._channels[(tenant_id, spec)] = (settings, channel)
+        if len(self._channels) >= CHANNELS_MAX:
+            self._channels.clear()
+        self._channels[(tenant_id, spec)] = ((settings, entries), channel)
         return channel

@@ -23,7 +23,7 @@ from app.engine.circuits import Circuits
 from app.ids import new_id
 from app.metrics import Metrics
 from app.store.database import Database
-from app.store.outbox import Due, Settlement, backlog, claim, defer, due, expire_leases, leases_ran_out, next_due, settle
+from app.store.outbox import Backlog, Due, Settlement, backlog, claim, defer, due, expire_leases, settle
 
 log = structlog.get_logger("engine.outbox")
 
@@ -42,6 +42,8 @@ class OutboxPolicy:
     attempts_max: int = 8
     backoff_s: float = 2.0
     backoff_max_s: float = 300.0
+    linger_s: float = 0.05
+    """Rounds begin at most this often (real seconds), so that under load each writes for many deliveries."""
     send_limit_s: float = TOTAL_S + 5.0
     """A call that takes longer is taken for lost."""
 
@@ -73,18 +75,23 @@ class OutboxLoop:
         self._policy = policy or OutboxPolicy()
         self._calls: dict[asyncio.Task[None], _Call] = {}
         self._answered: list[_Call] = []
+        self._began_at = 0.0
 
     async def tick(self) -> float:
         """One round; returns the real seconds until the next one is due."""
+        await asyncio.sleep(self._began_at + self._policy.linger_s - time.monotonic())
+        self._began_at = time.monotonic()
         await self._settle()
         now = self._clock.now()
-        if await self._database.read(leases_ran_out, now):
-            ids = await self._database.write(expire_leases, now, self._policy.attempts_max)
-            log.warning("senders_vanished", deliveries=len(ids))
-        started = await self._start()
-        if started:
+        waiting = await self._database.read(backlog)
+        self._metrics.outbox_pending.set(waiting.count)
+        if waiting.next_lease_at is not None and waiting.next_lease_at <= now:
+            lost = await self._database.write(expire_leases, now, self._policy.attempts_max)
+            log.warning("senders_vanished", deliveries=len(lost))
             return 0.0
-        return await self._until_due()
+        if waiting.next_due_at is not None and waiting.next_due_at <= now and await self._start():
+            return 0.0
+        return self._until(waiting, now)
 
     async def close(self) -> None:
         """Give running calls a moment, settle what was answered, and leave the rest to the lease."""
@@ -259,15 +266,14 @@ class OutboxLoop:
             reason=detail,
         )
 
-    async def _until_due(self) -> float:
-        count, _oldest = await self._database.read(backlog)
-        self._metrics.outbox_pending.set(count)
+    def _until(self, waiting: Backlog, now: datetime) -> float:
+        """Real seconds until the next delivery or lease is due; what ends before then wakes the loop."""
         if self._answered:
             return 0.0
-        moment = await self._database.read(next_due)
-        if moment is None or len(self._calls) >= self._policy.in_flight:
+        moments = [m for m in (waiting.next_due_at, waiting.next_lease_at) if m is not None]
+        if not moments:
             return POLL_S
-        left_s = (moment - self._clock.now()).total_seconds() / self._clock.scale
+        left_s = (min(moments) - now).total_seconds() / self._clock.scale
         # a row can be due and yet wait for the one before it, or for room at its target: no busy loop over those
         return min(POLL_S, max(0.2, left_s))
 

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, select, text, tuple_
+from sqlalchemy import Connection, Row, text
 
 from app.domain.envelopes import Command, FieldError, Malformed, Message, canonical_json, sha256_hex
 from app.domain.lanes import Acceptance, accept_order
@@ -562,13 +562,9 @@ def _write_malformed(conn: Connection, batch: _Batch) -> None:
     unique: dict[tuple[str, str], dict[str, Any]] = {}
     for row in batch.malformed:
         unique.setdefault((row["tenant_id"], row["raw_hash"]), row)
-    known = set(
-        conn.execute(
-            select(_MALFORMED.c.tenant_id, _MALFORMED.c.raw_hash).where(
-                tuple_(_MALFORMED.c.tenant_id, _MALFORMED.c.raw_hash).in_(list(unique))
-            )
-        ).tuples()
-    )
+    keys = [{"tenant_id": t, "raw_hash": h} for t, h in unique]
+    stored = joined_rows(conn, _MALFORMED, keys, keys=("tenant_id", "raw_hash"), columns=("tenant_id", "raw_hash"))
+    known = {(row.tenant_id, row.raw_hash) for row in stored}
     insert_rows(conn, _MALFORMED, [row for key, row in unique.items() if key not in known], ignore_conflicts=True)
     again = [{"tenant_id": t, "raw_hash": h} for t, h in unique if (t, h) in known]
     update_rows(conn, _MALFORMED, again, keys=("tenant_id", "raw_hash"), expressions={"times": "t.times + 1"})

@@ -12,11 +12,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, and_, func, select, update
+from sqlalchemy import Connection, Integer, Row, Select, and_, bindparam, case, func, select, update
 
 from app.domain.delivery import REPEATABLE_KINDS, DeliveryUpdate, OutboxStatus, furthest
 from app.ids import new_id
 from app.store.bulk import insert_rows, joined_rows, update_rows
+from app.store.columns import UTCDateTime
 from app.store.events import publish_many
 from app.store.tables import Contact, DeliveryStatus, InboxMessage, ManualTask, Outbox, table
 from app.store.tasks import open_tasks, task_row
@@ -93,8 +94,7 @@ def enqueue(conn: Connection, rows: Sequence[dict[str, Any]]) -> None:
     insert_rows(conn, _OUTBOX, ordered, ignore_conflicts=True)
 
 
-def due(conn: Connection, now: datetime, *, per_group: int, limit: int) -> list[Due]:
-    """Deliveries to make now: the front one of each contact, at most `per_group` of a tenant and kind, oldest first."""
+def _due_query() -> Select[Any]:
     place = func.row_number().over(
         partition_by=(_OUTBOX.c.tenant_id, func.coalesce(_OUTBOX.c.contact_id, _OUTBOX.c.outbox_id)),
         order_by=(_OUTBOX.c.created_at, _OUTBOX.c.outbox_id),
@@ -103,7 +103,7 @@ def due(conn: Connection, now: datetime, *, per_group: int, limit: int) -> list[
     turn = func.row_number().over(partition_by=(active.c.tenant_id, active.c.kind), order_by=(active.c.due_at, active.c.outbox_id))
     front = (
         select(active, turn.label("turn"))
-        .where(active.c.place == 1, active.c.status == OutboxStatus.PENDING, active.c.due_at <= now)
+        .where(active.c.place == 1, active.c.status == OutboxStatus.PENDING, active.c.due_at <= bindparam("now", type_=UTCDateTime))
         .subquery("f")
     )
     heard = (
@@ -113,14 +113,21 @@ def due(conn: Connection, now: datetime, *, per_group: int, limit: int) -> list[
         .limit(1)
         .scalar_subquery()
     )
-    query = (
+    return (
         select(front, _CONTACT.c.phone, heard.label("last_inbound_at"))
         .outerjoin(_CONTACT, and_(_CONTACT.c.tenant_id == front.c.tenant_id, _CONTACT.c.contact_id == front.c.contact_id))
-        .where(front.c.turn <= per_group)
+        .where(front.c.turn <= bindparam("per_group", type_=Integer))
         .order_by(front.c.turn, front.c.due_at)
-        .limit(limit)
+        .limit(bindparam("limit", type_=Integer))
     )
-    return [_due(row) for row in conn.execute(query)]
+
+
+_DUE_QUERY = _due_query()
+
+
+def due(conn: Connection, now: datetime, *, per_group: int, limit: int) -> list[Due]:
+    """Deliveries to make now: the front one of each contact, at most `per_group` of a tenant and kind, oldest first."""
+    return [_due(row) for row in conn.execute(_DUE_QUERY, {"now": now, "per_group": per_group, "limit": limit})]
 
 
 def _due(row: Row[Any]) -> Due:
@@ -199,12 +206,6 @@ def settle(conn: Connection, settlements: Sequence[Settlement], now: datetime) -
     _close_tasks(conn, [row for row in stored if row.status == OutboxStatus.SENT], now)
     _announce(conn, stored, now)
     return ids
-
-
-def leases_ran_out(conn: Connection, now: datetime) -> bool:
-    """Whether `expire_leases` has something to do."""
-    lost = select(_OUTBOX.c.outbox_id).where(_OUTBOX.c.status == OutboxStatus.SENDING, _OUTBOX.c.lease_until <= now).limit(1)
-    return conn.execute(lost).first() is not None
 
 
 def expire_leases(conn: Connection, now: datetime, attempts_max: int) -> list[str]:
@@ -330,19 +331,27 @@ def _catch_up(conn: Connection, rows: Sequence[Row[Any]]) -> dict[str, str]:
     return changed
 
 
-def next_due(conn: Connection) -> datetime | None:
-    """When the next pending delivery or running lease is due."""
-    pending = select(func.min(_OUTBOX.c.due_at)).where(_OUTBOX.c.status == OutboxStatus.PENDING).scalar_subquery()
-    leased = select(func.min(_OUTBOX.c.lease_until)).where(_OUTBOX.c.status == OutboxStatus.SENDING).scalar_subquery()
-    row = conn.execute(select(pending.label("pending"), leased.label("leased"))).one()
-    moments = [m for m in (row.pending, row.leased) if m is not None]
-    return min(moments) if moments else None
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What is not done: how many, since when, when the next pending one is due and when the next lease runs out."""
+
+    count: int
+    oldest_at: datetime | None
+    next_due_at: datetime | None
+    next_lease_at: datetime | None
 
 
-def backlog(conn: Connection) -> tuple[int, datetime | None]:
-    """How many deliveries are not done, and since when the oldest of them waits."""
-    row = conn.execute(select(func.count(), func.min(_OUTBOX.c.created_at)).where(_OUTBOX.c.status.in_(ACTIVE))).one()
-    return int(row[0]), row[1]
+_BACKLOG_QUERY = select(
+    func.count(),
+    func.min(_OUTBOX.c.created_at),
+    func.min(case((_OUTBOX.c.status == OutboxStatus.PENDING, _OUTBOX.c.due_at))),
+    func.min(case((_OUTBOX.c.status == OutboxStatus.SENDING, _OUTBOX.c.lease_until))),
+).where(_OUTBOX.c.status.in_(ACTIVE))
+
+
+def backlog(conn: Connection) -> Backlog:
+    """The deliveries that are not done, in numbers."""
+    return Backlog(*conn.execute(_BACKLOG_QUERY).one())
 
 
 def deliveries_of(conn: Connection, tenant_id: str, correlation_id: str) -> list[dict[str, Any]]:

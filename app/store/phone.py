@@ -6,18 +6,20 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, func, or_, select
+from sqlalchemy import ColumnElement, Connection, func, or_, select
 
 from app.store.bulk import insert_rows
 from app.store.tables import Contact, InboxMessage, PhoneMessage, table
+from app.store.views.scope import Scope, within
 
 _PHONE, _CONTACT, _MESSAGE = table(PhoneMessage), table(Contact), table(InboxMessage)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chat:
-    """One phone and the last thing that was said to it."""
+    """One phone and the last thing that was said to it; `tenant_id` None = one of the installation's own people."""
 
+    tenant_id: str | None
     target: str
     contact_id: str | None
     name: str | None
@@ -44,29 +46,33 @@ def show(conn: Connection, rows: Sequence[dict[str, Any]], now: datetime) -> Non
     insert_rows(conn, _PHONE, [{**row, "direction": "out", "at": now} for row in rows], ignore_conflicts=True)
 
 
-def chats(conn: Connection, tenant_id: str | None, limit: int = 50) -> list[Chat]:
-    """Phones of a tenant (None: of the installation's own people) that were written to, latest first."""
-    mine = _PHONE.c.tenant_id.is_(None) if tenant_id is None else _PHONE.c.tenant_id == tenant_id
-    last = select(func.max(_PHONE.c.position).label("position"), func.count().label("count")).where(mine).group_by(_PHONE.c.target)
-    latest = last.subquery("l")
+def chats(conn: Connection, scope: Scope, limit: int = 50) -> list[Chat]:
+    """Phones that were written to, latest first; the whole installation (None) includes its own people's phones."""
+    mine = _within(scope)
+    last = select(func.max(_PHONE.c.position).label("position"), func.count().label("messages")).where(mine)
+    latest = last.group_by(_PHONE.c.tenant_id, _PHONE.c.target).subquery("l")
     rows = conn.execute(
-        select(_PHONE, latest.c.count)
+        select(_PHONE, latest.c.messages)
         .join(latest, latest.c.position == _PHONE.c.position)
         .order_by(_PHONE.c.position.desc())
         .limit(limit)
     ).all()
-    known = _contacts(conn, tenant_id, [row.target for row in rows])
-    return [
-        Chat(
-            target=row.target,
-            contact_id=known[row.target].contact_id if row.target in known else None,
-            name=known[row.target].name if row.target in known else None,
-            last_body=row.body,
-            last_at=row.at,
-            count=row._mapping["count"],
+    known = _contacts(conn, [(row.tenant_id, row.target) for row in rows])
+    found = []
+    for row in rows:
+        contact = known.get((row.tenant_id, row.target))
+        found.append(
+            Chat(
+                tenant_id=row.tenant_id,
+                target=row.target,
+                contact_id=contact.contact_id if contact else None,
+                name=contact.name if contact else None,
+                last_body=row.body,
+                last_at=row.at,
+                count=row.messages,
+            )
         )
-        for row in rows
-    ]
+    return found
 
 
 def chat(conn: Connection, tenant_id: str | None, target: str, limit: int = 60) -> list[Bubble]:
@@ -74,7 +80,7 @@ def chat(conn: Connection, tenant_id: str | None, target: str, limit: int = 60) 
     mine = _PHONE.c.tenant_id.is_(None) if tenant_id is None else _PHONE.c.tenant_id == tenant_id
     said = conn.execute(select(_PHONE).where(mine, _PHONE.c.target == target).order_by(_PHONE.c.position.desc()).limit(limit))
     bubbles = [Bubble(outgoing=True, kind=row.kind, body=row.body, at=row.at) for row in said]
-    contact = _contacts(conn, tenant_id, [target]).get(target)
+    contact = _contacts(conn, [(tenant_id, target)]).get((tenant_id, target))
     if contact is not None:
         heard = conn.execute(
             select(_MESSAGE)
@@ -84,6 +90,11 @@ def chat(conn: Connection, tenant_id: str | None, target: str, limit: int = 60) 
         )
         bubbles += [_heard(row) for row in heard]
     return sorted(bubbles, key=lambda b: b.at)[-limit:]
+
+
+def _within(scope: Scope) -> ColumnElement[bool]:
+    condition = within(_PHONE.c.tenant_id, scope)
+    return or_(condition, _PHONE.c.tenant_id.is_(None)) if scope is None else condition
 
 
 def _heard(row: Any) -> Bubble:
@@ -97,13 +108,16 @@ def _heard(row: Any) -> Bubble:
     )
 
 
-def _contacts(conn: Connection, tenant_id: str | None, targets: Sequence[str]) -> dict[str, Any]:
+def _contacts(conn: Connection, phones: Sequence[tuple[str | None, str]]) -> dict[tuple[str | None, str], Any]:
     """Contacts behind targets, which are phone numbers or (for contacts without one) contact ids."""
-    if tenant_id is None or not targets:
+    tenants = {tenant_id for tenant_id, _ in phones if tenant_id is not None}
+    targets = {target for _, target in phones}
+    if not tenants:
         return {}
     rows = conn.execute(
         select(_CONTACT).where(
-            _CONTACT.c.tenant_id == tenant_id, or_(_CONTACT.c.phone.in_(targets), _CONTACT.c.contact_id.in_(targets))
+            _CONTACT.c.tenant_id.in_(tenants), or_(_CONTACT.c.phone.in_(targets), _CONTACT.c.contact_id.in_(targets))
         )
     ).all()
-    return {row.contact_id: row for row in rows} | {row.phone: row for row in rows if row.phone}
+    by_id: dict[tuple[str | None, str], Any] = {(row.tenant_id, row.contact_id): row for row in rows}
+    return by_id | {(row.tenant_id, row.phone): row for row in rows if row.phone}

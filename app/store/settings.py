@@ -41,6 +41,7 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "contacts_channel": None,
     "routing": {},
     "phone": None,
+    "outbound_allow": [],
 }
 """What holds where nothing was set."""
 
@@ -62,6 +63,7 @@ _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "contacts_channel": str,
     "routing": dict,
     "phone": str,
+    "outbound_allow": list,
 }
 
 

@@ -3,12 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, or_, select
+from sqlalchemy import Connection
 
+from app.store.accounts import find_tenant
 from app.store.settings import load
-from app.store.tables import Tenant, table
-
-_TENANT = table(Tenant)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +25,5 @@ class WebhookTenant:
 
 def webhook_tenant(conn: Connection, name: str) -> WebhookTenant | None:
     """The active tenant with this id or slug."""
-    row = conn.execute(
-        select(_TENANT.c.tenant_id)
-        .where(or_(_TENANT.c.tenant_id == name, _TENANT.c.slug == name), _TENANT.c.disabled_at.is_(None))
-        .order_by(_TENANT.c.tenant_id != name)
-    ).first()
+    row = find_tenant(conn, name)
     return WebhookTenant(row.tenant_id, load(conn, row.tenant_id)) if row else None

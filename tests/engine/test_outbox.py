@@ -62,8 +62,8 @@ def tasks(conn: Connection) -> list[tuple[str, str, str]]:
     return [(r.cause, r.reason, r.status) for r in conn.execute(select(TASK).order_by(TASK.c.created_at))]
 
 
-def configure(conn: Connection, /, document: str) -> None:
-    conn.execute(insert(table(SettingsDoc)).values(scope=TENANT, data_json=document, updated_at=NOON, updated_by="system:test"))
+def configure(conn: Connection, /, document: str, scope: str = TENANT) -> None:
+    conn.execute(insert(table(SettingsDoc)).values(scope=scope, data_json=document, updated_at=NOON, updated_by="system:test"))
 
 
 def cloud_settings(url: str, more: str = "") -> str:
@@ -71,9 +71,11 @@ def cloud_settings(url: str, more: str = "") -> str:
 
 
 @asynccontextmanager
-async def running(db: Database, clock: ManualClock, policy: OutboxPolicy = POLICY) -> AsyncIterator[OutboxLoop]:
+async def running(
+    db: Database, clock: ManualClock, policy: OutboxPolicy = POLICY, allowed: tuple[str, ...] = ("127.0.0.0/8",)
+) -> AsyncIterator[OutboxLoop]:
     async with new_client() as client:
-        world = World(client=client, phone=PhoneWriter(db, clock), allowed=AllowList.of(["127.0.0.0/8"]), limits=QUICK)
+        world = World(client=client, phone=PhoneWriter(db, clock), allowed=AllowList.of(allowed), limits=QUICK)
         loop = OutboxLoop(db, clock, ChannelBook(db, world), Metrics(), policy=policy)
         try:
             yield loop
@@ -123,7 +125,7 @@ async def test_a_message_reaches_the_simulated_phone_once_whatever_is_enqueued_a
     async with running(clinic, manual_clock) as loop:
         (row,) = await until(clinic, loop, all_are("sent"))
     assert (row.attempts, row.delivery, row.sent_at) == (1, "sent", NOON)
-    (shown,) = await clinic.read(chats, TENANT)
+    (shown,) = await clinic.read(chats, (TENANT,))
     assert (shown.target, shown.last_body, shown.contact_id) == ("+5511987654321", "Consulta marcada.", CONTACT)
     assert [b.body for b in await clinic.read(chat, TENANT, "+5511987654321")] == ["Consulta marcada."]
 
@@ -255,7 +257,7 @@ async def test_a_sender_that_died_leaves_an_unknown_message_for_a_person(clinic:
         manual_clock.advance(seconds=31)
         await until(clinic, loop, all_are("unknown"))
     assert await clinic.read(tasks) == [("delivery_unknown", "delivery_unknown", "open")]
-    assert await clinic.read(chats, TENANT) == []
+    assert await clinic.read(chats, (TENANT,)) == []
 
 
 async def test_a_late_answer_still_says_what_happened_and_frees_the_person(clinic: Database, manual_clock: ManualClock) -> None:
@@ -308,6 +310,20 @@ async def test_a_webhook_into_a_private_network_is_refused(clinic: Database, man
         await clinic.write(hook, "http://10.0.0.1/x")
         (row,) = await until(clinic, loop, all_are("failed"))
     assert row.last_error == "private_address"
+
+
+async def test_only_the_installation_opens_private_addresses(clinic: Database, manual_clock: ManualClock) -> None:
+    opened = '{"outbound_allow": ["127.0.0.1"]}'
+    async with provider(answer(204)) as there:
+        await clinic.write(configure, opened)
+        async with running(clinic, manual_clock, allowed=()) as loop:
+            await clinic.write(hook, there.url)
+            await until(clinic, loop, all_are("failed"))
+        await clinic.write(configure, opened, "global")
+        async with running(clinic, manual_clock, allowed=()) as loop:
+            await clinic.write(hook, there.url, "cmd-2")
+            await until(clinic, loop, all_are("failed", "sent"))
+    assert len(there.requests) == 1
 
 
 async def test_a_target_that_hangs_delays_nobody_else(clinic: Database, manual_clock: ManualClock) -> None:
@@ -486,4 +502,4 @@ async def test_many_messages_drain_in_batches(clinic: Database, manual_clock: Ma
     async with running(clinic, manual_clock, OutboxPolicy()) as loop:
         found = await until(clinic, loop, lambda found: all(r.status == "sent" for r in found), limit_s=20)
     assert len(found) == 300
-    assert len(await clinic.read(chats, TENANT, 500)) == 300
+    assert len(await clinic.read(chats, (TENANT,), 500)) == 300

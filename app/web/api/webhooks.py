@@ -6,12 +6,12 @@ is answered 503, so that the provider tries again.
 """
 
 import ipaddress
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import structlog
 from litestar import MediaType, Request, get, post
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import Parameter
+from litestar.params import FromPath, QueryParameter
 
 from app.channels import evolution, uazapi, whatsapp
 from app.channels.inbound import NotJson, Parsed, decode, secret_is_valid, signature_is_valid
@@ -27,7 +27,7 @@ BODY_MAX: Final = 3 * 1024 * 1024
 _OPTIONS: Final[dict[str, Any]] = {
     "status_code": 200,
     "request_max_body_size": BODY_MAX,
-    "opt": {"public": True, "exclude_from_auth": True, "exclude_from_csrf": True},
+    "opt": {"access": "public"},
     "tags": ["webhooks"],
     "responses": {
         401: ResponseSpec(None, description="Signature or secret missing or wrong; nothing was stored"),
@@ -44,14 +44,13 @@ _OPTIONS: Final[dict[str, Any]] = {
     opt=_OPTIONS["opt"],
     tags=["webhooks"],
     summary="Cloud API verification handshake",
-    sync_to_thread=False,
 )
 async def verify_whatsapp(
     request: Request[Any, Any, Any],
-    tenant: str,
-    mode: str | None = Parameter(query="hub.mode", default=None),
-    verify_token: str | None = Parameter(query="hub.verify_token", default=None),
-    challenge: str | None = Parameter(query="hub.challenge", default=None),
+    tenant: FromPath[str],
+    mode: Annotated[str | None, QueryParameter(name="hub.mode")] = None,
+    verify_token: Annotated[str | None, QueryParameter(name="hub.verify_token")] = None,
+    challenge: Annotated[str | None, QueryParameter(name="hub.challenge")] = None,
 ) -> str:
     """The challenge as text when the verify token is the tenant's."""
     found = await _tenant(request, tenant)
@@ -61,7 +60,7 @@ async def verify_whatsapp(
 
 
 @post("/api/v1/webhooks/whatsapp/{tenant:str}", summary="Messages and statuses of the WhatsApp Cloud API", **_OPTIONS)
-async def receive_whatsapp(request: Request[Any, Any, Any], tenant: str) -> dict[str, int]:
+async def receive_whatsapp(request: Request[Any, Any, Any], tenant: FromPath[str]) -> dict[str, int]:
     """Every entry, change, message and status of one POST, signed with `X-Hub-Signature-256`."""
     found = await _tenant(request, tenant)
     body = await request.body()
@@ -79,7 +78,9 @@ async def receive_whatsapp(request: Request[Any, Any, Any], tenant: str) -> dict
     summary="Messages and statuses of an Evolution API instance",
     **_OPTIONS,
 )
-async def receive_evolution(request: Request[Any, Any, Any], tenant: str, event: str | None = None) -> dict[str, int]:
+async def receive_evolution(
+    request: Request[Any, Any, Any], tenant: FromPath[str], event: FromPath[str | None] = None
+) -> dict[str, int]:
     """One event; the secret comes in a header of the operator's choice, or as the Bearer JWT that Evolution signs with it."""
     found = await _tenant(request, tenant)
     secret = found.secret("evolution", "secret")
@@ -101,7 +102,9 @@ async def receive_evolution(request: Request[Any, Any, Any], tenant: str, event:
     summary="Messages and statuses of a Uazapi instance",
     **_OPTIONS,
 )
-async def receive_uazapi(request: Request[Any, Any, Any], tenant: str, rest: str | None = None) -> dict[str, int]:
+async def receive_uazapi(
+    request: Request[Any, Any, Any], tenant: FromPath[str], rest: FromPath[str | None] = None
+) -> dict[str, int]:
     """One event; Uazapi signs nothing, so the secret comes in a header or as a part of the path, from an allowed address."""
     found = await _tenant(request, tenant)
     secret = found.secret("uazapi", "secret")

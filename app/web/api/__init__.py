@@ -1,0 +1,10 @@
+"""The versioned HTTP interface, `/api/v1`: thin handlers over the store and the intake."""
+
+from typing import Any, Final
+
+from app.web.api.intake import intake_routes
+from app.web.api.people import people_routes
+from app.web.api.state import state_routes
+
+api_routes: Final[list[Any]] = [*intake_routes, *people_routes, *state_routes]
+"""Everything but the webhooks, which are mounted by themselves."""

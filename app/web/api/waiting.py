@@ -1,0 +1,34 @@
+"""The sentence for a lane that stands still, in the language of the reader."""
+
+from typing import Final
+
+from app.domain.reasons import Reason, explain
+from app.domain.states import State
+from app.web.api.common import Document
+
+_STATES: Final = {
+    "gap": (State.WAITING_PREVIOUS_COMMIT, Reason.PREVIOUS_MISSING),
+    "safe_mode": (State.PENDING_SAFE_MODE, Reason.SAFE_MODE_ACTIVE),
+    "contingency": (State.PENDING_CONTINGENCY, Reason.CONTINGENCY_ACTIVE),
+}
+_BY_PEOPLE: Final = {
+    ("paused", "pt_BR"): "Uma pessoa pausou os pedidos deste contato.",
+    ("paused", "en"): "A person paused this contact's requests.",
+    ("held", "pt_BR"): "Uma pessoa pausou este tipo de pedido nesta clínica.",
+    ("held", "en"): "A person paused this kind of request in this clinic.",
+}
+
+
+def sentence(cause: str, locale: str) -> str:
+    """Why a lane stands still; an unknown cause is explained as one that needs a person."""
+    said = _BY_PEOPLE.get((cause, locale))
+    state, reason = _STATES.get(cause, (State.MANUAL_REVIEW_REQUIRED, None))
+    return said or explain(state, reason, locale).why
+
+
+def with_sentence(contact: Document, locale: str) -> Document:
+    """A contact whose `lane.why` says it in words too."""
+    why = contact["lane"]["why"]
+    if why is not None:
+        why["sentence"] = sentence(why["cause"], locale)
+    return contact

@@ -1,0 +1,153 @@
+"""The ASGI application: every route, and around every route what protects it."""
+
+import time
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+from litestar import Litestar, Request, Router
+from litestar.config.compression import CompressionConfig
+from litestar.connection import ASGIConnection
+from litestar.datastructures import State
+from litestar.enums import ScopeType
+from litestar.middleware import ASGIMiddleware, DefineMiddleware
+from litestar.middleware.compression import CompressionMiddleware
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
+from litestar.plugins.htmx import HTMXPlugin
+from litestar.response import Redirect, Response
+from litestar.static_files import create_static_files_router
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.clock import SystemClock
+from app.errors import Unauthenticated
+from app.web.auth import Actor, Authenticator, enforce_access
+from app.web.health import HealthBoard, health_routes
+from app.web.problems import EXCEPTION_HANDLERS, correlation_id, problem
+from app.web.security import BODY_MAX, TokenBuckets, client_address, hurried, set_headers
+from app.web.signin import Doorkeeper, signin_routes
+
+if TYPE_CHECKING:
+    from app.bootstrap import Services
+
+log = structlog.get_logger("web")
+
+ROOT: Final = Path(__file__).parent.parent.parent
+STATIC: Final = ROOT / "static"
+
+REQUESTS_PER_S, REQUESTS_BURST = 2_000, 4_000
+"""Of one key or one address: far above a clinic's traffic, below what hurts."""
+STRANGERS_PER_S, STRANGERS_BURST = 20, 100
+"""Of one address without a good key or session where one is needed."""
+
+_COMPRESSED: Final = DefineMiddleware(CompressionMiddleware, config=CompressionConfig(backend="gzip", gzip_compress_level=6))
+"""Only for our own files: a page's CSRF token must not be compressed together with what a request says (BREACH)."""
+_KNOWN_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_STARTED: Final = "kora_started"
+
+
+class Gate(ASGIMiddleware):
+    """Around every route: correlation id, a deadline for the body, who is calling, and how often."""
+
+    scopes = (ScopeType.HTTP, ScopeType.ASGI)
+
+    def __init__(self, auth: Authenticator) -> None:
+        self._auth = auth
+        self._requests = TokenBuckets(REQUESTS_PER_S, REQUESTS_BURST)
+        self._strangers = TokenBuckets(STRANGERS_PER_S, STRANGERS_BURST)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
+        """Let the request through, with `scope["user"]` set to an Actor or None."""
+        scope["state"][_STARTED] = time.perf_counter()
+        connection: ASGIConnection[Any, Any, Any, Any] = ASGIConnection(scope)
+        open_to_all = scope["route_handler"].opt.get("access") == "public"
+        with structlog.contextvars.bound_contextvars(correlation_id=correlation_id(scope)):
+            actor: Actor | None = None if open_to_all else await self._auth.authenticate(connection)
+            scope["user"] = actor
+            address = client_address(connection)
+            if actor is None and not open_to_all:
+                self._strangers.require(address)
+            self._requests.require(actor.audit_name if actor is not None else address)
+            await next_app(scope, hurried(receive), send)
+
+
+def create_app(services: "Services") -> Litestar:
+    """The application over running services; it has no lifespan of its own."""
+    settings, metrics = services.settings, services.metrics
+    secure = settings.secure_cookies
+    # people's sessions last as long as the screen says, also where the engine's time is scaled for training
+    clock = services.clock if services.clock.scale == 1.0 else SystemClock()
+    auth = Authenticator(services.db, clock, secret_key=settings.secret_key, secure=secure)
+
+    async def before_send(message: Message, scope: Scope) -> None:
+        set_headers(message, scope, secure=secure)
+        if message["type"] == "http.response.start":
+            method = str(scope.get("method", ""))
+            metrics.http_requests.labels(
+                method=method if method in _KNOWN_METHODS else "other", status=f"{message['status'] // 100}xx"
+            ).inc()
+            started = scope["state"].get(_STARTED)
+            if started is not None:
+                route = str(scope.get("path_template") or "other")
+                metrics.http_seconds.labels(route=route).observe(time.perf_counter() - started)
+
+    return Litestar(
+        route_handlers=[
+            *health_routes,
+            *signin_routes,
+            *_routes("app.web.api", "api_routes"),
+            *_routes("app.web.api.webhooks", "webhook_routes"),
+            *_routes("app.web.console", "console_routes"),
+            *_routes("app.web.stream", "stream_routes"),
+            *_routes("app.web.phone", "phone_routes"),
+            create_static_files_router(
+                "/static", [STATIC], opt={"access": "public"}, include_in_schema=False, middleware=[_COMPRESSED]
+            ),
+        ],
+        plugins=[HTMXPlugin()],
+        middleware=[Gate(auth)],
+        guards=[enforce_access],
+        exception_handlers={**EXCEPTION_HANDLERS, Unauthenticated: _unauthenticated},
+        before_send=[before_send],
+        request_max_body_size=BODY_MAX,
+        template_config=_templates(services),
+        openapi_config=OpenAPIConfig(
+            title="KoraOS Console",
+            version="1",
+            path="/schema",
+            render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+            openapi_router=Router("/schema", route_handlers=[], opt={"access": "public"}, include_in_schema=False),
+            components=Components(security_schemes={"key": SecurityScheme(type="http", scheme="bearer")}),
+            security=[{"key": []}],
+        ),
+        state=State({"services": services, "auth": auth, "door": Doorkeeper(), "health": HealthBoard()}),
+        logging_config=None,
+        debug=False,
+    )
+
+
+def _routes(module: str, name: str) -> list[Any]:
+    return list(getattr(import_module(module), name, [])) if find_spec(module) else []
+
+
+def _templates(services: "Services") -> Any:
+    return import_module("app.web.i18n").template_config(services) if find_spec("app.web.i18n") else None
+
+
+def _unauthenticated(request: Request[Any, Any, Any], error: Unauthenticated) -> Response[Any]:
+    """Programs get 401; people who opened a page go to the login form and come back afterwards."""
+    path = request.scope["path"]
+    accept = request.headers.get("accept", "*/*")
+    if "HX-Request" in request.headers:
+        answer = problem(request, 401, error.title, error.detail)
+        answer.headers["HX-Redirect"] = "/login"
+        return answer
+    wants_page = "text/html" in accept or "*/*" in accept
+    if request.method == "GET" and wants_page and not path.startswith("/api/") and "authorization" not in request.headers:
+        query = request.scope.get("query_string", b"").decode("latin-1")
+        target = path + (f"?{query}" if query else "")
+        return Redirect("/login", status_code=303, query_params={"next": target})
+    return problem(request, 401, error.title, error.detail, headers={"WWW-Authenticate": 'Bearer realm="kora"'})

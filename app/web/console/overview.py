@@ -1,0 +1,181 @@
+"""Overview: is it safe, what needs me, how much waits, how fast does it move."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import Connection
+
+from app.store.views.overview import Flow, Need, NodeState, Numbers, flow, live_nodes, needs, numbers
+from app.web.console.sentences import Badge, class_badge, need_name, why_need
+from app.web.console.visit import Viewer, Visit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeedLine:
+    """One line of "needs you now"."""
+
+    need: Need
+    badge: Badge
+    name: str
+    why: str
+    url: str | None
+    due: str
+    late: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Context of the fragment `needs`."""
+
+    lines: tuple[NeedLine, ...]
+    several: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NumberCards:
+    """Context of the fragment `numbers`."""
+
+    numbers: Numbers
+    queue_url: str
+    parked_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One line of the chart: points of an SVG polyline, its sum and its last full minute."""
+
+    id: str
+    name: str
+    points: str
+    total: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    """Geometry of the flow chart, in the units of its view box."""
+
+    width: int
+    height: int
+    left: int
+    bottom: int
+    series: tuple[Series, ...]
+    rows: tuple[tuple[float, int], ...]
+    """Horizontal lines: y and value."""
+    marks: tuple[tuple[float, datetime], ...]
+    """Times on the x axis."""
+    minutes: tuple[tuple[datetime, int, int, int], ...]
+    """The same numbers as a table, newest first, minutes without any left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlowPanel:
+    """Context of the fragment `flow`."""
+
+    flow: Flow
+    chart: Chart
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """Context of the fragment `nodes`."""
+
+    nodes: tuple[NodeState, ...]
+
+
+def load_needs(conn: Connection, visit: Visit) -> Needs:
+    """What needs this person now, most urgent first."""
+    words = visit.words
+    lines = []
+    for need in needs(conn, visit.scope, words.now):
+        badge = Badge("", words.text("Taken over"), "person", "human") if need.kind == "takeover" else class_badge(words, need.rank)
+        due = words.left(need.due_at) if need.due_at is not None else words.ago(need.since)
+        lines.append(
+            NeedLine(
+                need=need,
+                badge=badge,
+                name=need_name(words, need),
+                why=why_need(words, need),
+                url=visit.urls.lane(need.clinic, need.contact_id) if need.contact_id else None,
+                due=due,
+                late=need.due_at is not None and need.due_at <= words.now,
+            )
+        )
+    return Needs(tuple(lines), visit.several)
+
+
+def load_numbers(conn: Connection, viewer: Viewer) -> NumberCards:
+    """The four numbers."""
+    found = numbers(conn, viewer.scope, viewer.words.now)
+    urls = viewer.urls
+    return NumberCards(found, urls.to("/queue"), urls.to("/queue", state=("pending_safe_mode", "pending_contingency")))
+
+
+def load_flow(conn: Connection, visit: Visit) -> FlowPanel:
+    """Commands per minute, and how long lanes wait."""
+    found = flow(conn, visit.scope, visit.words.now)
+    names = (visit.words.text("Accepted"), visit.words.text("Committed"), visit.words.text("Parked"))
+    return FlowPanel(found, chart_of(found, names))
+
+
+def load_nodes(conn: Connection, visit: Visit) -> Nodes:
+    """Processes alive, and where their locks are."""
+    return Nodes(live_nodes(conn, visit.words.now))
+
+
+# --- the chart ----------------------------------------------------------------------------------------------------------
+
+WIDTH: Final = 380
+HEIGHT: Final = 190
+LEFT: Final = 34
+RIGHT: Final = 8
+TOP: Final = 10
+BOTTOM: Final = 22
+
+
+def chart_of(found: Flow, names: tuple[str, str, str]) -> Chart:
+    """Lines of the last hour; the minute that is still running is left out of them."""
+    values = (found.accepted, found.committed, found.parked)
+    high = nice_top(max(max(line) for line in values))
+    floor = HEIGHT - BOTTOM
+    step = (WIDTH - LEFT - RIGHT) / (len(found.minutes) - 1)
+
+    def x(index: int) -> float:
+        return round(LEFT + index * step, 1)
+
+    def y(value: float) -> float:
+        return round(floor - value / high * (floor - TOP), 1)
+
+    series = tuple(
+        Series(
+            id=name_id,
+            name=name,
+            points=" ".join(f"{x(i)},{y(v)}" for i, v in enumerate(line[:-1])),
+            total=sum(line),
+            last=line[-2],
+        )
+        for name_id, name, line in zip(("accepted", "committed", "parked"), names, values, strict=True)
+    )
+    rows = zip(found.minutes, found.accepted, found.committed, found.parked, strict=True)
+    minutes = [row for row in rows if any(row[1:])]
+    return Chart(
+        width=WIDTH,
+        height=HEIGHT,
+        left=LEFT,
+        bottom=floor,
+        series=series,
+        rows=tuple((y(value), value) for value in (0, high // 2, high)),
+        marks=tuple((x(i), minute) for i, minute in enumerate(found.minutes) if minute.minute % 15 == 0),
+        minutes=tuple(reversed(minutes)),
+    )
+
+
+def nice_top(highest: int) -> int:
+    """The end of an axis: an even number of 1, 2, 4, 6 or 10 times a power of ten, above every value."""
+    size = 1
+    while True:
+        for factor in (2, 4, 6, 10):
+            if factor * size >= highest:
+                return factor * size
+        size *= 10

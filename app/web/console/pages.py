@@ -1,0 +1,76 @@
+"""The one registry of console pages: navigation, tabs, shortcuts and access all come from here.
+
+A page that is not in the list does not exist for people; a role that is not named does not see it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from app.web.i18n import mark
+
+SECRETARY, MANAGER, SUPERADMIN = "secretary", "manager", "superadmin"
+EVERYONE: Final = (SECRETARY, MANAGER, SUPERADMIN)
+
+GROUPS: Final[Mapping[str, str]] = {
+    "operate": mark("Operate"),
+    "respond": mark("Respond"),
+    "prove": mark("Prove"),
+    "configure": mark("Configure"),
+}
+"""Groups of the navigation, in order."""
+
+ROLE_NAMES: Final[Mapping[str, str]] = {
+    SECRETARY: mark("Secretary"),
+    MANAGER: mark("Manager"),
+    SUPERADMIN: mark("Superadmin"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """One entry of the navigation; `label` and `short` (of the phone's tab) are message ids."""
+
+    id: str
+    label: str
+    group: str
+    url: str
+    icon: str
+    roles: tuple[str, ...] = EVERYONE
+    key: str | None = None
+    """Pressed after `g`."""
+    short: str | None = None
+    """Present = one of the phone's tabs."""
+    count: str | None = None
+    """Id of the state fragment that counts what waits there."""
+
+
+PAGES: Final = (
+    Page(id="overview", label=mark("Overview"), group="operate", url="/", icon="overview", key="v", short=mark("View")),
+    Page(
+        id="queue",
+        label=mark("Queue"),
+        group="operate",
+        url="/queue",
+        icon="queue",
+        key="f",
+        short=mark("Queue"),
+        count="queue_count",
+    ),
+    Page(id="contacts", label=mark("Contacts"), group="operate", url="/contacts", icon="contacts", key="c", short=mark("Contacts")),
+    Page(id="phone", label=mark("Simulated phone"), group="configure", url="/phone", icon="message"),
+)
+
+TABS_MAX: Final = 3
+"""Tabs of the phone besides "More"."""
+
+
+def page(page_id: str) -> Page | None:
+    """A page by id; None while nobody has built it."""
+    return next((p for p in PAGES if p.id == page_id), None)
+
+
+def pages_of(role: str | None) -> tuple[Page, ...]:
+    """What a role sees, in the order of the navigation."""
+    order = list(GROUPS)
+    return tuple(sorted((p for p in PAGES if role in p.roles), key=lambda p: order.index(p.group)))

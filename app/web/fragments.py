@@ -1,0 +1,95 @@
+"""Every part of a screen that is updated alone, declared once: id, template block, address, topics, context, loader.
+
+A fragment is a named block inside its page's template, filled from one dataclass. *State* fragments carry counters and modes,
+no personal data; they are rendered once per audience and travel on the stream. *Row* fragments have people in them; the
+browser fetches their page's address again with `HX-Target`, under the viewer's own permissions, and gets the block alone.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import Connection
+
+from app.web.console import banner, contacts, lane, overview, phone, queue
+from app.web.console.visit import Viewer, Visit
+from app.web.i18n import environment, mark
+
+C = TypeVar("C")
+
+TOPICS: Final = frozenset({"queue", "lane", "manual", "tickets", "safe_mode", "settings", "guardians", "agenda", "overview"})
+"""Topics of the event log that screens listen to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fragment:
+    """A block that can be rendered alone; the element around it carries the id."""
+
+    id: str
+    template: str
+    label: str
+    """What people call it, a message id: announcements begin with it."""
+    topics: frozenset[str]
+    context: type
+    load: Callable[[Connection, Any], Any]
+    """Takes a `Viewer` (state) or a `Visit` (rows)."""
+    state: bool = False
+    every_s: float = 1.0
+    """Rows are fetched at most this often."""
+
+
+def _state(id: str, template: str, label: str, topics: str, context: type[C], load: Callable[[Connection, Viewer], C]) -> Fragment:
+    return Fragment(id=id, template=template, label=label, topics=frozenset(topics.split()), context=context, load=load, state=True)
+
+
+def _rows(
+    id: str,
+    template: str,
+    label: str,
+    topics: str,
+    context: type[C],
+    load: Callable[[Connection, Visit], C],
+    *,
+    every_s: float = 1.0,
+) -> Fragment:
+    return Fragment(
+        id=id, template=template, label=label, topics=frozenset(topics.split()), context=context, load=load, every_s=every_s
+    )
+
+
+FRAGMENTS: Final[Mapping[str, Fragment]] = {
+    f.id: f
+    for f in (
+        _state("banner", "base.html", mark("Situation"), "queue safe_mode settings", banner.Banner, banner.load_banner),
+        _state("queue_count", "base.html", mark("Queue"), "queue", banner.QueueCount, banner.load_queue_count),
+        _state("numbers", "overview.html", mark("Numbers"), "queue manual tickets", overview.NumberCards, overview.load_numbers),
+        _rows("needs", "overview.html", mark("Needs you now"), "queue manual tickets", overview.Needs, overview.load_needs),
+        _rows("flow", "overview.html", mark("Flow"), "queue", overview.FlowPanel, overview.load_flow, every_s=10),
+        _rows("nodes", "overview.html", mark("Processes"), "overview queue", overview.Nodes, overview.load_nodes, every_s=10),
+        _rows("queue_filters", "queue.html", mark("Filters"), "", queue.QueueFilters, queue.load_queue_filters),
+        _rows("queue_rows", "queue.html", mark("Queue"), "queue", queue.QueueRows, queue.load_queue_rows),
+        _rows("contact_rows", "contacts.html", mark("Contacts"), "lane", contacts.ContactRows, contacts.load_contact_rows),
+        _rows("lane_summary", "lane.html", mark("Why it waits"), "lane guardians agenda", lane.LaneSummary, lane.load_lane_summary),
+        _rows("lane_timeline", "lane.html", mark("Timeline"), "lane", lane.LaneTimeline, lane.load_lane_timeline),
+        _rows("phone_chats", "phone.html", mark("Phones"), "lane", phone.PhoneChats, phone.load_phone_chats, every_s=2),
+        _rows("phone_chat", "phone.html", mark("Conversation"), "lane", phone.PhoneChat, phone.load_phone_chat),
+        _rows("lane_facts", "lane.html", mark("Versions"), "lane guardians agenda", lane.LaneFacts, lane.load_lane_facts),
+    )
+}
+"""All of them by id."""
+
+FRAME: Final = ("banner", "queue_count")
+"""State fragments of every page."""
+
+STATE: Final = tuple(f for f in FRAGMENTS.values() if f.state)
+
+
+def load_all(conn: Connection, visit: Viewer, ids: Iterable[str]) -> dict[str, Any]:
+    """Contexts of some fragments, read in one transaction."""
+    return {name: FRAGMENTS[name].load(conn, visit) for name in ids}
+
+
+def render_block(locale: str, fragment: Fragment, context: Mapping[str, Any]) -> str:
+    """The fragment alone."""
+    template = environment(locale).get_template(fragment.template)
+    return "".join(template.blocks[fragment.id](template.new_context(dict(context))))

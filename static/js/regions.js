@@ -1,0 +1,154 @@
+/* Live regions: parts of the page with rows in them, which fetch their own address again when something changed.
+
+   A region is fetched at most once in `data-every` seconds, under the viewer's own permissions. While a person is in it
+   (focus, selection, open menu, or everything paused with `p`) it is held: what came is counted, rows that are gone are
+   struck through, and it catches up at once when it is released. */
+"use strict";
+(() => {
+  const { words, fill, clock } = window.kora;
+  const status = new WeakMap();
+  let paused = false;
+
+  const of = (region) => {
+    if (!status.has(region)) status.set(region, { due: 0, timer: 0, busy: false, again: false, owed: false, news: new Set(), said: 0 });
+    return status.get(region);
+  };
+  const say = (text) => { document.getElementById("say").textContent = text; };
+  const shout = (text) => { document.getElementById("shout").textContent = text; };
+
+  /* --- held? ------------------------------------------------------------------------------------------------------- */
+  const held = (region) => {
+    if (paused) return true;
+    const active = document.activeElement;
+    if (active && active !== document.body && region !== active && region.contains(active) && !active.closest("[data-held]")) return true;
+    const selection = document.getSelection();
+    if (selection && !selection.isCollapsed && selection.rangeCount && region.contains(selection.getRangeAt(0).commonAncestorContainer)) return true;
+    return region.querySelector(":popover-open, dialog[open]") !== null;
+  };
+  const show = (region) => {
+    const bar = region.querySelector("[data-held]"), state = of(region), n = state.news.size;
+    if (!bar) return;
+    bar.hidden = !(state.owed && n);
+    if (n) bar.querySelector("[data-held-text]").textContent = n === 1 ? words.paused_one : fill(words.paused_many, { n });
+  };
+  /* what differs between the rows shown and the rows that came */
+  const compare = (region, html) => {
+    const fresh = new DOMParser().parseFromString(html.trimStart().startsWith("<tr") ? `<table>${html}</table>` : html, "text/html");
+    const news = new Set(), text = (row) => row.cloneNode(true);
+    const plain = (row) => { const copy = text(row); for (const t of copy.querySelectorAll("time, details")) t.remove(); return copy.textContent.replace(/\s+/g, " ").trim(); };
+    const shown = new Map([...region.querySelectorAll("[data-row]")].map((row) => [row.id, row]));
+    for (const row of fresh.querySelectorAll("[data-row]")) {
+      const known = shown.get(row.id);
+      if (!known || plain(known) !== plain(row)) news.add(row.id);
+      shown.delete(row.id);
+    }
+    for (const [id, row] of shown) { news.add(id); row.classList.add("gone"); row.lastElementChild?.setAttribute("data-gone", words.gone); }
+    return news;
+  };
+
+  /* --- fetching ---------------------------------------------------------------------------------------------------- */
+  const fetchRegion = async (region) => {
+    const state = of(region);
+    state.timer = 0;
+    if (!region.isConnected) return;
+    if (state.busy) { state.again = true; return; }
+    state.busy = true;
+    state.due = performance.now() + Number(region.dataset.every || 1) * 1000;
+    region.setAttribute("aria-busy", "true");
+    try {
+      await htmx.ajax("GET", location.pathname + location.search, { source: region, target: region, swap: "morph:innerHTML" });
+    } catch (error) {
+      state.again = true; // the connection is away: the next nudge or reset fetches it
+    } finally {
+      state.busy = false;
+      region.removeAttribute("aria-busy");
+      if (state.again) { state.again = false; refresh(region); }
+    }
+  };
+  const refresh = (region, soon = false) => {
+    const state = of(region);
+    if (state.timer) { if (!soon) return; clearTimeout(state.timer); }
+    state.timer = setTimeout(fetchRegion, soon ? 0 : Math.max(0, state.due - performance.now()), region);
+  };
+  const all = () => document.querySelectorAll("[data-region]");
+  const release = () => {
+    for (const region of all()) {
+      const state = of(region);
+      if (state.owed && !held(region)) { state.owed = false; state.news.clear(); show(region); refresh(region, true); }
+    }
+  };
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    const region = event.detail.target;
+    if (!region.matches?.("[data-region]") || event.detail.xhr.status !== 200) return;
+    const state = of(region), byHand = event.detail.requestConfig.elt !== region;
+    if (!byHand && held(region)) {
+      event.detail.shouldSwap = false;
+      state.owed = true;
+      state.news = compare(region, event.detail.serverResponse);
+      show(region);
+      return;
+    }
+    if (!byHand) tell(region, compare(region, event.detail.serverResponse).size);
+  });
+  document.addEventListener("htmx:afterSwap", (event) => { clock.paint(event.detail.target); });
+  document.addEventListener("htmx:responseError", (event) => { if (event.detail.xhr.status === 401) location.assign("/login?next=" + encodeURIComponent(location.pathname + location.search)); });
+  /* filters: empty fields do not belong into the address */
+  document.addEventListener("htmx:configRequest", (event) => {
+    if (event.detail.elt.tagName !== "FORM") return;
+    for (const [name, value] of [...event.detail.formData.entries()]) if (value === "") event.detail.formData.delete(name);
+  });
+  document.addEventListener("focusout", () => setTimeout(release, 0));
+  document.addEventListener("selectionchange", () => { if (document.getSelection().isCollapsed) release(); });
+  document.addEventListener("toggle", () => setTimeout(release, 0), true);
+  document.addEventListener("close", () => setTimeout(release, 0), true);
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest?.("[data-held-go]");
+    if (!button) return;
+    const region = button.closest("[data-region]"), state = of(region);
+    if (paused) setPaused(false);
+    if (region.contains(document.activeElement)) document.activeElement.blur();
+    document.getSelection().removeAllRanges();
+    state.owed = false; state.news.clear(); show(region); refresh(region, true);
+  });
+
+  /* --- announcing: one polite sentence per region in 20 s ------------------------------------------------------------ */
+  const tell = (region, n) => {
+    const state = of(region);
+    if (!n || document.hidden || performance.now() - state.said < 20000) return;
+    state.said = performance.now();
+    const name = region.dataset.region;
+    say(n === 1 ? fill(words.changed_one, { region: name }) : fill(words.changed_many, { region: name, n }));
+  };
+
+  /* --- what the stream tells ----------------------------------------------------------------------------------------- */
+  /* a region about one contact need not look again because of another; no refs = anything may have changed */
+  const concerns = (element, change) => change.topic !== "lane" || !element.dataset.ref || !change.refs.length || change.refs.includes(element.dataset.ref);
+  const nudge = (changes) => {
+    for (const element of document.querySelectorAll("[data-region], [data-state]")) {
+      const topics = element.dataset.topics.split(" ");
+      if (!changes.some((change) => topics.includes(change.topic) && concerns(element, change))) continue;
+      // fragments of the stream's own scope arrive by themselves
+      if (element.matches("[data-region]") || element.dataset.foreign) refresh(element);
+    }
+  };
+  const state = ({ scope, fragments }) => {
+    for (const [id, html] of Object.entries(fragments)) {
+      const element = document.getElementById(id);
+      if (!element) continue;
+      if (element.dataset.scope !== scope) { element.dataset.foreign = "yes"; refresh(element); continue; }
+      const before = element.querySelector("[data-said]")?.dataset.said;
+      Idiomorph.morph(element, html, { morphStyle: "innerHTML" });
+      clock.paint(element);
+      const after = element.querySelector("[data-said]");
+      if (after && after.dataset.said !== before && (!before || after.dataset.kind !== "safe_mode")) (after.dataset.kind === "safe_mode" ? shout : say)(after.dataset.said);
+    }
+  };
+  const everything = () => { for (const element of document.querySelectorAll("[data-region], [data-state]")) refresh(element, true); };
+  const setPaused = (value) => {
+    paused = value;
+    document.documentElement.toggleAttribute("data-paused", paused);
+    say(paused ? words.paused_all : words.resumed);
+    if (!paused) release();
+  };
+  window.kora = Object.assign(window.kora, { regions: { nudge, state, everything, togglePause: () => setPaused(!paused) }, say, shout });
+})();

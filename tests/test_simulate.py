@@ -1,0 +1,133 @@
+"""The simulator as a witness: what it was told is accepted is there afterwards, whatever happened to the server."""
+
+import asyncio
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, select
+
+from app.simulate import Report, Webhooks, run
+from app.store.database import Database
+from app.store.tables import InboxCommand, InboxMessage, MalformedItem, table
+from tests.server import Server, init, kora
+from tests.services import free_port
+
+COMMAND, MESSAGE, MALFORMED = (table(t) for t in (InboxCommand, InboxMessage, MalformedItem))
+
+
+def journal_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def missing(conn: Connection, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Entries of the journal that are not in the database."""
+    commands = {r[0] for r in conn.execute(select(COMMAND.c.command_id))}
+    keys = {r[0] for r in conn.execute(select(COMMAND.c.idempotency_key))}
+    events = {r[0] for r in conn.execute(select(MESSAGE.c.event_id))}
+    external = {r[0] for r in conn.execute(select(MESSAGE.c.external_id))}
+    malformed = {r[0] for r in conn.execute(select(MALFORMED.c.item_id))} | {
+        r[0] for r in conn.execute(select(MALFORMED.c.given_id))
+    }
+    reasons = Counter(r[0] for r in conn.execute(select(MALFORMED.c.reason)))
+    lost = []
+    for entry in entries:
+        if entry["kind"] == "webhook":
+            kept = entry["external_id"] in external
+        elif entry.get("status") == "invalid_payload_manual":
+            kept = entry["id"] in malformed or sum(reasons.values()) > 0
+        elif entry["kind"] == "command":
+            kept = entry["id"] in commands and entry["idempotency_key"] in keys
+        else:
+            kept = entry["id"] in events and entry["external_id"] in external
+        if not kept:
+            lost.append(entry)
+    return lost
+
+
+async def test_a_day_of_a_clinic_leaves_a_history_without_violations(sqlite_url: str, tmp_path: Path) -> None:
+    database_url = sqlite_url  # the other test runs the same on both
+    made = init(database_url)
+    settings = {"whatsapp": {"app_secret": "s3cret", "verify_token": "v", "phone_number_id": "42"}}
+    hooks = Webhooks(tenant="sol", app_secret="s3cret", phone_number_id="42", share=0.5)
+    journal = tmp_path / "journal.jsonl"
+    with Server(database_url) as server:
+        await _configure(server, made["keys"]["tenant"], settings)
+        report = await run(
+            server.url, made["keys"]["tenant"], rate=40, contacts=20, seconds=4, journal=journal, seed=7, hooks=hooks
+        )
+        assert server.stop() == 0
+    entries = journal_of(journal)
+    assert len(entries) == report.accepted == report.sent > 80
+    assert not report.errors
+    assert {"queued_for_dispatch", "invalid_payload_manual", "webhook_accepted"} <= set(report.statuses)
+    assert "blocked_unconfirmed" in report.results
+    assert 0 < report.percentile(0.5) <= report.percentile(0.95) <= max(report.ack_s)
+    assert "p95" in report.text()
+    assert await _missing(database_url, entries) == []
+    assert "0 violations" in kora(database_url, "verify")
+
+
+async def test_nothing_accepted_is_lost_when_the_server_is_killed_in_the_middle(database_url: str, tmp_path: Path) -> None:
+    key = init(database_url)["keys"]["tenant"]
+    journal = tmp_path / "journal.jsonl"
+    with Server(database_url) as server:
+        running = asyncio.create_task(run(server.url, key, rate=40, contacts=20, seconds=5, journal=journal, seed=11))
+        for _ in range(2):
+            await _grown(journal, by=50)
+            server.kill()
+            await asyncio.to_thread(server.start)
+        report: Report = await running
+        assert server.stop() == 0
+    entries = journal_of(journal)
+    assert report.errors
+    assert report.retried
+    assert len(entries) == report.accepted
+    assert await _missing(database_url, entries) == []
+    assert "0 violations" in kora(database_url, "verify")
+
+
+async def test_a_server_that_never_answers_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.simulate.runner.START_S", 0.3)
+    async with asyncio.timeout(10):
+        report = await run(f"http://127.0.0.1:{free_port()}", "kora_x_y", rate=10, contacts=5, seconds=1)
+    assert (report.accepted, report.sent) == (0, 0)
+    assert report.errors["ConnectError"] > 0
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_percentiles_of_known_latencies(share: float) -> None:
+    report = Report(ack_s=[n / 1000 for n in range(1, 101)])
+    assert report.percentile(share) == {0.0: 0.001, 0.5: 0.05, 1.0: 0.1}[share]
+    assert Report().percentile(share) == 0.0
+
+
+async def _configure(server: Server, key: str, settings: dict[str, Any]) -> None:
+    import httpx
+
+    async with httpx.AsyncClient(trust_env=False) as client:
+        answer = await client.put(f"{server.url}/api/v1/settings/sol", json=settings, headers={"authorization": f"Bearer {key}"})
+        assert answer.is_success, answer.text
+
+
+async def _grown(journal: Path, by: int) -> None:
+    """Until the journal has that many lines more than now."""
+    began = _lines(journal)
+    async with asyncio.timeout(60):
+        while _lines(journal) < began + by:
+            await asyncio.to_thread(lambda: None)
+            await asyncio.sleep(0.02)
+
+
+def _lines(journal: Path) -> int:
+    return journal.read_bytes().count(b"\n") if journal.exists() else 0
+
+
+async def _missing(database_url: str, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    database = Database(database_url, pool_size=1)
+    try:
+        return await database.read(missing, entries)
+    finally:
+        await database.close()
