@@ -89,7 +89,7 @@ async def _serve_http(server: _Server, services: Services) -> None:
         await server.serve()
     except SystemExit as error:  # uvicorn leaves this way when the port is taken
         services.supervisor.defect = ConfigError(f"the HTTP server could not start on {server.config.host}:{server.config.port}")
-        log.error("http_server_failed", exit_code=str(error))
+        log.exception("http_server_failed", exit_code=str(error))
     finally:
         services.supervisor.stop.set()
 

@@ -7,7 +7,6 @@ import secrets
 import shutil
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -139,22 +138,36 @@ def init(*, as_json: bool, slug: str, email: str) -> None:
 
 def _init(conn: Connection, slug: str, email: str, password: str, password_hash: str) -> dict[str, Any]:
     now = SystemClock().now()
-    if accounts.find_tenant(conn, slug) is not None:
+    if accounts.find_tenant(conn, slug, include_disabled=True) is not None:
         raise click.ClickException(f"tenant {slug!r} exists already; nothing was changed")
     if accounts.find_user_by_email(conn, email) is not None:
         raise click.ClickException(f"user {email!r} exists already; nothing was changed")
     tenant_id, user_id = new_id(), new_id()
-    accounts.create_tenant(conn, tenant_id=tenant_id, slug=slug, name=slug.replace("-", " ").title(), timezone="America/Sao_Paulo", now=now)
-    accounts.create_user(
-        conn, user_id=user_id, email=email, name="Superadmin", role="superadmin", password_hash=password_hash, tenant_ids=[], now=now
+    accounts.create_tenant(
+        conn, tenant_id=tenant_id, slug=slug, name=slug.replace("-", " ").title(), timezone="America/Sao_Paulo", now=now
     )
-    keys = {"global": _add_key(conn, "init global", None, ALL_SCOPES), "tenant": _add_key(conn, "init tenant", tenant_id, ALL_SCOPES)}
+    accounts.create_user(
+        conn,
+        user_id=user_id,
+        email=email,
+        name="Superadmin",
+        role="superadmin",
+        password_hash=password_hash,
+        tenant_ids=[],
+        now=now,
+    )
+    keys = {
+        "global": _add_key(conn, "init global", None, ALL_SCOPES),
+        "tenant": _add_key(conn, "init tenant", tenant_id, ALL_SCOPES),
+    }
     _note(conn, "installation.init", f"tenant/{slug}", {"superadmin": user_id})
     return {"tenant": {"id": tenant_id, "slug": slug}, "superadmin": {"email": email, "password": password}, "keys": keys}
 
 
 def _note(conn: Connection, action: str, thing: str, after: dict[str, Any]) -> None:
-    audit.append(conn, chain=audit.GLOBAL_CHAIN, actor=ACTOR, action=action, object=thing, after=after, origin="cli", now=SystemClock().now())
+    audit.append(
+        conn, chain=audit.GLOBAL_CHAIN, actor=ACTOR, action=action, object=thing, after=after, origin="cli", now=SystemClock().now()
+    )
 
 
 # --- tenants, users, keys -----------------------------------------------------------------------------------------------
@@ -173,7 +186,7 @@ def tenant_add(slug: str, name: str | None, timezone: str) -> None:
     """Create a clinic."""
 
     def work(conn: Connection) -> str:
-        if accounts.find_tenant(conn, slug) is not None:
+        if accounts.find_tenant(conn, slug, include_disabled=True) is not None:
             raise click.ClickException(f"tenant {slug!r} exists already")
         tenant_id = new_id()
         shown = name or slug.replace("-", " ").title()
@@ -231,7 +244,14 @@ def user_add(email: str, name: str, role: str, slugs: tuple[str, ...], password:
         ids = [_tenant(conn, slug).tenant_id for slug in slugs]
         user_id = new_id()
         accounts.create_user(
-            conn, user_id=user_id, email=email, name=name, role=role, password_hash=password_hash, tenant_ids=ids, now=SystemClock().now()
+            conn,
+            user_id=user_id,
+            email=email,
+            name=name,
+            role=role,
+            password_hash=password_hash,
+            tenant_ids=ids,
+            now=SystemClock().now(),
         )
         _note(conn, "user.add", f"user/{user_id}", {"role": role, "tenants": list(slugs)})
 
@@ -287,7 +307,9 @@ def key_list() -> None:
     """List keys (never their secrets)."""
     for row in _read(accounts.list_keys):
         state = "revoked" if row.revoked_at else "active"
-        click.echo(f"{row.key_id}\t{row.tenant_id or 'global'}\t{row.scopes}\t{state}\t{row.last_used_at or 'never used'}\t{row.name}")
+        click.echo(
+            f"{row.key_id}\t{row.tenant_id or 'global'}\t{row.scopes}\t{state}\t{row.last_used_at or 'never used'}\t{row.name}"
+        )
 
 
 @key.command("disable")
@@ -308,7 +330,13 @@ def key_disable(key_id: str) -> None:
 def _add_key(conn: Connection, name: str, tenant_id: str | None, scopes: tuple[str, ...]) -> str:
     key_id, token, secret_hash = new_api_key()
     accounts.create_key(
-        conn, key_id=key_id, secret_hash=secret_hash, name=name, tenant_id=tenant_id, scopes=" ".join(scopes), now=SystemClock().now()
+        conn,
+        key_id=key_id,
+        secret_hash=secret_hash,
+        name=name,
+        tenant_id=tenant_id,
+        scopes=" ".join(scopes),
+        now=SystemClock().now(),
     )
     _note(conn, "key.add", f"key/{key_id}", {"tenant_id": tenant_id, "scopes": list(scopes)})
     return token
@@ -385,7 +413,9 @@ async def _findings(settings: Settings) -> list[tuple[bool, str]]:
     prepare_folder(settings.database_url)
     database = Database(settings.database_url, pool_size=1)
     try:
-        version = await database.read(lambda c: c.execute(text("SELECT sqlite_version()" if database.is_sqlite else "SHOW server_version")).scalar())
+        version = await database.read(
+            lambda c: c.execute(text("SELECT sqlite_version()" if database.is_sqlite else "SHOW server_version")).scalar()
+        )
         found.append((True, f"database answers ({database.dialect} {version})"))
         revision = await current(database)
         fix = "" if revision == head() else "; run: kora migrate"
@@ -400,8 +430,7 @@ async def _findings(settings: Settings) -> list[tuple[bool, str]]:
     found.append((not (weak and settings.is_production), f"secret key is {'the development default' if weak else 'set'}{note}"))
     free = shutil.disk_usage(Path.cwd()).free // 2**20
     found.append((free > 500, f"{free} MB free on this disk (500 MB or more are needed)"))
-    masked = replace(settings, secret_key="***")
-    found.append((True, f"serving would listen on {masked.host}:{masked.port}, people reach {masked.public_url}"))
+    found.append((True, f"serving would listen on {settings.host}:{settings.port}, people reach {settings.public_url}"))
     return found
 
 

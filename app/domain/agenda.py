@@ -33,8 +33,6 @@ def _alternatives(active: list[Appointment], start_at: datetime, end_at: datetim
     free = [
         s
         for s in starts
-        if s > now
-        and abs(s - start_at) <= 4 * length
-        and not any(a.start_at < s + length and a.end_at > s for a in active)
+        if s > now and abs(s - start_at) <= 4 * length and not any(a.start_at < s + length and a.end_at > s for a in active)
     ]
     return tuple(sorted(sorted(free, key=lambda s: (abs(s - start_at), s))[:ALTERNATIVES_MAX]))

@@ -34,7 +34,10 @@ class Grant:
 class LaneLocks(Protocol):
     """What the committer needs."""
 
-    mode: str
+    @property
+    def mode(self) -> str:
+        """Which backend grants now: primary | fallback | database."""
+        ...
 
     async def acquire(self, keys: Sequence[str]) -> Grant:
         """Take as many of `keys` as are free; never waits for another owner."""
@@ -49,8 +52,13 @@ class DatabaseLocks:
     """Locks as rows: the same semantics as on Redis (owner token, TTL, compare-and-delete)."""
 
     def __init__(self, database: Database, clock: Clock, *, mode: str = "database") -> None:
-        self.mode = mode
+        self._mode = mode
         self._database, self._clock = database, clock
+
+    @property
+    def mode(self) -> str:
+        """The mode that these locks were made for."""
+        return self._mode
 
     async def acquire(self, keys: Sequence[str]) -> Grant:
         """Take the free ones."""

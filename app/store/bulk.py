@@ -98,7 +98,8 @@ def update_rows(
     match = " AND ".join(f"t.{k} = r.{k}" for k in keys)
     extra = f" AND ({guard})" if guard else ""
     returning = ", ".join(f"t.{k}" for k in keys) if dialect == "postgresql" else ", ".join(keys)
-    statement = f"UPDATE {table.name} AS t SET {', '.join(sets)} FROM {_record_set(table, tuple(rows[0]), dialect)} WHERE {match}{extra} RETURNING {returning}"
+    source = _record_set(table, tuple(rows[0]), dialect)
+    statement = f"UPDATE {table.name} AS t SET {', '.join(sets)} FROM {source} WHERE {match}{extra} RETURNING {returning}"
     return {tuple(row) for row in conn.execute(text(statement), {"rows": encode(rows, dialect)})}
 
 

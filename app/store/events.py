@@ -11,7 +11,8 @@ from app.store.tables import EventLog, table
 
 _EVENTS = table(EventLog)
 _PG_INSERT = text(
-    "INSERT INTO event_log (tenant_id, topic, refs_json, at, xid) VALUES (:tenant_id, :topic, :refs_json, :at, pg_current_xact_id()::text::bigint)"
+    "INSERT INTO event_log (tenant_id, topic, refs_json, at, xid) "
+    "VALUES (:tenant_id, :topic, :refs_json, :at, pg_current_xact_id()::text::bigint)"
 )
 
 REFS_MAX = 200

@@ -171,7 +171,7 @@ def apply(conn: Connection, plans: Sequence[LanePlan], attempt: Attempt) -> list
     writes = _Writes()
     for plan in applied:
         writes.ledger.extend(chains[plan.key])
-        _collect(writes, plan, chains[plan.key], attempt)
+        _collect(writes, plan, attempt)
     _write_agenda(conn, writes)
     insert_rows(conn, _LEDGER, writes.ledger)
     insert_rows(conn, _VERSION, writes.versions)
@@ -325,7 +325,7 @@ def _advance_lanes(
 # --- collecting rows ----------------------------------------------------------------------------------------------------
 
 
-def _collect(writes: _Writes, plan: LanePlan, ledger: list[dict[str, Any]], attempt: Attempt) -> None:
+def _collect(writes: _Writes, plan: LanePlan, attempt: Attempt) -> None:
     tenant_id, contact_id = plan.key
     writes.events[(tenant_id, "queue")].add(contact_id)
     writes.events[(tenant_id, "lane")].add(contact_id)
@@ -523,7 +523,8 @@ def _refuse_overlaps(conn: Connection, writes: _Writes) -> None:
         keys,
         keys=("tenant_id", "therapist_id"),
         columns=("tenant_id", "appointment_id"),
-        where="t.status <> 'cancelled' AND t.appointment_id <> r.was_appointment_id AND t.start_at < r.was_end_at AND t.end_at > r.was_start_at",
+        where="t.status <> 'cancelled' AND t.appointment_id <> r.was_appointment_id "
+        "AND t.start_at < r.was_end_at AND t.end_at > r.was_start_at",
     ).all()
     if clashes:
         ours = {(r["tenant_id"], r["appointment_id"]) for r in active}

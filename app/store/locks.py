@@ -28,7 +28,8 @@ def acquire_locks(conn: Connection, keys: Sequence[str], token: str, now: dateti
     where = "WHERE true" if dialect == "sqlite" else "ORDER BY lock_key"
     taken = conn.execute(
         text(
-            f"INSERT INTO lane_lock (lock_key, token, expires_at) SELECT lock_key, token, expires_at FROM {_RECORDS[dialect]} {where} "
+            "INSERT INTO lane_lock (lock_key, token, expires_at) "
+            f"SELECT lock_key, token, expires_at FROM {_RECORDS[dialect]} {where} "
             "ON CONFLICT (lock_key) DO UPDATE SET token = excluded.token, expires_at = excluded.expires_at "
             "WHERE lane_lock.expires_at <= :now RETURNING lock_key"
         ),

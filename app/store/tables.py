@@ -527,7 +527,9 @@ class Ticket(SQLModel, table=True):
 
     __tablename__ = "ticket"
     __table_args__ = (
-        _partial("uq_ticket_takeover_open", "tenant_id", "contact_id", where="kind = 'takeover' AND closed_at IS NULL", unique=True),
+        _partial(
+            "uq_ticket_takeover_open", "tenant_id", "contact_id", where="kind = 'takeover' AND closed_at IS NULL", unique=True
+        ),
     )
     ticket_id: str = _key(40)
     tenant_id: str = Field(max_length=40)

@@ -14,7 +14,7 @@
   /* --- what comes in, from the stream or from the tab that leads ----------------------------------------------------- */
   const apply = (message) => {
     const { type, data, before, rev } = message;
-    if (type === "end") { ended = true; beat = -Infinity; return; }
+    if (type === "end") { ended = true; beat = -Infinity; leave(); return; }
     beat = performance.now();
     connected = true;
     if (data?.now) clock.set(data.now, data.scale);
@@ -43,7 +43,7 @@
     }
     source.addEventListener("bye", (event) => {
       source.close();
-      if (JSON.parse(event.data).reason === "session") { channel.postMessage({ type: "end" }); apply({ type: "end" }); leave(); }
+      if (JSON.parse(event.data).reason === "session") { channel.postMessage({ type: "end" }); apply({ type: "end" }); }
       else again(500);
     });
     source.onerror = () => { source.close(); if (tries % 3 === 2) ask(); again(); };
@@ -58,7 +58,10 @@
     }
   };
   const again = (ms = Math.min(RETRY_MAX_MS, 500 * 2 ** tries++)) => { if (!ended) setTimeout(open, ms * (0.7 + Math.random() * 0.6)); };
-  const leave = () => location.assign("/login?next=" + encodeURIComponent(location.pathname + location.search));
+  // signing out here goes on to the sign-in page by itself
+  let leaving = false;
+  document.addEventListener("submit", (event) => { leaving ||= event.target.matches("form[action='/logout']"); });
+  const leave = () => leaving || location.assign("/login?next=" + encodeURIComponent(location.pathname + location.search));
   navigator.locks.request(name, () => { leading = true; open(); return new Promise(() => {}); });
   channel.postMessage({ type: "who" });
 

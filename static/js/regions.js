@@ -10,7 +10,7 @@
   let paused = false;
 
   const of = (region) => {
-    if (!status.has(region)) status.set(region, { due: 0, timer: 0, busy: false, again: false, owed: false, news: new Set(), said: 0 });
+    if (!status.has(region)) status.set(region, { due: 0, timer: 0, busy: false, again: false, owed: false, news: new Set(), said: -Infinity });
     return status.get(region);
   };
   const say = (text) => { document.getElementById("say").textContent = text; };

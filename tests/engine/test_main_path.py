@@ -32,7 +32,13 @@ class Engine:
         self.intake = Intake(db, clock, policies, metrics)
         self.conversations = Conversations(db, clock)
         self.dispatch = Dispatch(
-            db, clock, DatabaseLocks(db, clock), policies, metrics, node_id=node_id, policy=DispatchPolicy(lanes_per_round=32, chain=4)
+            db,
+            clock,
+            DatabaseLocks(db, clock),
+            policies,
+            metrics,
+            node_id=node_id,
+            policy=DispatchPolicy(lanes_per_round=32, chain=4),
         )
         self.intake.on_accepted += [self.dispatch.wake.set, self.conversations.wake.set]
         self.conversations.on_heard += [self.dispatch.wake.set]
@@ -200,7 +206,8 @@ async def test_the_same_key_is_one_effect_and_another_payload_a_conflict(engine:
 async def test_two_families_want_one_slot_and_one_gets_it(engine: Engine) -> None:
     slot = engine.slot(30)
     wanted = [
-        engine.command("schedule", {"appointment_id": f"a-{n}", "therapist_id": "t-ana", **slot}, idempotency_key=f"s{n}") for n in (1, 2)
+        engine.command("schedule", {"appointment_id": f"a-{n}", "therapist_id": "t-ana", **slot}, idempotency_key=f"s{n}")
+        for n in (1, 2)
     ]
     rows = await engine.done(*wanted)
     assert sorted(r.result for r in rows) == ["applied_once", "blocked_agenda_conflict"]

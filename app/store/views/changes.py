@@ -57,9 +57,7 @@ def read_on(conn: Connection, tail: Tail) -> Tail:
     horizon = _horizon(conn)
     query = select(_EVENTS).order_by(_EVENTS.c.position).limit(BATCH_MAX + 1)
     if horizon:
-        query = query.where(
-            _EVENTS.c.position > tail.position - LOOK_BACK, _EVENTS.c.xid >= tail.horizon, _EVENTS.c.xid < horizon
-        )
+        query = query.where(_EVENTS.c.position > tail.position - LOOK_BACK, _EVENTS.c.xid >= tail.horizon, _EVENTS.c.xid < horizon)
     else:
         query = query.where(_EVENTS.c.position > tail.position)
     rows = conn.execute(query).all()

@@ -1,0 +1,87 @@
+"""Ordered commands, enqueue to committed, with the full gate, ledger, outbox and event log, on SQLite.
+
+Run: `make bench` (or `python -m bench.throughput [COMMANDS] [CONTACTS]`). Prints commands per second accepted and committed.
+"""
+
+import asyncio
+import logging
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from app.clock import SystemClock
+from app.engine.dispatch import Dispatch
+from app.engine.intake import Intake
+from app.engine.locks import DatabaseLocks
+from app.engine.policies import PolicyCache
+from app.engine.supervisor import Supervisor
+from app.metrics import Metrics
+from app.store import settings
+from app.store.database import Database
+from app.store.migrate import upgrade
+from tests.builders import clinic
+
+BATCH = 200
+
+
+async def measure(url: str, commands: int, contacts: int) -> tuple[float, float]:
+    """Commands per second: accepted, and accepted and committed."""
+    database, clock = Database(url), SystemClock()
+    await upgrade(database)
+    await database.write(clinic, now=clock.now())
+    await database.write(settings.save, "ten-sol", {"max_queue_size": 10_000_000}, actor="system:bench", now=clock.now())
+    policies, metrics = PolicyCache(database), Metrics()
+    intake = Intake(database, clock, policies, metrics)
+    dispatch = Dispatch(database, clock, DatabaseLocks(database, clock), policies, metrics, node_id="bench")
+    intake.on_accepted.append(dispatch.wake.set)
+    finished, left = asyncio.Event(), [commands]
+
+    def committed(plans: Any) -> None:
+        left[0] -= sum(len(plan.entries) for plan in plans)
+        if left[0] <= 0:
+            finished.set()
+
+    dispatch.on_committed.append(committed)
+    supervisor = Supervisor()
+    loops = [asyncio.create_task(supervisor.run(loop)) for loop in (intake, dispatch)]
+    now = clock.now().isoformat()
+    raws = [
+        {
+            "contact_id": f"c-{n % contacts}",
+            "command_type": "follow_up",
+            "conversation_version": 1,
+            "as_of": now,
+            "occurred_at": now,
+            "idempotency_key": f"k-{n}",
+            "correlation_id": f"corr-{n}",
+            "payload": {"text": f"mensagem {n}"},
+        }
+        for n in range(commands)
+    ]
+    started = time.perf_counter()
+    for offset in range(0, commands, BATCH):
+        await intake.commands("ten-sol", raws[offset : offset + BATCH])
+    accepted = time.perf_counter()
+    await finished.wait()
+    done = time.perf_counter()
+    supervisor.stop.set()
+    await asyncio.gather(*loops)
+    await database.close()
+    return commands / (accepted - started), commands / (done - started)
+
+
+def main() -> None:
+    """Measure once and print."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    commands, contacts = (int(a) for a in (*sys.argv[1:], "20000", "500")[:2])
+    with tempfile.TemporaryDirectory() as folder:
+        accepted, committed = asyncio.run(measure(f"sqlite:///{Path(folder) / 'bench.db'}", commands, contacts))
+    print(f"sqlite, {commands} commands over {contacts} contacts: accepted {accepted:.0f}/s, committed {committed:.0f}/s")
+
+
+if __name__ == "__main__":
+    main()
