@@ -117,7 +117,10 @@ async def test_a_change_reaches_the_clinic_it_belongs_to_and_everyone_who_sees_a
         assert sorted(everybody.heard("queue")) == ["c-1", "c-2"]
 
 
-async def test_changes_are_told_in_the_order_of_their_positions_and_each_once(db: Database, manual_clock: ManualClock) -> None:
+async def test_changes_are_told_in_the_order_of_their_positions_and_each_once(
+    db: Database, manual_clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "REFS_MAX", 100)  # beyond it a message names the topic alone
     async with running(db, manual_clock) as bench:
         told = bench.connect()
         for number in range(100):
