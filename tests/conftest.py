@@ -146,5 +146,5 @@ def prepare(url: str, work: Callable[[Database], Coroutine[Any, Any, object]]) -
         pool.submit(asyncio.run, run()).result()
 
 
-collect_ignore = ["engine/test_outbox.py", "engine/test_stream.py", "web/test_console.py"]
+collect_ignore = ["engine/test_outbox.py"]
 """Written, not yet seen green in one run on an idle machine; docs/decisions/0013 says what is owed."""
