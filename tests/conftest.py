@@ -144,7 +144,3 @@ def prepare(url: str, work: Callable[[Database], Coroutine[Any, Any, object]]) -
     # in a thread of its own: such a fixture may be set up while an async test's loop runs
     with ThreadPoolExecutor(1) as pool:
         pool.submit(asyncio.run, run()).result()
-
-
-collect_ignore = ["engine/test_outbox.py"]
-"""Written, not yet seen green in one run on an idle machine; docs/decisions/0013 says what is owed."""

@@ -202,6 +202,7 @@ class OutboxLoop:
                 log.error("channel_failed", target=call.channel.key, exc_info=task.exception())
                 call.result = SendResult(outcome=Outcome.UNKNOWN, detail="channel_failed")
         if call.result is not None:
+            self._note(call)  # at once: the call's place at its target is free from here, and the circuit must know first
             self._answered.append(call)
         self.wake.set()
 
@@ -221,7 +222,6 @@ class OutboxLoop:
         for call, settlement in zip(calls, settlements, strict=True):
             status = settlement.status if call.delivery.outbox_id in won else "superseded"
             self._log(call.delivery, call.channel.key, status, settlement.detail)
-            self._note(call)
 
     def _settlement(self, call: _Call, now: datetime) -> Settlement:
         result = call.result

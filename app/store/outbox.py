@@ -15,6 +15,7 @@ import msgspec
 from sqlalchemy import Connection, Integer, Row, Select, and_, bindparam, case, func, select, update
 
 from app.domain.delivery import REPEATABLE_KINDS, DeliveryUpdate, OutboxStatus, furthest
+from app.domain.envelopes import sha256_hex
 from app.ids import new_id
 from app.store.bulk import insert_rows, joined_rows, update_rows
 from app.store.columns import UTCDateTime
@@ -80,6 +81,7 @@ def outbox_row(
         "step": step,
         "contact_id": contact_id,
         "kind": kind,
+        "target": sha256_hex(channel) if isinstance(channel := body.get("channel"), str) and channel else "",
         "created_at": now,
         "due_at": due_at or now,
         "correlation_id": correlation_id,
@@ -100,7 +102,9 @@ def _due_query() -> Select[Any]:
         order_by=(_OUTBOX.c.created_at, _OUTBOX.c.outbox_id),
     )
     active = select(_OUTBOX, place.label("place")).where(_OUTBOX.c.status.in_(ACTIVE)).subquery("a")
-    turn = func.row_number().over(partition_by=(active.c.tenant_id, active.c.kind), order_by=(active.c.due_at, active.c.outbox_id))
+    turn = func.row_number().over(
+        partition_by=(active.c.tenant_id, active.c.kind, active.c.target), order_by=(active.c.due_at, active.c.outbox_id)
+    )
     front = (
         select(active, turn.label("turn"))
         .where(active.c.place == 1, active.c.status == OutboxStatus.PENDING, active.c.due_at <= bindparam("now", type_=UTCDateTime))
@@ -126,7 +130,7 @@ _DUE_QUERY = _due_query()
 
 
 def due(conn: Connection, now: datetime, *, per_group: int, limit: int) -> list[Due]:
-    """Deliveries to make now: the front one of each contact, at most `per_group` of a tenant and kind, oldest first."""
+    """Deliveries to make now: the front one of each contact, at most `per_group` of a tenant, kind and target, oldest first."""
     return [_due(row) for row in conn.execute(_DUE_QUERY, {"now": now, "per_group": per_group, "limit": limit})]
 
 

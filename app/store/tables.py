@@ -465,6 +465,8 @@ class Outbox(SQLModel, table=True):
     step: str = Field(max_length=40)
     contact_id: str | None = Field(default=None, max_length=200)
     kind: str = Field(max_length=30)
+    target: str = Field(default="", max_length=64)
+    """SHA-256 of the channel it names itself ('' = the tenant's own for its kind); targets take turns, none waits for another."""
     status: str = Field(default="pending", max_length=10)
     attempts: int = 0
     created_at: datetime = _when()

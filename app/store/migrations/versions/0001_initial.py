@@ -411,6 +411,7 @@ def upgrade() -> None:
         sa.Column("step", sa.String(length=40), nullable=False),
         sa.Column("contact_id", sa.String(length=200), nullable=True),
         sa.Column("kind", sa.String(length=30), nullable=False),
+        sa.Column("target", sa.String(length=64), nullable=False),
         sa.Column("status", sa.String(length=10), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("created_at", UTCDateTime(), nullable=False),
