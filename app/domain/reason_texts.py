@@ -150,6 +150,12 @@ REASONS: Final[dict[str, Row]] = {
         "O número está longe demais do último número do contato.", "The number is too far beyond the contact's last one.", _FIX
     ),
     "no_place_in_lane": _row("O pedido não recebeu lugar na fila do contato.", "The request got no place in the lane.", _FIX),
+    "previous_waiting": (
+        "O pedido anterior deste contato também espera.",
+        "Aguarde: os pedidos deste contato saem em ordem, assim que o que falta chegar.",
+        "The request before it in this contact's order is waiting too.",
+        "Wait: this contact's requests leave in order as soon as the missing one arrives.",
+    ),
     "previous_missing": (
         "Espera um pedido anterior deste contato que ainda não chegou.",
         "Aguarde o anterior ou, com motivo, pule o lugar que falta.",

@@ -47,6 +47,7 @@ class Reason(StrEnum):
     COMMIT_ORDER_TOO_FAR = "commit_order_too_far"
     NO_PLACE_IN_LANE = "no_place_in_lane"
     PREVIOUS_MISSING = "previous_missing"
+    PREVIOUS_WAITING = "previous_waiting"
     WAITED_TOO_LONG = "waited_too_long"
     PLACE_NEVER_FILLED = "place_never_filled"
     SKIPPED_BY_PERSON = "skipped_by_person"

@@ -6,6 +6,7 @@ the batch size follows the load by itself and a lone request never waits for com
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -92,7 +93,10 @@ class Intake:
         request = _Request(submissions, asyncio.get_running_loop().create_future())
         self._buffer.append(request)
         self.wake.set()
-        return await request.answer
+        started = time.perf_counter()
+        receipts = await request.answer
+        self._metrics.intake_seconds.observe(time.perf_counter() - started)
+        return receipts
 
     async def result(self, tenant_id: str, command_id: str, timeout_s: float) -> None:
         """Return when the command has its terminal result, or after the timeout."""

@@ -204,7 +204,7 @@ class _Planner:
     def _wait_for_gap(self, plan: LanePlan, lane: LaneFacts, index: int, policy: TenantPolicy) -> None:
         since = lane.rows[index].waiting_since or self.now
         self._block(plan, "gap", since + policy.gate.wait_limit)
-        self._mark(plan, lane, index, State.WAITING_PREVIOUS_COMMIT, Reason.PREVIOUS_MISSING, Reason.PREVIOUS_MISSING)
+        self._mark(plan, lane, index, State.WAITING_PREVIOUS_COMMIT, Reason.PREVIOUS_MISSING, Reason.PREVIOUS_WAITING)
 
     def _park(self, plan: LanePlan, lane: LaneFacts, index: int, decision: Decision) -> None:
         cause = "contingency" if decision.state is State.PENDING_CONTINGENCY else "safe_mode"
@@ -216,7 +216,8 @@ class _Planner:
     def _mark(self, plan: LanePlan, lane: LaneFacts, index: int, state: State, first: str, behind: str) -> None:
         """Make the state of a stopped command, and of those behind it, visible."""
         for offset, row in enumerate(lane.rows[index:]):
-            reason = first if offset == 0 else behind
+            beside = offset > 0 and row.commit_order == lane.rows[index + offset - 1].commit_order + 1
+            reason = behind if beside or (behind == Reason.BEHIND_PARKED and offset > 0) else first  # a second gap is a gap too
             if row.status != state or row.reason != reason:
                 plan.pending.append(PendingChange(command_id=row.command_id, state=state, reason=reason))
 

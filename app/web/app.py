@@ -1,8 +1,6 @@
 """The ASGI application: every route, and around every route what protects it."""
 
 import time
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,11 +22,17 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.clock import SystemClock
 from app.errors import Unauthenticated
+from app.web.api import api_routes
+from app.web.api.webhooks import webhook_routes
 from app.web.auth import Actor, Authenticator, enforce_access
+from app.web.console.routes import console_routes
 from app.web.health import HealthBoard, health_routes
+from app.web.i18n import template_config
+from app.web.phone import phone_routes
 from app.web.problems import EXCEPTION_HANDLERS, correlation_id, problem
 from app.web.security import BODY_MAX, TokenBuckets, client_address, hurried, set_headers
 from app.web.signin import Doorkeeper, signin_routes
+from app.web.stream import stream_routes
 
 if TYPE_CHECKING:
     from app.bootstrap import Services
@@ -98,11 +102,11 @@ def create_app(services: "Services") -> Litestar:
         route_handlers=[
             *health_routes,
             *signin_routes,
-            *_routes("app.web.api", "api_routes"),
-            *_routes("app.web.api.webhooks", "webhook_routes"),
-            *_routes("app.web.console", "console_routes"),
-            *_routes("app.web.stream", "stream_routes"),
-            *_routes("app.web.phone", "phone_routes"),
+            *api_routes,
+            *webhook_routes,
+            *console_routes,
+            *stream_routes,
+            *phone_routes,
             create_static_files_router(
                 "/static", [STATIC], opt={"access": "public"}, include_in_schema=False, middleware=[_COMPRESSED]
             ),
@@ -113,7 +117,7 @@ def create_app(services: "Services") -> Litestar:
         exception_handlers={**EXCEPTION_HANDLERS, Unauthenticated: _unauthenticated},
         before_send=[before_send],
         request_max_body_size=BODY_MAX,
-        template_config=_templates(services),
+        template_config=template_config(services),
         openapi_config=OpenAPIConfig(
             title="KoraOS Console",
             version="1",
@@ -127,14 +131,6 @@ def create_app(services: "Services") -> Litestar:
         logging_config=None,
         debug=False,
     )
-
-
-def _routes(module: str, name: str) -> list[Any]:
-    return list(getattr(import_module(module), name, [])) if find_spec(module) else []
-
-
-def _templates(services: "Services") -> Any:
-    return import_module("app.web.i18n").template_config(services) if find_spec("app.web.i18n") else None
 
 
 def _unauthenticated(request: Request[Any, Any, Any], error: Unauthenticated) -> Response[Any]:

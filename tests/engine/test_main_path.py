@@ -29,6 +29,7 @@ class Engine:
     def __init__(self, db: Database, clock: ManualClock, node_id: str = "n1") -> None:
         self.db, self.clock = db, clock
         policies, metrics = PolicyCache(db), Metrics()
+        self.metrics = metrics
         self.intake = Intake(db, clock, policies, metrics)
         self.conversations = Conversations(db, clock)
         self.dispatch = Dispatch(
@@ -262,3 +263,16 @@ async def test_after_safe_mode_the_parked_ones_leave_in_order_through_the_fences
     engine.dispatch.wake.set()
     await until(lambda: _status(engine, receipts[1].item_id, "committed_causal"))
     assert [(await engine.db.read(_command, r.item_id)).result for r in receipts] == ["replayed", "replayed"]
+
+
+async def test_only_what_comes_right_after_a_gap_says_that_something_is_missing(engine: Engine) -> None:
+    raws = [engine.command("follow_up", {"text": f"{n}"}, commit_order=n, idempotency_key=f"k{n}") for n in (2, 3, 5)]
+    receipts = await engine.intake.commands("ten-sol", raws)
+    await until(lambda: _status(engine, receipts[2].item_id, "waiting_previous_commit"))
+    reasons = [(await engine.db.read(_command, r.item_id)).reason for r in receipts]
+    assert reasons == ["previous_missing", "previous_waiting", "previous_missing"]
+
+
+async def test_the_time_until_a_receipt_is_measured(engine: Engine) -> None:
+    await engine.says("oi")
+    assert engine.metrics.registry.get_sample_value("kora_intake_seconds_count") == 1
