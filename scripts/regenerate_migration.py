@@ -1,4 +1,4 @@
-"""Write the tables of `app/store/tables.py` into the initial migration (until the first release; see CONTRIBUTING).
+"""Write the tables of `app/store/tables/` into the initial migration (until the first release; see CONTRIBUTING).
 
     make migration
 

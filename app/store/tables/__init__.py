@@ -1,0 +1,48 @@
+"""All tables (SQLModel), for SQLite and PostgreSQL alike.
+
+Rows are read and written with SQLAlchemy Core statements on `Model.__table__`; no ORM objects travel on the hot path.
+Documents are JSON text (`*_json`), written once and never queried inside. Ids are the caller's strings, unique per
+tenant. Lanes, not commands, carry what dispatch needs, so a claim never scans the backlog.
+"""
+
+from app.store.tables.base import metadata, table
+from app.store.tables.clinic import Appointment, AppointmentVersion, Contact, Guardian, Lane, LaneLock, Patient, Therapist
+from app.store.tables.effects import DeliveryStatus, Ledger, ManualTask, Outbox, Ticket
+from app.store.tables.inbox import InboxCommand, InboxMessage, MalformedItem, Proposal
+from app.store.tables.people import ApiKey, SettingsDoc, Tenant, UserAccount, UserTenant, WebSession
+from app.store.tables.steering import AuditEntry, AuditHead, EventLog, Hold, ModeRow, Node, PhoneMessage
+
+__all__ = [
+    "ApiKey",
+    "Appointment",
+    "AppointmentVersion",
+    "AuditEntry",
+    "AuditHead",
+    "Contact",
+    "DeliveryStatus",
+    "EventLog",
+    "Guardian",
+    "Hold",
+    "InboxCommand",
+    "InboxMessage",
+    "Lane",
+    "LaneLock",
+    "Ledger",
+    "MalformedItem",
+    "ManualTask",
+    "ModeRow",
+    "Node",
+    "Outbox",
+    "Patient",
+    "PhoneMessage",
+    "Proposal",
+    "SettingsDoc",
+    "Tenant",
+    "Therapist",
+    "Ticket",
+    "UserAccount",
+    "UserTenant",
+    "WebSession",
+    "metadata",
+    "table",
+]
