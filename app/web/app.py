@@ -60,8 +60,8 @@ class Gate(ASGIMiddleware):
 
     def __init__(self, auth: Authenticator) -> None:
         self._auth = auth
-        self._requests = TokenBuckets(REQUESTS_PER_S, REQUESTS_BURST)
-        self._strangers = TokenBuckets(STRANGERS_PER_S, STRANGERS_BURST)
+        self.requests = TokenBuckets(REQUESTS_PER_S, REQUESTS_BURST)
+        self.strangers = TokenBuckets(STRANGERS_PER_S, STRANGERS_BURST)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         """Let the request through, with `scope["user"]` set to an Actor or None."""
@@ -73,8 +73,8 @@ class Gate(ASGIMiddleware):
             scope["user"] = actor
             address = client_address(connection)
             if actor is None and not open_to_all:
-                self._strangers.require(address)
-            self._requests.require(actor.audit_name if actor is not None else address)
+                self.strangers.require(address)
+            self.requests.require(actor.audit_name if actor is not None else address)
             await next_app(scope, hurried(receive), send)
 
 
@@ -85,6 +85,7 @@ def create_app(services: "Services") -> Litestar:
     # people's sessions last as long as the screen says, also where the engine's time is scaled for training
     clock = services.clock if services.clock.scale == 1.0 else SystemClock()
     auth = Authenticator(services.db, clock, secret_key=settings.secret_key, secure=secure)
+    gate = Gate(auth)
 
     async def before_send(message: Message, scope: Scope) -> None:
         set_headers(message, scope, secure=secure)
@@ -112,7 +113,7 @@ def create_app(services: "Services") -> Litestar:
             ),
         ],
         plugins=[HTMXPlugin()],
-        middleware=[Gate(auth)],
+        middleware=[gate],
         guards=[enforce_access],
         exception_handlers={**EXCEPTION_HANDLERS, Unauthenticated: _unauthenticated},
         before_send=[before_send],
@@ -127,7 +128,7 @@ def create_app(services: "Services") -> Litestar:
             components=Components(security_schemes={"key": SecurityScheme(type="http", scheme="bearer")}),
             security=[{"key": []}],
         ),
-        state=State({"services": services, "auth": auth, "door": Doorkeeper(), "health": HealthBoard()}),
+        state=State({"services": services, "auth": auth, "gate": gate, "door": Doorkeeper(), "health": HealthBoard()}),
         logging_config=None,
         debug=False,
     )

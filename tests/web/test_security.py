@@ -7,7 +7,7 @@ import pytest
 from litestar import Litestar, get, post
 
 from app.errors import TooManyRequests
-from app.web.app import STRANGERS_BURST
+from app.web.app import STRANGERS_BURST, STRANGERS_PER_S
 from app.web.security import BODY_MAX, CONTENT_POLICY, TokenBuckets, hurried
 from tests.web.conftest import Browser, browser_client
 
@@ -68,7 +68,7 @@ async def test_guessing_keys_is_slowed_down_and_good_keys_are_not_held_up_by_it(
     app: Litestar, key: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # no time passes between guesses: on a slow machine the bucket would refill while the test is still guessing
-    monkeypatch.setattr(app.state.door._strangers, "_monotonic", lambda: 100.0)
+    monkeypatch.setattr(app.state.gate, "strangers", TokenBuckets(STRANGERS_PER_S, STRANGERS_BURST, monotonic=lambda: 100.0))
     async with browser_client(app, "192.0.2.66") as guesser:
         statuses = []
         for number in range(110):
