@@ -18,6 +18,7 @@ from app.clock import Clock, SystemClock
 from app.engine.channel_book import ChannelBook
 from app.engine.conversations import Conversations
 from app.engine.dispatch import Dispatch
+from app.engine.health import Health
 from app.engine.intake import Intake
 from app.engine.locks import DatabaseLocks, LaneLocks
 from app.engine.nodes import Nodes
@@ -25,6 +26,7 @@ from app.engine.outbox import OutboxLoop
 from app.engine.phone_writer import PhoneWriter
 from app.engine.policies import PolicyCache
 from app.engine.redis_locks import RedisLocks
+from app.engine.safe_mode import SafeModeLoop
 from app.engine.stream import StreamHub
 from app.engine.supervisor import Loop, Supervisor
 from app.logsink import LogSink
@@ -55,6 +57,8 @@ class Services:
     policies: PolicyCache
     locks: LaneLocks
     hub: StreamHub
+    health: Health
+    safe_mode: SafeModeLoop
     supervisor: Supervisor
     http: httpx.AsyncClient
     loops: Sequence[Loop] = field(default_factory=list)
@@ -109,6 +113,8 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
     hub = StreamHub(database, clock, metrics)
     supervisor = Supervisor()
     nodes = Nodes(database, clock, supervisor, locks, node_id=settings.node_id)
+    health = Health(database, clock, supervisor, locks, outbox.circuits, node_id=settings.node_id)
+    safe_mode = SafeModeLoop(database, clock, health, metrics)
     services = Services(
         settings=settings,
         clock=clock,
@@ -123,9 +129,11 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
         policies=policies,
         locks=locks,
         hub=hub,
+        health=health,
+        safe_mode=safe_mode,
         supervisor=supervisor,
         http=http,
-        loops=[intake, conversations, dispatch, outbox, nodes],
+        loops=[intake, conversations, dispatch, outbox, nodes, health, safe_mode],
     )
     _join(services)
     return services
@@ -151,6 +159,8 @@ def _join(services: Services) -> None:
             hub.wake()
 
     dispatch.on_committed.append(committed)
+    services.health.on_sample.append(services.safe_mode.wake.set)
+    services.safe_mode.on_change += [dispatch.wake.set, hub.wake]
 
 
 @asynccontextmanager

@@ -198,6 +198,11 @@ REASONS: Final[dict[str, Row]] = {
     "behind_parked": _row(
         "Está atrás de um pedido parado do mesmo contato.", "It is behind a parked request of the same contact.", _WAIT
     ),
+    "waits_for_drain": _row(
+        "O modo seguro acabou; os pedidos parados saem aos poucos, e este espera a vez.",
+        "Safe mode is over; parked requests leave little by little, and this one waits for its turn.",
+        _WAIT,
+    ),
     "fallback_throttled": _row(
         "A trava reserva chegou ao limite; o pedido está parado.",
         "The fallback lock reached its limit; the request is parked.",

@@ -56,6 +56,7 @@ class Reason(StrEnum):
     SAFE_MODE_ACTIVE = "safe_mode_active"
     CONTINGENCY_ACTIVE = "contingency_active"
     BEHIND_PARKED = "behind_parked"
+    WAITS_FOR_DRAIN = "waits_for_drain"
     FALLBACK_THROTTLED = "fallback_throttled"
     # replay fences (step 5)
     TTL_EXPIRED = "ttl_expired"

@@ -153,3 +153,20 @@ def on_reset(state: ModeState, window: Window, failing: Sequence[str]) -> ExitAn
         result = None
     event = ModeEvent.HEALTH_RED if step(state, ModeEvent.HEALTH_RED) is not None else None
     return ExitAnswer(result=result, event=event, reason=", ".join(failing) or window.reset_by)
+
+
+# --- the drain ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainPolicy:
+    """How fast parked lanes leave: so many lanes a minute, and never more than `burst` at once, also after a pause."""
+
+    lanes_per_minute: float = 60.0
+    burst: int = 20
+
+
+def drain_allowance(since: datetime, now: datetime, policy: DrainPolicy) -> int:
+    """How many lanes may leave now, when the last ones left (or the drain began) at `since`."""
+    earned = max(0.0, (now - since).total_seconds()) * policy.lanes_per_minute / 60
+    return min(policy.burst, int(earned))

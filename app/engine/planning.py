@@ -16,7 +16,7 @@ from app.domain.envelopes import Command
 from app.domain.facts import Appointment, BookAppointment, ChangeAppointment, Decision, GatePolicy, Mode, OpenTakeover, Snapshot
 from app.domain.gate import decide
 from app.domain.reasons import Reason
-from app.domain.states import AppointmentStatus, CommandType, State
+from app.domain.states import AppointmentStatus, CommandType, ModeState, State
 from app.ids import new_id
 from app.store.lanes import Facts, LaneFacts, LaneKey, wanted_slot
 from app.store.ledger import Entry, LanePlan, PendingChange
@@ -73,6 +73,12 @@ class _Planner:
                 expected = order + 1
                 continue
             if self._shares_agenda(lane.key, command):
+                break
+            if mode.state is ModeState.DRAINING and row.blocked_by == "safe_mode":
+                # what was parked leaves little by little: the drain frees the lane when it is its turn
+                self._park(
+                    plan, lane, index, Decision(state=State.PENDING_SAFE_MODE, reason=Reason.WAITS_FOR_DRAIN, terminal=False)
+                )
                 break
             decision = self._decide(lane, command, expected - 1, takeover, mode, policy.gate)
             if not decision.terminal:

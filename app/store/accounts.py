@@ -11,10 +11,10 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, delete, func, or_, select, update
 
 from app.store.bulk import insert_rows
-from app.store.tables import ApiKey, Tenant, UserAccount, UserTenant, WebSession, table
+from app.store.tables import ApiKey, ModeRow, Tenant, UserAccount, UserTenant, WebSession, table
 
 _TENANT, _USER, _MEMBER = table(Tenant), table(UserAccount), table(UserTenant)
-_SESSION, _KEY = table(WebSession), table(ApiKey)
+_SESSION, _KEY, _MODE = table(WebSession), table(ApiKey), table(ModeRow)
 
 SESSION_IDLE: Final = timedelta(minutes=30)
 SESSION_LIFETIME: Final = timedelta(hours=12)
@@ -41,6 +41,8 @@ def create_tenant(conn: Connection, *, tenant_id: str, slug: str, name: str, tim
     """Add a clinic; raises IntegrityError when the slug is taken."""
     row = {"tenant_id": tenant_id, "slug": slug, "name": name, "timezone": timezone, "created_at": now}
     insert_rows(conn, _TENANT, [row])
+    # an effect share-locks the rows of its modes: they must be there before the first one
+    insert_rows(conn, _MODE, [{"scope": "global"}, {"scope": tenant_id}], ignore_conflicts=True)
 
 
 def list_tenants(conn: Connection) -> Sequence[Row[Any]]:

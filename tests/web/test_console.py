@@ -191,14 +191,14 @@ async def test_the_banner_is_on_every_page_and_in_the_state_of_the_audience(
     services: Services, filled: Clinic, secretary_session: Browser, manual_clock: ManualClock
 ) -> None:
     mode = {
-        "scope": filled.tenant_id,
         "state": "safe_mode_active",
         "epoch": 1,
         "since": NOON,
         "reason": "o Redis parou",
         "contingency": False,
     }
-    await services.db.write(lambda conn: conn.execute(insert(table(ModeRow)).values(mode)))
+    row = table(ModeRow)
+    await services.db.write(lambda conn: conn.execute(row.update().where(row.c.scope == filled.tenant_id).values(mode)))
     manual_clock.advance(minutes=12)
     for path in ("/", "/queue", "/contacts", LANE):
         text = re.sub(r"<[^>]+>", "", (await page(secretary_session, path)).text)

@@ -10,6 +10,7 @@ from app.store.tables.clinic import Appointment, AppointmentVersion, Contact, Gu
 from app.store.tables.effects import DeliveryStatus, Ledger, ManualTask, Outbox, Ticket
 from app.store.tables.inbox import InboxCommand, InboxMessage, MalformedItem, Proposal
 from app.store.tables.people import ApiKey, SettingsDoc, Tenant, UserAccount, UserTenant, WebSession
+from app.store.tables.safe_mode import ContingencyNotice, HealthProbe, HealthSample, SafeCause, SafeEpisode, SafeStep
 from app.store.tables.steering import AuditEntry, AuditHead, EventLog, Hold, ModeRow, Node, PhoneMessage
 
 __all__ = [
@@ -19,9 +20,12 @@ __all__ = [
     "AuditEntry",
     "AuditHead",
     "Contact",
+    "ContingencyNotice",
     "DeliveryStatus",
     "EventLog",
     "Guardian",
+    "HealthProbe",
+    "HealthSample",
     "Hold",
     "InboxCommand",
     "InboxMessage",
@@ -36,6 +40,9 @@ __all__ = [
     "Patient",
     "PhoneMessage",
     "Proposal",
+    "SafeCause",
+    "SafeEpisode",
+    "SafeStep",
     "SettingsDoc",
     "Tenant",
     "Therapist",

@@ -151,6 +151,29 @@ def upgrade() -> None:
         postgresql_where=sa.text("phone IS NOT NULL"),
     )
     op.create_table(
+        "contingency_notice",
+        sa.Column("tenant_id", sa.String(length=40), nullable=False),
+        sa.Column("episode_id", sa.String(length=40), nullable=False),
+        sa.Column("contact_id", sa.String(length=200), nullable=False),
+        sa.Column("intent", sa.String(length=20), nullable=False),
+        sa.Column("at", UTCDateTime(), nullable=False),
+        sa.Column("outbox_id", sa.String(length=40), nullable=False),
+        sa.Column("ticket_id", sa.String(length=40), nullable=True),
+        sa.Column("template", sa.String(length=60), nullable=False),
+        sa.Column("correlation_id", sa.String(length=220), nullable=False),
+        sa.Column("result", sa.String(length=60), nullable=True),
+        sa.Column("done_at", UTCDateTime(), nullable=True),
+        sa.PrimaryKeyConstraint("tenant_id", "episode_id", "contact_id", "intent", name=op.f("pk_contingency_notice")),
+    )
+    op.create_index(
+        "ix_contingency_notice_open",
+        "contingency_notice",
+        ["tenant_id"],
+        unique=False,
+        sqlite_where=sa.text("result IS NULL"),
+        postgresql_where=sa.text("result IS NULL"),
+    )
+    op.create_table(
         "delivery_status",
         sa.Column("tenant_id", sa.String(length=40), nullable=False),
         sa.Column("provider_message_id", sa.String(length=200), nullable=False),
@@ -189,6 +212,23 @@ def upgrade() -> None:
         sa.Column("updated_at", UTCDateTime(), nullable=False),
         sa.PrimaryKeyConstraint("tenant_id", "patient_id", "contact_id", name=op.f("pk_guardian")),
     )
+    op.create_table(
+        "health_probe",
+        sa.Column("node_id", sa.String(length=60), nullable=False),
+        sa.Column("at", UTCDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("node_id", name=op.f("pk_health_probe")),
+    )
+    op.create_table(
+        "health_sample",
+        sa.Column("position", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("at", UTCDateTime(), nullable=False),
+        sa.Column("node_id", sa.String(length=60), nullable=False),
+        sa.Column("green", sa.Boolean(), nullable=False),
+        sa.Column("checks_json", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("position", name=op.f("pk_health_sample")),
+        sqlite_autoincrement=True,
+    )
+    op.create_index(op.f("ix_health_sample_at"), "health_sample", ["at"], unique=False)
     op.create_table(
         "hold",
         sa.Column("tenant_id", sa.String(length=40), nullable=False),
@@ -480,6 +520,66 @@ def upgrade() -> None:
         postgresql_where=sa.text("closed_at IS NULL"),
     )
     op.create_table(
+        "safe_cause",
+        sa.Column("episode_id", sa.String(length=40), nullable=False),
+        sa.Column("cause_id", sa.String(length=60), nullable=False),
+        sa.Column("kind", sa.String(length=20), nullable=False),
+        sa.Column("summary", sa.String(length=500), nullable=False),
+        sa.Column("at", UTCDateTime(), nullable=False),
+        sa.Column("by", sa.String(length=200), nullable=False),
+        sa.PrimaryKeyConstraint("episode_id", "cause_id", name=op.f("pk_safe_cause")),
+    )
+    op.create_table(
+        "safe_episode",
+        sa.Column("episode_id", sa.String(length=40), nullable=False),
+        sa.Column("scope", sa.String(length=40), nullable=False),
+        sa.Column("entered_at", UTCDateTime(), nullable=False),
+        sa.Column("written_at", UTCDateTime(), nullable=False),
+        sa.Column("entered_by", sa.String(length=200), nullable=False),
+        sa.Column("correlation_id", sa.String(length=220), nullable=False),
+        sa.Column("reentries", sa.Integer(), nullable=False),
+        sa.Column("recovery_action", sa.String(length=1000), nullable=True),
+        sa.Column("runbook_step", sa.String(length=200), nullable=True),
+        sa.Column("recovery_by", sa.String(length=200), nullable=True),
+        sa.Column("recovery_at", UTCDateTime(), nullable=True),
+        sa.Column("checklist_json", sa.Text(), nullable=False),
+        sa.Column("green_since", UTCDateTime(), nullable=True),
+        sa.Column("last_at", UTCDateTime(), nullable=True),
+        sa.Column("reset_at", UTCDateTime(), nullable=True),
+        sa.Column("reset_by", sa.String(length=200), nullable=True),
+        sa.Column("reset_after_s", sa.Float(), nullable=True),
+        sa.Column("exit_asked_at", UTCDateTime(), nullable=True),
+        sa.Column("exit_asked_by", sa.String(length=200), nullable=True),
+        sa.Column("exit_result", sa.String(length=60), nullable=True),
+        sa.Column("exit_reason", sa.String(length=500), nullable=True),
+        sa.Column("draining_since", UTCDateTime(), nullable=True),
+        sa.Column("released_at", UTCDateTime(), nullable=True),
+        sa.Column("released", sa.Integer(), nullable=False),
+        sa.Column("ended_at", UTCDateTime(), nullable=True),
+        sa.PrimaryKeyConstraint("episode_id", name=op.f("pk_safe_episode")),
+    )
+    op.create_index(op.f("ix_safe_episode_scope"), "safe_episode", ["scope"], unique=False)
+    op.create_index(
+        "uq_safe_episode_open",
+        "safe_episode",
+        ["scope"],
+        unique=True,
+        sqlite_where=sa.text("ended_at IS NULL"),
+        postgresql_where=sa.text("ended_at IS NULL"),
+    )
+    op.create_table(
+        "safe_step",
+        sa.Column("position", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("episode_id", sa.String(length=40), nullable=False),
+        sa.Column("at", UTCDateTime(), nullable=False),
+        sa.Column("kind", sa.String(length=30), nullable=False),
+        sa.Column("actor", sa.String(length=200), nullable=False),
+        sa.Column("detail", sa.String(length=1000), nullable=True),
+        sa.PrimaryKeyConstraint("position", name=op.f("pk_safe_step")),
+        sqlite_autoincrement=True,
+    )
+    op.create_index(op.f("ix_safe_step_episode_id"), "safe_step", ["episode_id"], unique=False)
+    op.create_table(
         "settings_doc",
         sa.Column("scope", sa.String(length=60), nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
@@ -621,6 +721,17 @@ def downgrade() -> None:
     op.drop_table("therapist")
     op.drop_table("tenant")
     op.drop_table("settings_doc")
+    op.drop_index(op.f("ix_safe_step_episode_id"), table_name="safe_step")
+    op.drop_table("safe_step")
+    op.drop_index(
+        "uq_safe_episode_open",
+        table_name="safe_episode",
+        sqlite_where=sa.text("ended_at IS NULL"),
+        postgresql_where=sa.text("ended_at IS NULL"),
+    )
+    op.drop_index(op.f("ix_safe_episode_scope"), table_name="safe_episode")
+    op.drop_table("safe_episode")
+    op.drop_table("safe_cause")
     op.drop_index(
         "uq_proposal_open",
         table_name="proposal",
@@ -668,10 +779,20 @@ def downgrade() -> None:
     op.drop_index("ix_lane_ready", table_name="lane", sqlite_where=sa.text("waiting > 0"), postgresql_where=sa.text("waiting > 0"))
     op.drop_table("lane")
     op.drop_table("hold")
+    op.drop_index(op.f("ix_health_sample_at"), table_name="health_sample")
+    op.drop_table("health_sample")
+    op.drop_table("health_probe")
     op.drop_table("guardian")
     op.drop_index(op.f("ix_event_log_at"), table_name="event_log")
     op.drop_table("event_log")
     op.drop_table("delivery_status")
+    op.drop_index(
+        "ix_contingency_notice_open",
+        table_name="contingency_notice",
+        sqlite_where=sa.text("result IS NULL"),
+        postgresql_where=sa.text("result IS NULL"),
+    )
+    op.drop_table("contingency_notice")
     op.drop_index(
         "uq_contact_tenant_id_phone",
         table_name="contact",

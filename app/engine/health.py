@@ -1,0 +1,206 @@
+"""Health as the exit of safe mode needs it: real checks every few seconds, each look stored as a sample.
+
+Every node looks for itself (its own loops, its own way to database and Redis) and writes what it saw; the green window is
+folded from the samples of all nodes, so a node that sees red resets it for all. A look that cannot be stored is a missing
+sample, which resets the window too.
+"""
+
+import asyncio
+import shutil
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, cast
+
+import structlog
+from redis.exceptions import RedisError
+from sqlalchemy.engine import make_url
+
+from app.clock import Clock
+from app.domain.green_window import WindowPolicy
+from app.engine.circuits import Circuits
+from app.engine.locks import LaneLocks
+from app.engine.redis_locks import RedisLocks
+from app.engine.supervisor import Supervisor
+from app.errors import StorageError
+from app.ids import new_id
+from app.store.database import Database
+from app.store.episodes import open_scopes
+from app.store.health import Check, backlogs, keep, probe_write
+from app.store.ledger import database_now
+
+log = structlog.get_logger("engine.health")
+
+DISK_FREE_MIN: Final = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthPolicy:
+    """Limits of the checks. Times are the clock's, except where they say real; `probe_s` bounds one probe (real)."""
+
+    every: timedelta = timedelta(seconds=5)
+    idle_every: timedelta = timedelta(seconds=15)
+    """Between looks while no scope is in safe mode."""
+    gap_max: timedelta = timedelta(seconds=30)
+    outbox_late_max: timedelta = timedelta(minutes=2)
+    lane_wait_max: timedelta = timedelta(minutes=5)
+    clock_skew_max_s: float = 2.0
+    probe_s: float = 2.0
+    every_min_s: float = 0.25
+    """Real seconds below which a scaled clock does not push the looks."""
+
+    def scaled(self, scale: float) -> "HealthPolicy":
+        """The same under a clock that runs `scale` times as fast: a machine does not get faster with it."""
+        if scale <= 1:
+            return self
+        return replace(
+            self,
+            every=max(self.every, timedelta(seconds=self.every_min_s * scale)),
+            idle_every=max(self.idle_every, timedelta(seconds=scale)),
+            gap_max=max(self.gap_max, timedelta(seconds=2.5 * scale)),
+            outbox_late_max=max(self.outbox_late_max, timedelta(seconds=5 * scale)),
+            lane_wait_max=max(self.lane_wait_max, timedelta(seconds=5 * scale)),
+        )
+
+
+class Health:
+    """The loop that looks. `on_sample` is called after each stored look."""
+
+    name = "health"
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        supervisor: Supervisor,
+        locks: LaneLocks,
+        circuits: Circuits,
+        *,
+        node_id: str,
+        policy: HealthPolicy | None = None,
+    ) -> None:
+        self.wake = asyncio.Event()
+        self.on_sample: list[Callable[[], None]] = []
+        self.policy = (policy or HealthPolicy()).scaled(clock.scale)
+        self._database, self._clock, self._supervisor, self._locks = database, clock, supervisor, locks
+        self._circuits, self._node_id = circuits, node_id
+        self.latest: tuple[datetime, Mapping[str, Check]] | None = None
+
+    def window(self, needed: timedelta) -> WindowPolicy:
+        """The green window over exactly the checks that this installation has."""
+        names = {"database_write", "channels", "outbox_age", "loops", "lane_wait"}
+        if isinstance(self._locks, RedisLocks):
+            names.add("redis")
+        if not self._database.is_sqlite:
+            names.add("clock_skew")
+        if self._folder() is not None:
+            names.add("disk_space")
+        return WindowPolicy(needed=needed, gap_max=self.policy.gap_max, checks=frozenset(names))
+
+    async def tick(self) -> float:
+        """One look, stored; returns the real seconds until the next."""
+        checks = await self.look()
+        now = self._clock.now()
+        self.latest = (now, checks)
+        await self._database.write(keep, self._node_id, checks, now)
+        red = sorted(name for name, check in checks.items() if not check.green)
+        if red:
+            log.warning("health_red", flow_id="F-06", status="red", health_window=", ".join(red))
+        busy = await self._database.read(open_scopes)
+        for notify in self.on_sample:
+            notify()
+        every = self.policy.every if busy else self.policy.idle_every
+        return every.total_seconds() / self._clock.scale
+
+    async def look(self) -> dict[str, Check]:
+        """Every check once."""
+        now = self._clock.now()
+        checks = {"database_write": await self._timed(self._database.write(probe_write, self._node_id, now))}
+        if isinstance(self._locks, RedisLocks):
+            checks["redis"] = await self._redis(self._locks)
+        checks["channels"] = self._channels()
+        checks |= await self._backlogs(now)
+        checks["loops"] = self._loops()
+        if not self._database.is_sqlite:
+            checks["clock_skew"] = await self._clock_skew()
+        folder = self._folder()
+        if folder is not None:
+            checks["disk_space"] = await asyncio.to_thread(_disk_space, folder)
+        return checks
+
+    async def _timed(self, probe: Awaitable[object]) -> Check:
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(self.policy.probe_s):
+                await probe
+        except (StorageError, RedisError, OSError) as error:  # TimeoutError is an OSError
+            return Check(green=False, detail=type(error).__name__, ms=_ms(started))
+        return Check(green=True, ms=_ms(started))
+
+    async def _redis(self, locks: RedisLocks) -> Check:
+        async def write() -> None:
+            # a write: a read-only or full Redis answers a ping and is not well
+            await cast("Awaitable[Any]", locks.redis.set(f"probe:{new_id()}", "1", px=1000))
+
+        check = await self._timed(write())
+        if check.green and locks.mode == "fallback":
+            return replace(check, green=False, detail="locks are on the database until Redis has been stable")
+        return check
+
+    def _channels(self) -> Check:
+        closed = self._circuits.open_targets()
+        return Check(green=not closed, detail=", ".join(_family(key) for key in closed)[:200])
+
+    async def _backlogs(self, now: datetime) -> dict[str, Check]:
+        try:
+            async with asyncio.timeout(self.policy.probe_s):
+                found = await self._database.read(backlogs, now)
+        except (StorageError, OSError) as error:
+            unread = Check(green=False, detail=type(error).__name__)
+            return {"outbox_age": unread, "lane_wait": unread}
+        return {
+            "outbox_age": _within(found.outbox_late, self.policy.outbox_late_max),
+            "lane_wait": _within(found.lane_wait, self.policy.lane_wait_max),
+        }
+
+    def _loops(self) -> Check:
+        silent = set(self._supervisor.stalled())
+        failing = {name for name, beat in self._supervisor.heartbeats.items() if beat.last_error is not None}
+        return Check(green=not (silent | failing), detail=", ".join(sorted(silent | failing)))
+
+    async def _clock_skew(self) -> Check:
+        try:
+            async with asyncio.timeout(self.policy.probe_s):
+                reference = await self._database.read(database_now)
+        except (StorageError, OSError) as error:
+            return Check(green=False, detail=type(error).__name__)
+        if reference is None:
+            return Check(green=False, detail="the database did not say its time")
+        off_s = abs(self._clock.anchor(reference).total_seconds())
+        return Check(green=off_s <= self.policy.clock_skew_max_s, detail=f"{off_s:.2f} s")
+
+    def _folder(self) -> Path | None:
+        url = make_url(self._database.url)
+        return Path(url.database).parent if url.get_backend_name() == "sqlite" and url.database else Path.cwd()
+
+
+def _within(late: timedelta | None, limit: timedelta) -> Check:
+    if late is None:
+        return Check(green=True)
+    return Check(green=late <= limit, detail=f"{late.total_seconds():.0f} s")
+
+
+def _disk_space(folder: Path) -> Check:
+    free = shutil.disk_usage(folder).free
+    return Check(green=free >= DISK_FREE_MIN, detail=f"{free // (1024 * 1024)} MiB free")
+
+
+def _family(key: str) -> str:
+    """The kind of a channel without its address."""
+    return key.partition(":")[0]
+
+
+def _ms(started: float) -> float:
+    return round((time.perf_counter() - started) * 1000, 2)
