@@ -17,8 +17,8 @@ from app.domain.states import ModeState
 from app.engine.health import Health
 from app.metrics import Metrics
 from app.store.database import Database
-from app.store.drain import Progress, advance
 from app.store.episodes import SafeModePolicy, open_scopes
+from app.store.stabilisation import Progress, advance
 
 log = structlog.get_logger("engine.safe_mode")
 

@@ -1,7 +1,7 @@
 """Entering safe mode, recording the recovery, and asking for the exit: each one transaction.
 
 Whether commands are blocked is decided by `mode` alone, read in the effect's transaction; what happens here makes it visible
-and is the only way out. The window and the drain that follow an exit are in `store.drain`.
+and is the only way out. The window and the drain that follow an exit are in `store.stabilisation`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,6 @@ from app.errors import Conflict
 from app.ids import new_id
 from app.store.audit import append
 from app.store.bulk import insert_rows
-from app.store.drain import red_now, start_drain
 from app.store.episodes import (
     SafeModePolicy,
     causes_of,
@@ -36,6 +35,7 @@ from app.store.episodes import (
 )
 from app.store.events import publish
 from app.store.people import By
+from app.store.stabilisation import red_now, start_drain
 from app.store.tables import ModeRow, SafeCause, SafeEpisode, table
 
 _MODE, _EPISODE, _CAUSE = table(ModeRow), table(SafeEpisode), table(SafeCause)
