@@ -27,6 +27,8 @@ class Level(StrEnum):
     WARNING = "warning"
     HIGH = "high"
     SAFE_MODE = "safe_mode"
+    ESCALATED = "escalated"
+    """An operational alert without an ACK in its SLA."""
 
 
 class Action(StrEnum):
@@ -36,12 +38,14 @@ class Action(StrEnum):
     RAISE_WARNING = "raise_warning"
     RAISE_HIGH = "raise_high"
     ENTER_SAFE_MODE = "enter_safe_mode"
+    ESCALATE = "escalate"
 
 
 LEVEL_OF_ACTION: Final = {
     Action.RAISE_WARNING: Level.WARNING,
     Action.RAISE_HIGH: Level.HIGH,
     Action.ENTER_SAFE_MODE: Level.SAFE_MODE,
+    Action.ESCALATE: Level.ESCALATED,
 }
 
 
@@ -52,6 +56,8 @@ class LadderPolicy:
     primary: str = "ops"
     redundant: str = "superadmin_whatsapp"
     fallback: str = "superadmin_sms"
+    also: tuple[str, ...] = ()
+    """Further channels of the first minute."""
     resend_minutes: tuple[int, ...] = (5, 10, 15, 20, 25, 30)
     warning_minute: int = 5
     high_minute: int = 10
@@ -91,8 +97,7 @@ def steps(t0: datetime, policy: LadderPolicy = DEFAULT_LADDER) -> tuple[Step, ..
         _state(t0, policy.warning_minute, Action.RAISE_WARNING),
         _state(t0, policy.high_minute, Action.RAISE_HIGH),
         _state(t0, policy.safe_mode_minute, Action.ENTER_SAFE_MODE),
-        _send(t0, 0, policy.primary, 1),
-        _send(t0, 0, policy.redundant, 1),
+        *(_send(t0, 0, channel, 1) for channel in dict.fromkeys((policy.primary, policy.redundant, *policy.also))),
     ]
     found += [_send(t0, minute, policy.redundant, n) for n, minute in enumerate(policy.resend_minutes, start=2)]
     return tuple(sorted(found, key=lambda s: (s.minute, s.action is Action.SEND)))
@@ -197,6 +202,29 @@ ROUTING: Final = {
     "default": Route(channels=("ops_chat",), fallback="email", owner="ops", ack_sla_min=15),
 }
 """Defaults of the routing matrix, by trigger family; tenants and the superadmin may change them."""
+
+
+ESCALATION_CHANNEL: Final = "superadmin_whatsapp"
+"""Where an operational alert goes when nobody acknowledged it in its SLA."""
+
+
+def ladder_of(route: Route) -> LadderPolicy:
+    """The ladder of a critical alert on this route: the first channel is the primary one, the second is resent.
+
+    The minutes are the frozen rule's and no route changes them.
+    """
+    if not route.channels:
+        raise ValueError("a route names at least one channel")
+    primary, redundant, also = route.channels[0], route.channels[min(1, len(route.channels) - 1)], route.channels[2:]
+    return LadderPolicy(primary=primary, redundant=redundant, fallback=route.fallback, also=also)
+
+
+def operational_steps(t0: datetime, route: Route) -> tuple[Step, ...]:
+    """Ladder of an alert that is not critical: every channel at once; without an ACK in its SLA it is escalated."""
+    first = [_send(t0, 0, channel, 1) for channel in dict.fromkeys(route.channels)]
+    attempt = 2 if ESCALATION_CHANNEL in route.channels else 1
+    late = [_state(t0, route.ack_sla_min, Action.ESCALATE), _send(t0, route.ack_sla_min, ESCALATION_CHANNEL, attempt)]
+    return (*first, *late)
 
 
 def operational_result(raised_at: datetime, ack_at: datetime | None, now: datetime, sla_min: int) -> AlertResult | None:

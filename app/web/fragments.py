@@ -17,7 +17,9 @@ from app.web.i18n import environment, mark
 
 C = TypeVar("C")
 
-TOPICS: Final = frozenset({"queue", "lane", "manual", "tickets", "safe_mode", "settings", "guardians", "agenda", "overview"})
+TOPICS: Final = frozenset(
+    {"queue", "lane", "manual", "tickets", "safe_mode", "settings", "guardians", "agenda", "overview", "alerts"}
+)
 """Topics of the event log that screens listen to."""
 
 

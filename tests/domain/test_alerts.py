@@ -13,14 +13,17 @@ from app.domain.alerts import (
     LadderPolicy,
     Level,
     Raised,
+    Route,
     Step,
     acknowledge,
     due,
     is_flapping,
+    ladder_of,
     level_at,
     next_recipient,
     next_step,
     operational_result,
+    operational_steps,
     safe_deadline,
     steps,
     storms,
@@ -198,3 +201,35 @@ def test_an_alert_that_goes_on_and_off_is_flapping_until_it_rests() -> None:
     assert is_flapping(changes, T0 + at(6))
     assert not is_flapping(changes, T0 + at(5))
     assert not is_flapping(changes, T0 + at(15))
+
+
+# --- ladders by route ---------------------------------------------------------------------------------------------------
+
+
+def test_a_routes_first_channel_is_primary_the_second_is_resent_and_the_others_hear_it_once() -> None:
+    ladder = ladder_of(Route(channels=("siren", "phone", "mail"), fallback="sms", owner="ops", ack_sla_min=15))
+    assert (ladder.primary, ladder.redundant, ladder.fallback, ladder.also) == ("siren", "phone", "sms", ("mail",))
+    sends = [s for s in steps(T0, ladder) if s.action is Action.SEND]
+    assert [(s.channel, s.minute) for s in sends][:4] == [("siren", 0), ("phone", 0), ("mail", 0), ("phone", 5)]
+
+
+def test_a_route_with_one_channel_sends_there_once_at_a_time() -> None:
+    route = Route(channels=("phone",), fallback="sms", owner="ops", ack_sla_min=15)
+    sends = [s for s in steps(T0, ladder_of(route)) if s.action is Action.SEND]
+    assert [s.attempt for s in sends] == list(range(1, 8))
+
+
+def test_a_route_needs_a_channel() -> None:
+    with pytest.raises(ValueError, match="channel"):
+        ladder_of(Route(channels=(), fallback="sms", owner="ops", ack_sla_min=15))
+
+
+def test_an_operational_alert_is_escalated_at_its_sla() -> None:
+    found = operational_steps(T0, ROUTING["gap"])
+    assert [(s.key, s.minute) for s in found] == [
+        ("send:ops_chat:1", 0),
+        ("escalate", 10),
+        ("send:superadmin_whatsapp:1", 10),
+    ]
+    loud = operational_steps(T0, Route(channels=("superadmin_whatsapp",), fallback="sms", owner="ops", ack_sla_min=3))
+    assert [s.key for s in loud] == ["send:superadmin_whatsapp:1", "escalate", "send:superadmin_whatsapp:2"]

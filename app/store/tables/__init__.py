@@ -5,6 +5,7 @@ Documents are JSON text (`*_json`), written once and never queried inside. Ids a
 tenant. Lanes, not commands, carry what dispatch needs, so a claim never scans the backlog.
 """
 
+from app.store.tables.alerts import AckRecord, AckToken, Alert, AlertStep
 from app.store.tables.base import metadata, table
 from app.store.tables.clinic import Appointment, AppointmentVersion, Contact, Guardian, Lane, LaneLock, Patient, Therapist
 from app.store.tables.effects import DeliveryStatus, Ledger, ManualTask, Outbox, Ticket
@@ -14,6 +15,10 @@ from app.store.tables.safe_mode import ContingencyNotice, HealthProbe, HealthSam
 from app.store.tables.steering import AuditEntry, AuditHead, EventLog, Hold, ModeRow, Node, PhoneMessage
 
 __all__ = [
+    "AckRecord",
+    "AckToken",
+    "Alert",
+    "AlertStep",
     "ApiKey",
     "Appointment",
     "AppointmentVersion",

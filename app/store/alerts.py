@@ -1,0 +1,710 @@
+"""Alerts: raised, acknowledged, passed on and resolved, each in one transaction with its ladder and its safe_deadline.
+
+A critical alert writes `mode.safe_deadline` of its scope in the transaction that raises it, and only an ACK (or its end)
+before that moment takes it back: safe mode holds on time whether any timer runs or not. Every act locks the alert's row
+first and the mode's row afterwards, so acts on one alert take turns: one of two simultaneous ACKs has the effect, both
+leave their record. Nothing here sends; the steps are claimed and sent by `app.engine.alerts`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Connection, Row, and_, func, or_, select, update
+
+from app.domain import alerts as domain
+from app.domain.alerts import ROUTING, Action, AlertResult, Level, Route, Step
+from app.domain.envelopes import canonical_json
+from app.errors import Conflict, NotFound
+from app.ids import new_id
+from app.store.audit import append
+from app.store.bulk import insert_rows
+from app.store.events import publish
+from app.store.lanes import GLOBAL_SCOPE
+from app.store.settings import load
+from app.store.tables import AckRecord, Alert, AlertStep, ModeRow, table
+
+_ALERT, _STEP, _ACK, _MODE = table(Alert), table(AlertStep), table(AckRecord), table(ModeRow)
+
+CRITICAL: Final = "critical"
+SEVERITIES: Final = ("warning", "high", "critical")
+"""Rising."""
+GROUP_WINDOW: Final = timedelta(minutes=1)
+FLAP_WINDOW: Final = timedelta(minutes=15)
+_CHANGES_KEPT: Final = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Raised:
+    """What `raise_alert` did; `fresh` is False when an alert with this key was open already and only counted up."""
+
+    alert_id: str
+    fresh: bool
+    safe_mode_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acknowledged:
+    """What an ACK came to.
+
+    `effective`: this one changed something; `in_time`: it keeps safe mode away; `others`: further alerts of the same storm
+    that it took on.
+    """
+
+    row: Row[Any]
+    effective: bool
+    in_time: bool
+    others: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassedOn:
+    """Who is told next; None when everybody was."""
+
+    row: Row[Any]
+    recipient: str | None
+
+
+# --- raising ------------------------------------------------------------------------------------------------------------
+
+
+def raise_alert(
+    conn: Connection,
+    *,
+    tenant_id: str | None,
+    trigger: str,
+    severity: str,
+    summary: str,
+    dedup_key: str,
+    correlation_id: str | None,
+    now: datetime,
+    raised_by: str = "system:kora",
+    origin: str | None = None,
+) -> Raised:
+    """Raise an alert in the caller's transaction; one that is not resolved with the same key counts up instead.
+
+    `tenant_id` None = the whole installation. A higher severity starts the ladder of that severity from now, also when the
+    alert had been acknowledged.
+    """
+    scope = tenant_id or GLOBAL_SCOPE
+    known = _open_alert(conn, scope, dedup_key)
+    if known is not None:
+        return _again(conn, known, severity, summary, now)
+    alert_id = new_id()
+    policy = _policy(conn, scope, trigger, severity)
+    leader = _leader(conn, scope, trigger, severity, now)
+    safe_mode_at = domain.safe_deadline(now, domain.ladder_of(_route(policy))) if severity == CRITICAL else None
+    row = {
+        "alert_id": alert_id,
+        "scope": scope,
+        "tenant_id": tenant_id,
+        "trigger": trigger[:60],
+        "severity": severity,
+        "summary": summary[:500],
+        "dedup_key": dedup_key[:200],
+        "owner": policy["route"]["owner"],
+        "correlation_id": (correlation_id or f"alert-{alert_id}")[:220],
+        "raised_by": raised_by[:200],
+        "raised_at": now,
+        "last_seen_at": now,
+        "group_id": leader.group_id if leader else alert_id,
+        "group_started_at": leader.group_started_at if leader else now,
+        "policy_json": canonical_json(policy),
+        "safe_mode_at": safe_mode_at,
+        "changes_json": _changes(_recent_changes(conn, scope, dedup_key, now), now),
+    }
+    insert_rows(conn, _ALERT, [row], ignore_conflicts=True)
+    stored = conn.execute(select(_ALERT).where(_ALERT.c.alert_id == alert_id)).first()
+    if stored is None:  # raised by somebody else at the same moment
+        winner = _open_alert(conn, scope, dedup_key)
+        if winner is None:
+            raise Conflict("This alert was raised and resolved at the same moment; raise it again.")
+        return _again(conn, winner, severity, summary, now)
+    write_steps(conn, stored, now)
+    if safe_mode_at is not None:
+        _bring_forward(conn, scope, safe_mode_at, now)
+    append(
+        conn,
+        chain=scope,
+        actor=raised_by,
+        action="alert.raise",
+        object=f"alert/{alert_id}",
+        after={"trigger": trigger, "severity": severity, "dedup_key": dedup_key, "safe_mode_at": _text(safe_mode_at)},
+        origin=origin,
+        correlation_id=stored.correlation_id,
+        now=now,
+    )
+    publish(conn, tenant_id, "alerts", [alert_id], now)
+    return Raised(alert_id=alert_id, fresh=True, safe_mode_at=safe_mode_at)
+
+
+def _open_alert(conn: Connection, scope: str, dedup_key: str) -> Row[Any] | None:
+    query = select(_ALERT).where(_ALERT.c.scope == scope, _ALERT.c.dedup_key == dedup_key[:200], _ALERT.c.status != "resolved")
+    return conn.execute(_locked(conn, query)).first()
+
+
+def _again(conn: Connection, row: Row[Any], severity: str, summary: str, now: datetime) -> Raised:
+    """One that is there already: count it, and climb to a higher severity."""
+    values: dict[str, Any] = {"seen_count": row.seen_count + 1, "last_seen_at": now, "rev": row.rev + 1}
+    if row.ended_at is not None:  # it had said that it was over: that is one more change of a flapping alert
+        values |= {"ended_at": None, "changes_json": _changes(_times(row), now)}
+    safe_mode_at = row.safe_mode_at
+    climbs = SEVERITIES.index(severity) > SEVERITIES.index(row.severity)
+    if climbs:
+        policy = _policy(conn, row.scope, row.trigger, severity)
+        safe_mode_at = domain.safe_deadline(now, domain.ladder_of(_route(policy))) if severity == CRITICAL else None
+        _stop_steps(conn, [row.alert_id], now)
+        values |= {
+            "severity": severity,
+            "summary": summary[:500],
+            "status": "open",
+            "level": Level.RAISED,
+            "result": None,
+            "raised_at": now,
+            "group_id": row.alert_id,
+            "group_started_at": now,
+            "owner": policy["route"]["owner"],
+            "policy_json": canonical_json(policy),
+            "safe_mode_at": safe_mode_at,
+            "acked_at": None,
+            "acked_by": None,
+            "ack_how": None,
+            "ack_delay_s": None,
+        }
+    conn.execute(update(_ALERT).where(_ALERT.c.alert_id == row.alert_id).values(**values))
+    if climbs:
+        write_steps(conn, conn.execute(select(_ALERT).where(_ALERT.c.alert_id == row.alert_id)).one(), now)
+        if safe_mode_at is not None:
+            _bring_forward(conn, row.scope, safe_mode_at, now)
+    publish(conn, row.tenant_id, "alerts", [row.alert_id], now)
+    return Raised(alert_id=row.alert_id, fresh=False, safe_mode_at=safe_mode_at)
+
+
+def _leader(conn: Connection, scope: str, trigger: str, severity: str, now: datetime) -> Row[Any] | None:
+    """An unacknowledged alert of the same kind whose minute is still running: it speaks for this one too."""
+    query = (
+        select(_ALERT)
+        .where(
+            _ALERT.c.scope == scope,
+            _ALERT.c.raised_at > now - GROUP_WINDOW,
+            _ALERT.c.group_started_at > now - GROUP_WINDOW,
+            _ALERT.c.trigger == trigger[:60],
+            _ALERT.c.severity == severity,
+            _ALERT.c.status == "open",
+        )
+        .order_by(_ALERT.c.raised_at, _ALERT.c.alert_id)
+        .limit(1)
+    )
+    return conn.execute(_locked(conn, query)).first()
+
+
+def write_steps(conn: Connection, row: Row[Any], now: datetime) -> int:
+    """Write the rungs of an alert that are not there yet; returns how many were missing."""
+    rows = _step_rows(row, now)
+    have = select(func.count()).select_from(_STEP).where(_STEP.c.alert_id == row.alert_id)
+    before = conn.execute(have).scalar_one()
+    insert_rows(conn, _STEP, rows, ignore_conflicts=True)
+    return int(conn.execute(have).scalar_one() - before)
+
+
+def _step_rows(row: Row[Any], now: datetime) -> list[dict[str, Any]]:
+    """The ladder as rows. In a storm the first message is the leader's, and the later ones fall due together."""
+    follows = row.group_id != row.alert_id
+    anchored = {s.key: s for s in ladder(row, row.group_started_at)}
+    suffix = "" if row.seen_count == 1 else f":{row.rev}"  # the ladder of a higher severity begins anew
+    rows = []
+    for step in ladder(row):
+        send = step.action is Action.SEND
+        grouped = follows and send and step.minute == 0
+        rows.append(
+            {
+                "step_id": new_id(),
+                "alert_id": row.alert_id,
+                "tenant_id": row.tenant_id,
+                "group_id": row.group_id,
+                "step_key": step.key + suffix,
+                "action": step.action,
+                "channel": step.channel or "",
+                "recipient": step.channel or "",
+                "n": step.attempt or 0,
+                "due_at": (anchored[step.key] if send else step).due_at if not grouped else now,
+                "done_at": now if grouped else None,
+                "outcome": "grouped" if grouped else None,
+            }
+        )
+    return rows
+
+
+def ladder(row: Row[Any], t0: datetime | None = None) -> tuple[Step, ...]:
+    """The ladder that an alert climbs by the policy that was copied onto it, from `t0` (default: when it was raised)."""
+    route = _route(msgspec.json.decode(row.policy_json))
+    if row.severity == CRITICAL:
+        return domain.steps(t0 or row.raised_at, domain.ladder_of(route))
+    return domain.operational_steps(t0 or row.raised_at, route)
+
+
+# --- policy -------------------------------------------------------------------------------------------------------------
+
+
+def route_of(settings: Mapping[str, Any], trigger: str, severity: str) -> Route:
+    """The row of the routing matrix that holds: the trigger's own, else `critical`, else the trigger's family, else `default`."""
+    routing = settings.get("routing") or {}
+    family = CRITICAL if severity == CRITICAL else (trigger if trigger in ROUTING else "default")
+    fields = asdict(ROUTING[family])
+    for name in (family, trigger):
+        given = routing.get(name)
+        if isinstance(given, Mapping):
+            fields |= {k: v for k, v in given.items() if k in fields and v}
+    return Route(**{**fields, "channels": tuple(fields["channels"])})
+
+
+def recipients_of(settings: Mapping[str, Any], channel: str) -> list[str]:
+    """The recipients of a channel kind, in the order in which they are asked: `kind`, `kind:2`, ... (one per target)."""
+    given = (settings.get("channels") or {}).get(channel)
+    count = max(1, len(given)) if isinstance(given, list) else 1
+    return [channel if i == 1 else f"{channel}:{i}" for i in range(1, count + 1)]
+
+
+def _policy(conn: Connection, scope: str, trigger: str, severity: str) -> dict[str, Any]:
+    settings = load(conn, scope)
+    route = route_of(settings, trigger, severity)
+    order = [*route.channels[1:], *route.channels[:1], route.fallback]
+    people = [[channel, name] for channel in dict.fromkeys(order) for name in recipients_of(settings, channel)]
+    return {"route": asdict(route), "recipients": people, "timezone": settings["timezone"]}
+
+
+def _route(policy: Mapping[str, Any]) -> Route:
+    fields = policy["route"]
+    return Route(**{**fields, "channels": tuple(fields["channels"])})
+
+
+# --- acknowledging ------------------------------------------------------------------------------------------------------
+
+
+def acknowledge(
+    conn: Connection,
+    alert_id: str,
+    *,
+    by: str,
+    how: str,
+    now: datetime,
+    rev: int | None = None,
+    step_id: str | None = None,
+    whole_group: bool = False,
+    origin: str | None = None,
+) -> Acknowledged:
+    """Take an alert on: stops every message that has not left, claimed ones included.
+
+    Before the deadline it keeps safe mode away; exactly at it, it does not. A second ACK changes nothing and is recorded
+    once per person. With `whole_group` it covers every open alert of the same storm, as the message it answers did.
+    Raises NotFound, or Conflict when `rev` is given, somebody else changed the alert since and it is still open.
+    """
+    row = _lock(conn, alert_id)
+    if rev is not None and rev != row.rev and row.acked_at is None:
+        raise Conflict("This alert has changed since you looked at it; nothing was done.")
+    others: list[Row[Any]] = []
+    if whole_group:
+        query = (
+            select(_ALERT)
+            .where(_ALERT.c.group_id == row.group_id, _ALERT.c.acked_at.is_(None), _ALERT.c.alert_id != alert_id)
+            .where(_ALERT.c.status == "open")
+            .order_by(_ALERT.c.alert_id)
+        )
+        others = list(conn.execute(_locked(conn, query)))
+    act = _Act(by=by, how=how, now=now, step_id=step_id, origin=origin)
+    effective = _take_on(conn, row, act)
+    for other in others:
+        _take_on(conn, other, act)
+    _ease_deadline(conn, row.scope, now)
+    fresh = conn.execute(select(_ALERT).where(_ALERT.c.alert_id == alert_id)).one()
+    in_time = fresh.result in (AlertResult.ACK_RECEIVED, AlertResult.ALERT_FIRED_ACKNOWLEDGED)
+    return Acknowledged(row=fresh, effective=effective, in_time=in_time, others=len(others))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Act:
+    by: str
+    how: str
+    now: datetime
+    step_id: str | None
+    origin: str | None
+
+
+def _take_on(conn: Connection, row: Row[Any], act: _Act) -> bool:
+    delay_s = (act.now - row.raised_at).total_seconds()
+    effective = row.acked_at is None
+    _record(conn, row, act, kind="ack", effective=effective, delay_s=delay_s)
+    if not effective:
+        return False
+    climb(conn, row, act.now)  # what was due before the ACK happened, even if nobody wrote it down yet
+    result = _ack_result(row, act.now)
+    _stop_steps(conn, [row.alert_id], act.now)
+    conn.execute(
+        update(_ALERT)
+        .where(_ALERT.c.alert_id == row.alert_id)
+        .values(
+            status="acknowledged" if row.status == "open" else row.status,
+            result=result,
+            acked_at=act.now,
+            acked_by=act.by[:200],
+            ack_how=act.how,
+            ack_delay_s=delay_s,
+            rev=_ALERT.c.rev + 1,
+        )
+    )
+    append(
+        conn,
+        chain=row.scope,
+        actor=act.by,
+        action="alert.ack",
+        object=f"alert/{row.alert_id}",
+        after={"how": act.how, "delay_s": round(delay_s, 3), "result": result},
+        origin=act.origin,
+        correlation_id=row.correlation_id,
+        now=act.now,
+    )
+    publish(conn, row.tenant_id, "alerts", [row.alert_id], act.now)
+    return True
+
+
+def _ack_result(row: Row[Any], now: datetime) -> AlertResult:
+    if row.safe_mode_at is not None:
+        in_time = now < row.safe_mode_at
+        return AlertResult.ACK_RECEIVED if in_time else AlertResult.ACK_TIMEOUT_ESCALATED
+    sla_min = _route(msgspec.json.decode(row.policy_json)).ack_sla_min
+    return domain.operational_result(row.raised_at, now, now, sla_min) or AlertResult.ALERT_FIRED_ACKNOWLEDGED
+
+
+def _record(
+    conn: Connection,
+    row: Row[Any],
+    act: _Act,
+    *,
+    kind: str,
+    effective: bool,
+    delay_s: float,
+    recipient: str | None = None,
+) -> None:
+    record = {
+        "record_id": new_id(),
+        "alert_id": row.alert_id,
+        "tenant_id": row.tenant_id,
+        "kind": kind,
+        "by": act.by[:200],
+        "how": act.how,
+        "step_id": act.step_id,
+        "recipient": recipient,
+        "at": act.now,
+        "delay_s": delay_s,
+        "effective": effective,
+    }
+    insert_rows(conn, _ACK, [record], ignore_conflicts=True)
+
+
+def pass_on(
+    conn: Connection,
+    alert_id: str,
+    *,
+    by: str,
+    how: str,
+    now: datetime,
+    recipient: str | None,
+    step_id: str | None = None,
+    origin: str | None = None,
+) -> PassedOn:
+    """Not an ACK: the next recipient is told at once and gets the resends. `recipient` is who passes it on.
+
+    Raises NotFound. On an alert that somebody has taken on already it changes nothing.
+    """
+    row = _lock(conn, alert_id)
+    if row.acked_at is not None or row.status != "open":
+        return PassedOn(row=row, recipient=None)
+    earlier = conn.execute(select(_ACK).where(_ACK.c.alert_id == alert_id, _ACK.c.kind == "pass_on")).all()
+    mine = next((r for r in earlier if r.by == by), None)
+    if mine is not None:
+        return PassedOn(row=row, recipient=mine.recipient)
+    people = [(channel, name) for channel, name in msgspec.json.decode(row.policy_json)["recipients"]]
+    passed = {r.by.removeprefix("recipient:") for r in earlier} | {r.recipient for r in earlier if r.recipient}
+    passed |= {recipient} if recipient else set()
+    chosen = domain.next_recipient([name for _, name in people], passed)
+    delay_s = (now - row.raised_at).total_seconds()
+    act = _Act(by=by, how=how, now=now, step_id=step_id, origin=origin)
+    _record(conn, row, act, kind="pass_on", effective=True, delay_s=delay_s, recipient=chosen)
+    if chosen is not None:
+        _tell(conn, row, next(channel for channel, name in people if name == chosen), chosen, now)
+    conn.execute(update(_ALERT).where(_ALERT.c.alert_id == alert_id).values(rev=row.rev + 1))
+    append(
+        conn,
+        chain=row.scope,
+        actor=by,
+        action="alert.pass_on",
+        object=f"alert/{alert_id}",
+        after={"how": how, "next": chosen},
+        origin=origin,
+        correlation_id=row.correlation_id,
+        now=now,
+    )
+    publish(conn, row.tenant_id, "alerts", [alert_id], now)
+    return PassedOn(row=row, recipient=chosen)
+
+
+def _tell(conn: Connection, row: Row[Any], channel: str, recipient: str, now: datetime) -> None:
+    """A message to one more recipient at once; later resends of the channel go there too."""
+    step = {
+        "step_id": new_id(),
+        "alert_id": row.alert_id,
+        "tenant_id": row.tenant_id,
+        "group_id": row.group_id,
+        "step_key": f"pass_on:{recipient}",
+        "action": Action.SEND,
+        "channel": channel,
+        "recipient": recipient,
+        "n": 1,
+        "due_at": now,
+    }
+    insert_rows(conn, _STEP, [step], ignore_conflicts=True)
+    conn.execute(
+        update(_STEP)
+        .where(
+            _STEP.c.alert_id == row.alert_id,
+            _STEP.c.channel == channel,
+            _STEP.c.done_at.is_(None),
+            _STEP.c.due_at > now,
+            _STEP.c.action == Action.SEND,
+        )
+        .values(recipient=recipient)
+    )
+
+
+# --- resolving ----------------------------------------------------------------------------------------------------------
+
+
+def resolve(
+    conn: Connection,
+    alert_id: str,
+    *,
+    by: str,
+    now: datetime,
+    damped: bool = False,
+    rev: int | None = None,
+    reason: str | None = None,
+    origin: str | None = None,
+) -> Row[Any]:
+    """End an alert, quietly: nothing more is sent. It is no ACK, and after the deadline it does not lift safe mode.
+
+    `damped` (for machines): one that went on and off too often stays open until it rests; `settle_flapping` ends it then.
+    Raises NotFound, or Conflict for an outdated `rev`. An alert that is resolved stays as it is.
+    """
+    row = _lock(conn, alert_id)
+    if row.status == "resolved":
+        return row
+    if rev is not None and rev != row.rev:
+        raise Conflict("This alert has changed since you looked at it; nothing was done.")
+    times = [*_times(row), now]
+    if damped and domain.is_flapping(times, now, window=FLAP_WINDOW):
+        conn.execute(
+            update(_ALERT)
+            .where(_ALERT.c.alert_id == alert_id)
+            .values(ended_at=now, changes_json=_changes(_times(row), now), rev=row.rev + 1)
+        )
+        publish(conn, row.tenant_id, "alerts", [alert_id], now)
+        return conn.execute(select(_ALERT).where(_ALERT.c.alert_id == alert_id)).one()
+    climb(conn, row, now)
+    _stop_steps(conn, [alert_id], now)
+    conn.execute(
+        update(_ALERT)
+        .where(_ALERT.c.alert_id == alert_id)
+        .values(
+            status="resolved",
+            resolved_at=now,
+            resolved_by=by[:200],
+            changes_json=_changes(_times(row), now),
+            rev=_ALERT.c.rev + 1,
+        )
+    )
+    _ease_deadline(conn, row.scope, now)
+    append(
+        conn,
+        chain=row.scope,
+        actor=by,
+        action="alert.resolve",
+        object=f"alert/{alert_id}",
+        before={"status": row.status},
+        after={"status": "resolved"},
+        reason=reason,
+        origin=origin,
+        correlation_id=row.correlation_id,
+        now=now,
+    )
+    publish(conn, row.tenant_id, "alerts", [alert_id], now)
+    return conn.execute(select(_ALERT).where(_ALERT.c.alert_id == alert_id)).one()
+
+
+def resolve_by_key(
+    conn: Connection, *, tenant_id: str | None, dedup_key: str, by: str, now: datetime, origin: str | None = None
+) -> Row[Any] | None:
+    """End the alert with this key, as its source says; None when none is open."""
+    row = _open_alert(conn, tenant_id or GLOBAL_SCOPE, dedup_key)
+    return None if row is None else resolve(conn, row.alert_id, by=by, now=now, damped=True, origin=origin)
+
+
+def settle_flapping(conn: Connection, now: datetime) -> list[str]:
+    """End the alerts whose source said so and that have been at rest for a whole window since; returns their ids."""
+    query = select(_ALERT.c.alert_id).where(
+        _ALERT.c.status != "resolved", _ALERT.c.ended_at.is_not(None), _ALERT.c.ended_at <= now - FLAP_WINDOW
+    )
+    rested = [row.alert_id for row in conn.execute(query)]
+    for alert_id in rested:
+        resolve(conn, alert_id, by="system:alerts", now=now)
+    return rested
+
+
+def _recent_changes(conn: Connection, scope: str, dedup_key: str, now: datetime) -> list[datetime]:
+    """When an alert with this key last went on and off."""
+    row = conn.execute(
+        select(_ALERT)
+        .where(_ALERT.c.scope == scope, _ALERT.c.dedup_key == dedup_key[:200], _ALERT.c.raised_at > now - 2 * FLAP_WINDOW)
+        .order_by(_ALERT.c.raised_at.desc())
+        .limit(1)
+    ).first()
+    return _times(row) if row is not None else []
+
+
+def _times(row: Row[Any]) -> list[datetime]:
+    return [datetime.fromisoformat(text) for text in msgspec.json.decode(row.changes_json)]
+
+
+def _changes(times: Iterable[datetime], now: datetime) -> str:
+    """The list with `now` added, cut to what damping looks at."""
+    kept = [t for t in times if t > now - FLAP_WINDOW]
+    return msgspec.json.encode([t.isoformat() for t in [*kept, now][-_CHANGES_KEPT:]]).decode()
+
+
+# --- climbing -----------------------------------------------------------------------------------------------------------
+
+
+def climb(conn: Connection, row: Row[Any], now: datetime) -> list[str]:
+    """Write down the changes of state of a locked, unacknowledged alert that are due; returns their actions, in order."""
+    if row.acked_at is not None:
+        return []
+    due = conn.execute(
+        select(_STEP)
+        .where(_STEP.c.alert_id == row.alert_id, _STEP.c.action != Action.SEND, _STEP.c.done_at.is_(None), _STEP.c.due_at <= now)
+        .order_by(_STEP.c.due_at)
+    ).all()
+    # an operational SLA that ends right now is not over yet, the critical deadline is
+    due = [step for step in due if step.action != Action.ESCALATE or step.due_at < now]
+    if not due:
+        return []
+    values: dict[str, Any] = {"rev": _ALERT.c.rev + 1}
+    for step in due:
+        values["level"] = domain.LEVEL_OF_ACTION[Action(step.action)]
+        if step.action == Action.ENTER_SAFE_MODE:
+            values["result"] = AlertResult.ACK_TIMEOUT_ESCALATED
+        elif step.action == Action.ESCALATE:
+            values["result"] = AlertResult.ALERT_FIRED_NO_ACK_ESCALATED
+        late = now - step.due_at > LATE_AFTER
+        conn.execute(update(_STEP).where(_STEP.c.step_id == step.step_id).values(done_at=now, outcome="done", late=late))
+    conn.execute(update(_ALERT).where(_ALERT.c.alert_id == row.alert_id).values(**values))
+    publish(conn, row.tenant_id, "alerts", [row.alert_id], now)
+    return [step.action for step in due]
+
+
+LATE_AFTER: Final = timedelta(seconds=60)
+"""A step that is done this much after it was due is marked late."""
+
+
+def climb_due(conn: Connection, now: datetime, limit: int = 100) -> list[tuple[Row[Any], list[str]]]:
+    """Climb every alert with a change of state that is due; returns the alerts as they were, with what happened to them."""
+    passed = or_(_STEP.c.due_at < now, and_(_STEP.c.due_at == now, _STEP.c.action != Action.ESCALATE))
+    query = (
+        select(_STEP.c.alert_id)
+        .where(_STEP.c.done_at.is_(None), _STEP.c.action != Action.SEND, passed)
+        .group_by(_STEP.c.alert_id)
+        .order_by(func.min(_STEP.c.due_at), _STEP.c.alert_id)
+        .limit(limit)
+    )
+    ids = sorted(row.alert_id for row in conn.execute(query))
+    climbed = []
+    for alert_id in ids:
+        row = _lock(conn, alert_id)
+        actions = climb(conn, row, now)
+        if actions:
+            climbed.append((row, actions))
+    return climbed
+
+
+def _stop_steps(conn: Connection, alert_ids: Sequence[str], now: datetime) -> None:
+    """Nothing that has not been done is done any more; a claim that is on its way finds its step gone."""
+    conn.execute(
+        update(_STEP)
+        .where(_STEP.c.alert_id.in_(alert_ids), _STEP.c.done_at.is_(None))
+        .values(done_at=now, outcome="stopped", lease_until=None)
+    )
+
+
+# --- the deadline -------------------------------------------------------------------------------------------------------
+
+
+def lock_mode(conn: Connection, scope: str) -> Row[Any]:
+    """The mode row of a scope, made if need be, locked against every effect's transaction."""
+    insert_rows(conn, _MODE, [{"scope": scope, "state": "normal", "epoch": 0, "contingency": False}], ignore_conflicts=True)
+    return conn.execute(_locked(conn, select(_MODE).where(_MODE.c.scope == scope))).one()
+
+
+def unacknowledged_deadline(conn: Connection, scope: str) -> datetime | None:
+    """The earliest moment at which safe mode begins by the open, unacknowledged critical alerts of a scope."""
+    query = select(func.min(_ALERT.c.safe_mode_at)).where(
+        _ALERT.c.scope == scope, _ALERT.c.acked_at.is_(None), _ALERT.c.status == "open", _ALERT.c.safe_mode_at.is_not(None)
+    )
+    found: datetime | None = conn.execute(query).scalar()
+    return found
+
+
+def reset_deadline(conn: Connection, scope: str, now: datetime) -> datetime | None:
+    """Set the deadline to what the open alerts say, whatever it was: the last act of leaving safe mode."""
+    lock_mode(conn, scope)
+    deadline = unacknowledged_deadline(conn, scope)
+    _set_deadline(conn, scope, deadline, now)
+    return deadline
+
+
+def _bring_forward(conn: Connection, scope: str, safe_mode_at: datetime, now: datetime) -> None:
+    row = lock_mode(conn, scope)
+    if row.safe_deadline is None or safe_mode_at < row.safe_deadline:
+        _set_deadline(conn, scope, safe_mode_at, now)
+
+
+def _ease_deadline(conn: Connection, scope: str, now: datetime) -> None:
+    """Give the deadline back to the alerts that are still open; one that has passed holds until the exit."""
+    row = lock_mode(conn, scope)
+    if row.safe_deadline is None or row.safe_deadline <= now:
+        return
+    deadline = unacknowledged_deadline(conn, scope)
+    if deadline != row.safe_deadline:
+        _set_deadline(conn, scope, deadline, now)
+
+
+def _set_deadline(conn: Connection, scope: str, deadline: datetime | None, now: datetime) -> None:
+    conn.execute(update(_MODE).where(_MODE.c.scope == scope).values(safe_deadline=deadline))
+    publish(conn, None if scope == GLOBAL_SCOPE else scope, "safe_mode", [], now)
+
+
+# --- shared -------------------------------------------------------------------------------------------------------------
+
+
+def _lock(conn: Connection, alert_id: str) -> Row[Any]:
+    row = conn.execute(_locked(conn, select(_ALERT).where(_ALERT.c.alert_id == alert_id))).first()
+    if row is None:
+        raise NotFound("There is no such alert.")
+    return row
+
+
+def _locked(conn: Connection, query: Any) -> Any:
+    return query.with_for_update() if conn.dialect.name == "postgresql" else query
+
+
+def _text(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()

@@ -1,0 +1,344 @@
+"""Alerts in the database: raised once, climbed, acknowledged with one effect, and the deadline of their scope."""
+
+import asyncio
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Row, select, update
+
+from app.domain.envelopes import canonical_json
+from app.errors import Conflict, NotFound
+from app.store import alerts
+from app.store.alerts import Acknowledged, Raised, raise_alert
+from app.store.bulk import insert_rows
+from app.store.database import Database
+from app.store.tables import AckRecord, Alert, AlertStep, AuditEntry, EventLog, ModeRow, SettingsDoc, table
+from tests import builders
+from tests.builders import NOON
+
+ALERT, STEP, ACK, MODE = table(Alert), table(AlertStep), table(AckRecord), table(ModeRow)
+TENANT = "ten-sol"
+
+
+def minutes(count: float) -> datetime:
+    return NOON + timedelta(minutes=count)
+
+
+async def open_one(db: Database, at: float = 0, **fields: Any) -> Raised:
+    given: dict[str, Any] = {
+        "tenant_id": TENANT,
+        "trigger": "n8n_down",
+        "severity": "critical",
+        "summary": "n8n does not answer",
+        "dedup_key": "n8n-1",
+        "correlation_id": "corr-1",
+        "now": minutes(at),
+    }
+    return await db.write(lambda conn: raise_alert(conn, **{**given, **fields}))
+
+
+async def ack(db: Database, alert_id: str, at: float, by: str = "user:ana", **options: Any) -> Acknowledged:
+    now = minutes(at)
+    return await db.write(lambda conn: alerts.acknowledge(conn, alert_id, by=by, how="console", now=now, **options))
+
+
+async def alert_row(db: Database, alert_id: str) -> Row[Any]:
+    return await db.read(lambda conn: conn.execute(select(ALERT).where(ALERT.c.alert_id == alert_id)).one())
+
+
+async def step_rows(db: Database, alert_id: str) -> list[Row[Any]]:
+    query = select(STEP).where(STEP.c.alert_id == alert_id).order_by(STEP.c.due_at, STEP.c.step_key)
+    return await db.read(lambda conn: list(conn.execute(query)))
+
+
+async def deadline(db: Database, scope: str = TENANT) -> datetime | None:
+    found: datetime | None = await db.read(
+        lambda conn: conn.execute(select(MODE.c.safe_deadline).where(MODE.c.scope == scope)).scalar()
+    )
+    return found
+
+
+@pytest.fixture(autouse=True)
+async def clinic(db: Database) -> None:
+    await db.write(lambda conn: builders.tenant(conn, tenant_id=TENANT))
+
+
+# --- raising ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.story("S-PC-03-001")
+async def test_a_critical_alert_brings_its_whole_ladder_and_the_deadline(db: Database) -> None:
+    raised = await open_one(db)
+    assert (raised.fresh, raised.safe_mode_at, await deadline(db)) == (True, minutes(15), minutes(15))
+    steps = await step_rows(db, raised.alert_id)
+    whatsapp = [(s.n, s.due_at) for s in steps if s.channel == "superadmin_whatsapp"]
+    assert whatsapp == [(n + 1, minutes(5 * n)) for n in range(7)]
+    assert [(s.n, s.due_at) for s in steps if s.channel == "ops"] == [(1, NOON)]
+    states = [(s.action, s.due_at) for s in steps if s.action != "send"]
+    assert states == [("raise_warning", minutes(5)), ("raise_high", minutes(10)), ("enter_safe_mode", minutes(15))]
+
+    def traces(conn: Connection) -> tuple[list[str], set[str]]:
+        audit, events = table(AuditEntry), table(EventLog)
+        topics = {r.topic for r in conn.execute(select(events).where(events.c.tenant_id == TENANT))}
+        return [r.action for r in conn.execute(select(audit))], topics
+
+    assert await db.read(traces) == (["alert.raise"], {"alerts", "safe_mode"})
+
+
+async def test_an_alert_of_the_installation_sets_the_global_deadline(db: Database) -> None:
+    await open_one(db, tenant_id=None)
+    assert (await deadline(db, "global"), await deadline(db)) == (minutes(15), None)
+
+
+async def test_the_same_key_counts_up_and_changes_nothing_else(db: Database) -> None:
+    first = await open_one(db)
+    again = await open_one(db, 3)
+    row = await alert_row(db, first.alert_id)
+    assert (again.alert_id, again.fresh, again.safe_mode_at) == (first.alert_id, False, minutes(15))
+    assert (row.seen_count, row.last_seen_at, row.raised_at) == (2, minutes(3), NOON)
+    assert len(await step_rows(db, first.alert_id)) == 11
+    elsewhere = await open_one(db, 3, tenant_id=None)
+    assert elsewhere.alert_id != first.alert_id
+
+
+async def test_many_who_raise_at_once_raise_one(db: Database) -> None:
+    raised = await asyncio.gather(*(open_one(db) for _ in range(8)))
+    assert len({r.alert_id for r in raised}) == 1
+    assert sum(r.fresh for r in raised) == 1
+    assert (await alert_row(db, raised[0].alert_id)).seen_count == 8
+
+
+async def test_a_rise_to_critical_starts_the_critical_ladder_from_then(db: Database) -> None:
+    first = await open_one(db, severity="warning")
+    assert first.safe_mode_at is None
+    await ack(db, first.alert_id, 1)
+    worse = await open_one(db, 20, severity="critical")
+    row = await alert_row(db, first.alert_id)
+    assert (worse.alert_id, worse.safe_mode_at) == (first.alert_id, minutes(35))
+    assert (row.status, row.severity, row.acked_at, await deadline(db)) == ("open", "critical", None, minutes(35))
+    open_steps = [s for s in await step_rows(db, first.alert_id) if s.done_at is None]
+    assert min(s.due_at for s in open_steps) == minutes(20)
+    assert len(open_steps) == 11
+    milder = await open_one(db, 21, severity="warning")
+    assert (await alert_row(db, milder.alert_id)).severity == "critical"
+
+
+async def test_an_operational_alert_is_routed_by_its_trigger(db: Database) -> None:
+    raised = await open_one(db, severity="high", trigger="takeover")
+    steps = await step_rows(db, raised.alert_id)
+    assert [(s.action, s.channel, s.due_at) for s in steps if s.due_at == NOON] == [("send", "ops_chat", NOON)]
+    assert {(s.action, s.channel) for s in steps if s.due_at == minutes(10)} == {
+        ("escalate", ""),
+        ("send", "superadmin_whatsapp"),
+    }
+    assert (raised.safe_mode_at, await deadline(db)) == (None, None)
+    assert (await alert_row(db, raised.alert_id)).owner == "sre"
+
+
+async def test_the_policy_of_the_moment_is_copied_onto_the_alert(db: Database) -> None:
+    def routing(conn: Connection, channels: list[str]) -> None:
+        data = canonical_json({"routing": {"critical": {"channels": channels, "owner": "ops"}}})
+        values = {"data_json": data, "updated_at": NOON, "updated_by": "user:ana"}
+        found = conn.execute(update(table(SettingsDoc)).where(table(SettingsDoc).c.scope == TENANT).values(**values))
+        if not found.rowcount:
+            insert_rows(conn, table(SettingsDoc), [{"scope": TENANT, "version": 1, **values}])
+
+    await db.write(routing, ["sirene", "superadmin_whatsapp", "email"])
+    raised = await open_one(db)
+    await db.write(routing, ["ops"])
+    row = await alert_row(db, raised.alert_id)
+    assert {s.channel for s in await step_rows(db, raised.alert_id)} == {"", "sirene", "superadmin_whatsapp", "email"}
+    assert ([s.channel for s in alerts.ladder(row) if s.minute == 0], row.owner) == (
+        ["sirene", "superadmin_whatsapp", "email"],
+        "ops",
+    )
+
+
+# --- ACK ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.story("S-PC-03-001")
+async def test_an_ack_one_second_before_the_deadline_keeps_safe_mode_away(db: Database) -> None:
+    raised = await open_one(db)
+    done = await ack(db, raised.alert_id, 15 - 1 / 60)
+    assert (done.effective, done.in_time, done.row.result, done.row.status) == (True, True, "ack_received", "acknowledged")
+    assert (done.row.level, done.row.ack_delay_s, await deadline(db)) == ("high", 899.0, None)
+    outcomes = {s.step_key: s.outcome for s in await step_rows(db, raised.alert_id)}
+    assert (outcomes["raise_warning"], outcomes["raise_high"], outcomes["enter_safe_mode"]) == ("done", "done", "stopped")
+    assert {outcomes[f"send:superadmin_whatsapp:{n}"] for n in range(1, 8)} == {"stopped"}
+
+
+@pytest.mark.story("S-PC-03-002")
+async def test_an_ack_exactly_at_the_deadline_lifts_nothing(db: Database) -> None:
+    raised = await open_one(db)
+    done = await ack(db, raised.alert_id, 15)
+    assert (done.effective, done.in_time, done.row.result) == (True, False, "ack_timeout_escalated")
+    assert (done.row.level, done.row.status, await deadline(db)) == ("safe_mode", "acknowledged", minutes(15))
+
+
+async def test_the_deadline_is_that_of_the_earliest_alert_still_open(db: Database) -> None:
+    first = await open_one(db)
+    second = await open_one(db, 4, dedup_key="redis-1")
+    assert await deadline(db) == minutes(15)
+    await ack(db, first.alert_id, 6)
+    assert await deadline(db) == minutes(19)
+    await ack(db, second.alert_id, 7)
+    assert await deadline(db) is None
+
+
+async def test_a_deadline_that_passed_holds_whatever_is_acknowledged_later(db: Database) -> None:
+    first = await open_one(db)
+    later = await open_one(db, 10, dedup_key="redis-1")
+    assert (await ack(db, later.alert_id, 16)).in_time
+    assert await deadline(db) == minutes(15)
+    await ack(db, first.alert_id, 17)
+    assert await deadline(db) == minutes(15)
+    assert await db.write(alerts.reset_deadline, TENANT, minutes(40)) is None
+    assert await deadline(db) is None
+
+
+@pytest.mark.story("S-PC-03-001")
+async def test_two_simultaneous_acks_leave_a_record_each_and_one_effect(db: Database) -> None:
+    raised = await open_one(db)
+    done = await asyncio.gather(*(ack(db, raised.alert_id, 2, by=f"user:{name}") for name in ("ana", "bia")))
+    assert sorted(d.effective for d in done) == [False, True]
+    again = await ack(db, raised.alert_id, 3, by="user:ana")
+    assert not again.effective
+    records = await db.read(lambda conn: conn.execute(select(ACK).order_by(ACK.c.by)).all())
+    assert [(r.by, r.kind) for r in records] == [("user:ana", "ack"), ("user:bia", "ack")]
+    assert sum(r.effective for r in records) == 1
+    trail = await db.read(lambda conn: [r.action for r in conn.execute(select(table(AuditEntry)))])
+    assert trail.count("alert.ack") == 1
+
+
+async def test_an_ack_of_an_outdated_view_is_refused_unless_somebody_else_was_faster(db: Database) -> None:
+    raised = await open_one(db)
+    seen = (await alert_row(db, raised.alert_id)).rev
+    await open_one(db, 1)
+    with pytest.raises(Conflict):
+        await ack(db, raised.alert_id, 2, rev=seen)
+    await ack(db, raised.alert_id, 2, rev=seen + 1)
+    assert not (await ack(db, raised.alert_id, 2, by="user:bia", rev=seen)).effective
+    with pytest.raises(NotFound):
+        await ack(db, "none", 2)
+
+
+@pytest.mark.story("S-PC-04-002")
+async def test_an_operational_alert_has_its_sla(db: Database) -> None:
+    kinds = [await open_one(db, severity="high", trigger="takeover", dedup_key=f"t-{i}", tenant_id=None) for i in range(3)]
+    assert (await ack(db, kinds[0].alert_id, 10)).row.result == "alert_fired_acknowledged"
+    climbed = await db.write(alerts.climb_due, minutes(10))
+    assert climbed == []
+    climbed = await db.write(alerts.climb_due, minutes(11))
+    assert [(row.alert_id, actions) for row, actions in climbed] == [(k.alert_id, ["escalate"]) for k in kinds[1:]]
+    row = await alert_row(db, kinds[1].alert_id)
+    assert (row.level, row.result) == ("escalated", "alert_fired_no_ack_escalated")
+    assert (await ack(db, kinds[1].alert_id, 12)).row.result == "alert_fired_no_ack_escalated"
+
+
+# --- climbing -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.story("S-PC-03-001")
+async def test_levels_come_at_five_ten_and_fifteen_and_late_ones_say_so(db: Database) -> None:
+    raised = await open_one(db)
+    seen = []
+    for at in (4.9, 5, 10, 15):
+        await db.write(alerts.climb_due, minutes(at))
+        row = await alert_row(db, raised.alert_id)
+        seen.append((row.level, row.result))
+    assert seen == [("raised", None), ("warning", None), ("high", None), ("safe_mode", "ack_timeout_escalated")]
+    other = await open_one(db, 20, dedup_key="redis-1")
+    await db.write(alerts.climb_due, minutes(50))
+    states = [s for s in await step_rows(db, other.alert_id) if s.action != "send"]
+    assert [(s.outcome, s.late) for s in states] == [("done", True)] * 3
+    assert (await alert_row(db, other.alert_id)).level == "safe_mode"
+
+
+# --- passing on, resolving ----------------------------------------------------------------------------------------------
+
+
+async def test_passing_on_tells_the_next_recipient_and_is_no_ack(db: Database) -> None:
+    raised = await open_one(db)
+    me = "recipient:superadmin_whatsapp"
+
+    async def pass_on(by: str) -> str | None:
+        done = await db.write(
+            lambda conn: alerts.pass_on(
+                conn, raised.alert_id, by=by, how="link", now=minutes(1), recipient=by.removeprefix("recipient:")
+            )
+        )
+        return done.recipient
+
+    assert [await pass_on(me), await pass_on(me)] == ["ops", "ops"]
+    assert [await pass_on("recipient:ops"), await pass_on("recipient:superadmin_sms")] == ["superadmin_sms", None]
+    row = await alert_row(db, raised.alert_id)
+    assert (row.status, row.acked_at, await deadline(db)) == ("open", None, minutes(15))
+    told = [(s.channel, s.due_at) for s in await step_rows(db, raised.alert_id) if s.step_key.startswith("pass_on:")]
+    assert told == [("ops", minutes(1)), ("superadmin_sms", minutes(1))]
+    await ack(db, raised.alert_id, 2)
+    assert await pass_on("recipient:other") is None
+
+
+async def test_resolving_ends_the_messages_and_in_time_the_deadline(db: Database) -> None:
+    raised = await open_one(db)
+    row = await db.write(lambda conn: alerts.resolve(conn, raised.alert_id, by="user:ana", now=minutes(6), reason="fixed"))
+    assert (row.status, row.result, row.acked_at, row.level, await deadline(db)) == ("resolved", None, None, "warning", None)
+    assert all(s.done_at is not None for s in await step_rows(db, raised.alert_id))
+    again = await open_one(db, 7)
+    assert again.fresh
+    assert again.alert_id != raised.alert_id
+
+
+async def test_resolving_after_the_deadline_lifts_nothing_and_can_still_be_acknowledged(db: Database) -> None:
+    raised = await open_one(db)
+    row = await db.write(lambda conn: alerts.resolve(conn, raised.alert_id, by="user:ana", now=minutes(15)))
+    assert (row.result, row.level, await deadline(db)) == ("ack_timeout_escalated", "safe_mode", minutes(15))
+    done = await ack(db, raised.alert_id, 16)
+    assert (done.effective, done.in_time, done.row.status) == (True, False, "resolved")
+    assert done.row.acked_at == minutes(16)
+
+
+async def test_an_alert_that_flaps_stays_open_quietly_until_it_rests(db: Database) -> None:
+    async def end(at: float) -> Row[Any]:
+        now = minutes(at)
+        row = await db.write(
+            lambda conn: alerts.resolve_by_key(conn, tenant_id=TENANT, dedup_key="n8n-1", by="key:prometheus", now=now)
+        )
+        assert row is not None
+        return row
+
+    await open_one(db)
+    assert (await end(1)).status == "resolved"
+    second = await open_one(db, 2)
+    damped = await end(3)
+    assert (damped.status, damped.ended_at, await deadline(db)) == ("open", minutes(3), minutes(17))
+    back = await open_one(db, 4)
+    assert (back.alert_id, back.fresh) == (second.alert_id, False)
+    assert (await alert_row(db, second.alert_id)).ended_at is None
+    assert (await end(5)).status == "open"
+    assert await db.write(alerts.settle_flapping, minutes(19)) == []
+    assert await db.write(alerts.settle_flapping, minutes(20)) == [second.alert_id]
+    assert (await alert_row(db, second.alert_id)).status == "resolved"
+
+
+# --- storms -------------------------------------------------------------------------------------------------------------
+
+
+async def test_alerts_of_one_kind_within_a_minute_share_one_voice(db: Database) -> None:
+    first = await open_one(db)
+    second = await open_one(db, 0.5, dedup_key="n8n-2")
+    other_kind = await open_one(db, 0.5, dedup_key="redis", trigger="redis_down")
+    after = await open_one(db, 1, dedup_key="n8n-3")
+    groups = {r.alert_id: (await alert_row(db, r.alert_id)).group_id for r in (first, second, other_kind, after)}
+    assert groups[second.alert_id] == first.alert_id
+    assert (groups[other_kind.alert_id], groups[after.alert_id]) == (other_kind.alert_id, after.alert_id)
+    sends = [s for s in await step_rows(db, second.alert_id) if s.action == "send"]
+    assert [s.outcome for s in sends if s.due_at == minutes(0.5)] == ["grouped", "grouped"]
+    assert [s.due_at for s in sends if s.outcome is None] == [minutes(5 * n) for n in range(1, 7)]
+    assert (await alert_row(db, second.alert_id)).safe_mode_at == minutes(15.5)
+    done = await ack(db, second.alert_id, 2, whole_group=True)
+    assert (done.effective, done.others) == (True, 1)
+    assert (await alert_row(db, first.alert_id)).status == "acknowledged"
+    assert (await alert_row(db, after.alert_id)).status == "open"
