@@ -24,6 +24,136 @@ def upgrade() -> None:
     """Create everything."""
     # <tables>
     op.create_table(
+        "ack_record",
+        sa.Column("record_id", sa.String(length=40), nullable=False),
+        sa.Column("alert_id", sa.String(length=40), nullable=False),
+        sa.Column("tenant_id", sa.String(length=40), nullable=True),
+        sa.Column("kind", sa.String(length=10), nullable=False),
+        sa.Column("by", sa.String(length=200), nullable=False),
+        sa.Column("how", sa.String(length=20), nullable=False),
+        sa.Column("step_id", sa.String(length=40), nullable=True),
+        sa.Column("recipient", sa.String(length=60), nullable=True),
+        sa.Column("at", UTCDateTime(), nullable=False),
+        sa.Column("delay_s", sa.Float(), nullable=False),
+        sa.Column("effective", sa.Boolean(), nullable=False),
+        sa.PrimaryKeyConstraint("record_id", name=op.f("pk_ack_record")),
+        sa.UniqueConstraint("alert_id", "kind", "by", name=op.f("uq_ack_record_alert_id_kind_by")),
+    )
+    op.create_table(
+        "ack_token",
+        sa.Column("token_hash", sa.String(length=64), nullable=False),
+        sa.Column("alert_id", sa.String(length=40), nullable=False),
+        sa.Column("step_id", sa.String(length=40), nullable=False),
+        sa.Column("recipient", sa.String(length=60), nullable=False),
+        sa.Column("created_at", UTCDateTime(), nullable=False),
+        sa.Column("expires_at", UTCDateTime(), nullable=False),
+        sa.Column("used_at", UTCDateTime(), nullable=True),
+        sa.PrimaryKeyConstraint("token_hash", name=op.f("pk_ack_token")),
+    )
+    op.create_index(op.f("ix_ack_token_alert_id"), "ack_token", ["alert_id"], unique=False)
+    op.create_table(
+        "alert",
+        sa.Column("alert_id", sa.String(length=40), nullable=False),
+        sa.Column("scope", sa.String(length=40), nullable=False),
+        sa.Column("tenant_id", sa.String(length=40), nullable=True),
+        sa.Column("trigger", sa.String(length=60), nullable=False),
+        sa.Column("severity", sa.String(length=10), nullable=False),
+        sa.Column("summary", sa.String(length=500), nullable=False),
+        sa.Column("dedup_key", sa.String(length=200), nullable=False),
+        sa.Column("status", sa.String(length=12), nullable=False),
+        sa.Column("level", sa.String(length=12), nullable=False),
+        sa.Column("result", sa.String(length=40), nullable=True),
+        sa.Column("rev", sa.Integer(), nullable=False),
+        sa.Column("owner", sa.String(length=200), nullable=False),
+        sa.Column("correlation_id", sa.String(length=220), nullable=False),
+        sa.Column("raised_by", sa.String(length=200), nullable=False),
+        sa.Column("raised_at", UTCDateTime(), nullable=False),
+        sa.Column("last_seen_at", UTCDateTime(), nullable=False),
+        sa.Column("seen_count", sa.Integer(), nullable=False),
+        sa.Column("group_id", sa.String(length=40), nullable=False),
+        sa.Column("group_started_at", UTCDateTime(), nullable=False),
+        sa.Column("policy_json", sa.Text(), nullable=False),
+        sa.Column("safe_mode_at", UTCDateTime(), nullable=True),
+        sa.Column("acked_at", UTCDateTime(), nullable=True),
+        sa.Column("acked_by", sa.String(length=200), nullable=True),
+        sa.Column("ack_how", sa.String(length=20), nullable=True),
+        sa.Column("ack_delay_s", sa.Float(), nullable=True),
+        sa.Column("resolved_at", UTCDateTime(), nullable=True),
+        sa.Column("resolved_by", sa.String(length=200), nullable=True),
+        sa.Column("ended_at", UTCDateTime(), nullable=True),
+        sa.Column("changes_json", sa.Text(), nullable=False),
+        sa.CheckConstraint("severity IN ('critical','high','warning')", name=op.f("ck_alert_severity")),
+        sa.CheckConstraint("status IN ('open','acknowledged','resolved')", name=op.f("ck_alert_status")),
+        sa.PrimaryKeyConstraint("alert_id", name=op.f("pk_alert")),
+    )
+    op.create_index("ix_alert_correlation", "alert", ["correlation_id"], unique=False)
+    op.create_index("ix_alert_dedup", "alert", ["scope", "dedup_key", "raised_at"], unique=False)
+    op.create_index("ix_alert_group", "alert", ["group_id"], unique=False)
+    op.create_index("ix_alert_raised", "alert", ["scope", "raised_at"], unique=False)
+    op.create_index(
+        "ix_alert_unacknowledged",
+        "alert",
+        ["scope", "safe_mode_at"],
+        unique=False,
+        sqlite_where=sa.text("acked_at IS NULL AND safe_mode_at IS NOT NULL"),
+        postgresql_where=sa.text("acked_at IS NULL AND safe_mode_at IS NOT NULL"),
+    )
+    op.create_index(
+        "uq_alert_open",
+        "alert",
+        ["scope", "dedup_key"],
+        unique=True,
+        sqlite_where=sa.text("status <> 'resolved'"),
+        postgresql_where=sa.text("status <> 'resolved'"),
+    )
+    op.create_table(
+        "alert_step",
+        sa.Column("step_id", sa.String(length=40), nullable=False),
+        sa.Column("alert_id", sa.String(length=40), nullable=False),
+        sa.Column("tenant_id", sa.String(length=40), nullable=True),
+        sa.Column("group_id", sa.String(length=40), nullable=False),
+        sa.Column("step_key", sa.String(length=80), nullable=False),
+        sa.Column("action", sa.String(length=20), nullable=False),
+        sa.Column("channel", sa.String(length=40), nullable=False),
+        sa.Column("recipient", sa.String(length=60), nullable=False),
+        sa.Column("n", sa.Integer(), nullable=False),
+        sa.Column("due_at", UTCDateTime(), nullable=False),
+        sa.Column("lease_token", sa.String(length=64), nullable=True),
+        sa.Column("lease_until", UTCDateTime(), nullable=True),
+        sa.Column("tries", sa.Integer(), nullable=False),
+        sa.Column("begun_at", UTCDateTime(), nullable=True),
+        sa.Column("done_at", UTCDateTime(), nullable=True),
+        sa.Column("outcome", sa.String(length=10), nullable=True),
+        sa.Column("late", sa.Boolean(), nullable=False),
+        sa.Column("target", sa.String(length=120), nullable=True),
+        sa.Column("answer", sa.String(length=300), nullable=True),
+        sa.Column("provider_message_id", sa.String(length=200), nullable=True),
+        sa.Column("delivery", sa.String(length=12), nullable=True),
+        sa.Column("fallback_of", sa.String(length=40), nullable=True),
+        sa.Column("merged_into", sa.String(length=40), nullable=True),
+        sa.PrimaryKeyConstraint("step_id", name=op.f("pk_alert_step")),
+        sa.UniqueConstraint(
+            "alert_id", "step_key", "channel", "recipient", name=op.f("uq_alert_step_alert_id_step_key_channel_recipient")
+        ),
+    )
+    op.create_index(
+        "ix_alert_step_due",
+        "alert_step",
+        ["due_at"],
+        unique=False,
+        sqlite_where=sa.text("done_at IS NULL"),
+        postgresql_where=sa.text("done_at IS NULL"),
+    )
+    op.create_index(
+        "ix_alert_step_group",
+        "alert_step",
+        ["group_id", "channel", "recipient"],
+        unique=False,
+        sqlite_where=sa.text("done_at IS NULL"),
+        postgresql_where=sa.text("done_at IS NULL"),
+    )
+    op.create_index("ix_alert_step_provider", "alert_step", ["provider_message_id"], unique=False)
+    op.create_table(
         "appointment",
         sa.Column("tenant_id", sa.String(length=40), nullable=False),
         sa.Column("appointment_id", sa.String(length=300), nullable=False),
@@ -820,6 +950,40 @@ def downgrade() -> None:
     )
     op.drop_index("ix_appointment_patient", table_name="appointment")
     op.drop_table("appointment")
+    op.drop_index("ix_alert_step_provider", table_name="alert_step")
+    op.drop_index(
+        "ix_alert_step_group",
+        table_name="alert_step",
+        sqlite_where=sa.text("done_at IS NULL"),
+        postgresql_where=sa.text("done_at IS NULL"),
+    )
+    op.drop_index(
+        "ix_alert_step_due",
+        table_name="alert_step",
+        sqlite_where=sa.text("done_at IS NULL"),
+        postgresql_where=sa.text("done_at IS NULL"),
+    )
+    op.drop_table("alert_step")
+    op.drop_index(
+        "uq_alert_open",
+        table_name="alert",
+        sqlite_where=sa.text("status <> 'resolved'"),
+        postgresql_where=sa.text("status <> 'resolved'"),
+    )
+    op.drop_index(
+        "ix_alert_unacknowledged",
+        table_name="alert",
+        sqlite_where=sa.text("acked_at IS NULL AND safe_mode_at IS NOT NULL"),
+        postgresql_where=sa.text("acked_at IS NULL AND safe_mode_at IS NOT NULL"),
+    )
+    op.drop_index("ix_alert_raised", table_name="alert")
+    op.drop_index("ix_alert_group", table_name="alert")
+    op.drop_index("ix_alert_dedup", table_name="alert")
+    op.drop_index("ix_alert_correlation", table_name="alert")
+    op.drop_table("alert")
+    op.drop_index(op.f("ix_ack_token_alert_id"), table_name="ack_token")
+    op.drop_table("ack_token")
+    op.drop_table("ack_record")
     # </drop tables>
 
 
