@@ -18,6 +18,7 @@ from app.clock import Clock, SystemClock
 from app.engine.channel_book import ChannelBook
 from app.engine.conversations import Conversations
 from app.engine.dispatch import Dispatch
+from app.engine.drain import Drain
 from app.engine.health import Health
 from app.engine.intake import Intake
 from app.engine.locks import DatabaseLocks, LaneLocks
@@ -53,6 +54,7 @@ class Services:
     dispatch: Dispatch
     conversations: Conversations
     outbox: OutboxLoop
+    drain: Drain
     channels: ChannelBook
     policies: PolicyCache
     locks: LaneLocks
@@ -110,6 +112,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
     conversations = Conversations(database, clock)
     dispatch = Dispatch(database, clock, locks, policies, metrics, node_id=settings.node_id)
     outbox = OutboxLoop(database, clock, channels, metrics)
+    drain = Drain(database, clock)
     hub = StreamHub(database, clock, metrics)
     supervisor = Supervisor()
     nodes = Nodes(database, clock, supervisor, locks, node_id=settings.node_id)
@@ -125,6 +128,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
         dispatch=dispatch,
         conversations=conversations,
         outbox=outbox,
+        drain=drain,
         channels=channels,
         policies=policies,
         locks=locks,
@@ -133,7 +137,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
         safe_mode=safe_mode,
         supervisor=supervisor,
         http=http,
-        loops=[intake, conversations, dispatch, outbox, nodes, health, safe_mode],
+        loops=[intake, conversations, dispatch, drain, outbox, nodes, health, safe_mode],
     )
     _join(services)
     return services
@@ -150,6 +154,7 @@ def _join(services: Services) -> None:
     )
     intake.on_accepted += [dispatch.wake.set, conversations.wake.set, hub.wake]
     conversations.on_heard += [dispatch.wake.set, hub.wake]
+    services.drain.on_released += [dispatch.wake.set, hub.wake]
 
     def committed(plans: Sequence[LanePlan]) -> None:
         for plan in plans:

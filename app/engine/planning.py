@@ -18,13 +18,13 @@ from app.domain.gate import decide
 from app.domain.reasons import Reason
 from app.domain.states import AppointmentStatus, CommandType, ModeState, State
 from app.ids import new_id
-from app.store.lanes import Facts, LaneFacts, LaneKey, wanted_slot
+from app.store.lanes import PARKED_BY, Facts, LaneFacts, LaneKey, wanted_slot
 from app.store.ledger import Entry, LanePlan, PendingChange
 
 log = structlog.get_logger("engine.planning")
 
-RECHECK_PARKED_S = 60
-"""A parked lane is looked at again this often, besides at once when its mode changes."""
+RECHECK_PARKED_S = 3_600
+"""A parked lane is looked at again this often; what opens it before is the drain (store.drain) or a replay batch."""
 RECHECK_HELD_S = 3_600
 
 
@@ -34,6 +34,11 @@ class TenantPolicy:
 
     gate: GatePolicy
     timezone: str
+
+
+def is_held(blocked_by: str | None, mode: Mode, now: datetime) -> bool:
+    """Whether a lane that was parked has to wait for its turn to leave, although its mode allows commands again."""
+    return blocked_by in PARKED_BY and not mode.contingency and not mode.safe_mode_blocks(now)
 
 
 def plan_lanes(facts: Facts, policies: Mapping[str, TenantPolicy], now: datetime) -> list[LanePlan]:
@@ -56,9 +61,16 @@ class _Planner:
         expected = row.last_committed + 1
         takeover = row.takeover_id is not None
         credit = row.step_credit if row.paused_at is not None else None
+        replay_credit = row.replay_credit if row.replay_id is not None else None
+        if is_held(row.blocked_by, mode, self.now) and replay_credit is None:
+            self._hold(plan, lane)
+            return plan
         for index, command in enumerate(lane.commands):
             order = command.commit_order or 0
             if credit is not None and len(plan.entries) >= credit:
+                break
+            if replay_credit is not None and len(plan.entries) >= replay_credit:
+                self._block(plan, "replay", self.now + timedelta(seconds=RECHECK_HELD_S))
                 break
             if (row.tenant_id, command.command_type) in self.facts.held_types:
                 self._block(plan, "held", self.now + timedelta(seconds=RECHECK_HELD_S))
@@ -89,6 +101,7 @@ class _Planner:
             takeover = takeover or isinstance(decision.effect, OpenTakeover)
             expected = order + 1
         plan.steps_used = len(plan.entries) if credit is not None else 0
+        plan.replay_used = len(plan.entries) if replay_credit is not None else 0
         left = next((r for r in lane.rows if r.commit_order >= expected), None)
         plan.next_ready_since = left.accepted_at if left is not None else lane.more
         return plan
@@ -218,6 +231,18 @@ class _Planner:
         self._mark(plan, lane, index, decision.state, decision.reason, Reason.BEHIND_PARKED)
         if lane.more is not None:
             plan.park_rest = (decision.state, lane.commands[-1].commit_order or 0)
+
+    def _hold(self, plan: LanePlan, lane: LaneFacts) -> None:
+        """The mode would let a parked lane go, but it leaves at the drain's pace: what came since is parked behind it."""
+        row = lane.row
+        state = State.PENDING_CONTINGENCY if row.blocked_by == "contingency" else State.PENDING_SAFE_MODE
+        self._block(plan, row.blocked_by, self.now + timedelta(seconds=RECHECK_PARKED_S))
+        if lane.rows:
+            front = lane.rows[0]
+            self._mark(plan, lane, 0, state, front.reason or Reason.BEHIND_PARKED, Reason.BEHIND_PARKED)
+            if lane.more is not None:
+                plan.park_rest = (state, lane.commands[-1].commit_order or 0)
+        plan.next_ready_since = lane.rows[0].accepted_at if lane.rows else lane.more
 
     def _mark(self, plan: LanePlan, lane: LaneFacts, index: int, state: State, first: str, behind: str) -> None:
         """Make the state of a stopped command, and of those behind it, visible."""

@@ -50,6 +50,7 @@ def command(conn: Connection, tenant_id: str, command_id: str) -> Document | Non
         "contact_id": row.contact_id,
         "conversation_id": row.conversation_id,
         "command_type": row.command_type,
+        "source": _source(row),
         "patient_id": row.patient_id,
         "status": row.status,
         "result": row.result,
@@ -74,6 +75,11 @@ def command(conn: Connection, tenant_id: str, command_id: str) -> Document | Non
         "payload": msgspec.json.decode(row.payload_json),
         "timeline": _command_timeline(conn, row),
     }
+
+
+def _source(row: Row[Any]) -> str:
+    """Where a command comes from; one that contingency keeps comes from its queue, whoever sent it."""
+    return "contingency" if row.status == State.PENDING_CONTINGENCY else str(row.source)
 
 
 def event(conn: Connection, tenant_id: str, event_id: str) -> Document | None:

@@ -25,6 +25,9 @@ _KEY = ("tenant_id", "contact_id")
 AROUND = timedelta(hours=4)
 """How far around a wanted slot the agenda is read, to name free alternatives."""
 
+PARKED_BY = ("safe_mode", "contingency")
+"""`lane.blocked_by` of parked lanes: only a drain (store.drain) or a replay batch opens them."""
+
 _LANE, _COMMAND, _APPOINTMENT = table(Lane), table(InboxCommand), table(Appointment)
 _GUARDIAN, _PATIENT, _THERAPIST = table(Guardian), table(Patient), table(Therapist)
 _MODE, _HOLD = table(ModeRow), table(Hold)

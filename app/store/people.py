@@ -127,7 +127,8 @@ def why_waiting(conn: Connection, lane: Row[Any], holds: Mapping[str, Row[Any]])
     """Why nothing of a lane may go on: cause, since, next_look_at, holder, items_behind; None when nothing stops it.
 
     Causes: `paused` (a person paused the contact), `held` (a person paused the clinic or a command type), `gap`,
-    `safe_mode`, `contingency`. `items_behind` are the commands that wait behind the one that stands in front.
+    `safe_mode`, `contingency`, `replay` (a replay batch has the lane).
+    `items_behind` are the commands that wait behind the one that stands in front.
     """
     waiting = lane.waiting or 0
     if lane.paused_at is not None and not lane.step_credit:

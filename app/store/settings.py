@@ -37,6 +37,7 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "thresholds": {},
     "wait_limit_s": 300,
     "max_queue_size": 5000,
+    "drain_per_s": 2,
     "channels": {},
     "contacts_channel": None,
     "routing": {},
@@ -59,6 +60,7 @@ _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "thresholds": dict,
     "wait_limit_s": (int, float),
     "max_queue_size": int,
+    "drain_per_s": (int, float),
     "channels": dict,
     "contacts_channel": str,
     "routing": dict,
@@ -171,6 +173,8 @@ def _faults(patch: Mapping[str, Any]) -> Iterator[FieldError]:
             yield FieldError(f"/{key}", "must be between 0 and 86400")
         elif key == "max_queue_size" and value is not None and not _number(value, 0, 10_000_000):
             yield FieldError(f"/{key}", "must be between 0 and 10000000")
+        elif key == "drain_per_s" and value is not None and not _number(value, 0.01, 10_000):
+            yield FieldError(f"/{key}", "must be commands a second, between 0.01 and 10000")
 
 
 def _zone_fault(name: str) -> Iterator[FieldError]:

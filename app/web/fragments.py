@@ -18,7 +18,7 @@ from app.web.i18n import environment, mark
 C = TypeVar("C")
 
 TOPICS: Final = frozenset(
-    {"queue", "lane", "manual", "tickets", "safe_mode", "settings", "guardians", "agenda", "overview", "alerts"}
+    {"queue", "lane", "manual", "tickets", "safe_mode", "settings", "guardians", "agenda", "overview", "alerts", "replay"}
 )
 """Topics of the event log that screens listen to."""
 

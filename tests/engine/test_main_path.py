@@ -12,6 +12,7 @@ from sqlalchemy import Connection, select
 from app.clock import ManualClock
 from app.engine.conversations import Conversations
 from app.engine.dispatch import Dispatch, DispatchPolicy
+from app.engine.drain import Drain
 from app.engine.intake import Intake
 from app.engine.locks import DatabaseLocks
 from app.engine.policies import PolicyCache
@@ -41,6 +42,8 @@ class Engine:
             node_id=node_id,
             policy=DispatchPolicy(lanes_per_round=32, chain=4),
         )
+        self.drain = Drain(db, clock)
+        self.drain.on_released.append(self.dispatch.wake.set)
         self.intake.on_accepted += [self.dispatch.wake.set, self.conversations.wake.set]
         self.conversations.on_heard += [self.dispatch.wake.set]
 
@@ -54,7 +57,7 @@ class Engine:
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Engine"]:
         async with asyncio.TaskGroup() as group:
-            for loop in (self.intake, self.conversations, self.dispatch):
+            for loop in (self.intake, self.conversations, self.dispatch, self.drain):
                 group.create_task(self.supervisor.run(loop))
             try:
                 yield self
@@ -260,7 +263,7 @@ async def test_after_safe_mode_the_parked_ones_leave_in_order_through_the_fences
     await until(lambda: _status(engine, receipts[1].item_id, "pending_safe_mode"))
     engine.clock.advance(minutes=61)  # within the two hours of a schedule
     await engine.db.write(lambda c: c.execute(table(ModeRow).update().values(state="normal", epoch=2)))
-    engine.dispatch.wake.set()
+    engine.drain.wake.set()
     await until(lambda: _status(engine, receipts[1].item_id, "committed_causal"))
     assert [(await engine.db.read(_command, r.item_id)).result for r in receipts] == ["replayed", "replayed"]
 

@@ -8,6 +8,7 @@ tenant. Lanes, not commands, carry what dispatch needs, so a claim never scans t
 from app.store.tables.alerts import AckRecord, AckToken, Alert, AlertStep
 from app.store.tables.base import metadata, table
 from app.store.tables.clinic import Appointment, AppointmentVersion, Contact, Guardian, Lane, LaneLock, Patient, Therapist
+from app.store.tables.contingency import ContingencyChannel, DrainRow
 from app.store.tables.effects import DeliveryStatus, Ledger, ManualTask, Outbox, Ticket
 from app.store.tables.inbox import InboxCommand, InboxMessage, MalformedItem, Proposal
 from app.store.tables.people import ApiKey, SettingsDoc, Tenant, UserAccount, UserTenant, WebSession
@@ -25,8 +26,10 @@ __all__ = [
     "AuditEntry",
     "AuditHead",
     "Contact",
+    "ContingencyChannel",
     "ContingencyNotice",
     "DeliveryStatus",
+    "DrainRow",
     "EventLog",
     "Guardian",
     "HealthProbe",

@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, Float, Integer, String, and_, case, cast, func, literal_column, select
 
 from app.domain.states import ModeState
-from app.store.lanes import GLOBAL_SCOPE, merge_modes
+from app.store.lanes import GLOBAL_SCOPE, PARKED_BY, merge_modes
 from app.store.tables import Contact, InboxCommand, Lane, Ledger, ManualTask, ModeRow, Node, Ticket, table
 from app.store.views.scope import Clinic, Scope, clinics, within
 
@@ -17,7 +17,6 @@ _LANE, _COMMAND, _LEDGER, _CONTACT = table(Lane), table(InboxCommand), table(Led
 _TASK, _TICKET, _MODE, _NODE = table(ManualTask), table(Ticket), table(ModeRow), table(Node)
 _ZERO: Final = literal_column("0", Integer)
 
-PARKED_BY: Final = ("safe_mode", "contingency")
 """Causes in `lane.blocked_by` with which commands are parked."""
 NODE_GONE_AFTER: Final = timedelta(seconds=20)
 FLOW_MINUTES: Final = 60

@@ -3,10 +3,18 @@
 from typing import Any, Final
 
 from app.web.api.alerts import alert_routes
+from app.web.api.contingency import contingency_routes
 from app.web.api.intake import intake_routes
 from app.web.api.people import people_routes
 from app.web.api.safe_mode import safe_mode_routes
 from app.web.api.state import state_routes
 
-api_routes: Final[list[Any]] = [*intake_routes, *people_routes, *state_routes, *safe_mode_routes, *alert_routes]
+api_routes: Final[list[Any]] = [
+    *intake_routes,
+    *people_routes,
+    *state_routes,
+    *safe_mode_routes,
+    *alert_routes,
+    *contingency_routes,
+]
 """Everything but the webhooks, which are mounted by themselves."""

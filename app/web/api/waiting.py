@@ -15,6 +15,8 @@ _BY_PEOPLE: Final = {
     ("paused", "pt_BR"): "Uma pessoa pausou os pedidos deste contato.",
     ("paused", "en"): "A person paused this contact's requests.",
     ("held", "pt_BR"): "Uma pessoa pausou este tipo de pedido nesta clínica.",
+    ("replay", "pt_BR"): "Espera o reenvio dos pedidos anteriores deste contato.",
+    ("replay", "en"): "Waits for the replay of this contact's earlier requests.",
     ("held", "en"): "A person paused this kind of request in this clinic.",
 }
 

@@ -98,6 +98,7 @@ _STOPPED: Final[Mapping[str, str]] = {
     "gap": mark("Waits for an earlier request that has not arrived."),
     "safe_mode": mark("Parked by safe mode."),
     "contingency": mark("Parked by contingency."),
+    "replay": mark("Waits for the replay of this contact's earlier requests."),
     "held": mark("A person paused this type of request."),
     "locks": mark("No lock is available; held for safety."),
 }
