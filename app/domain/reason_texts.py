@@ -199,8 +199,8 @@ REASONS: Final[dict[str, Row]] = {
         "Está atrás de um pedido parado do mesmo contato.", "It is behind a parked request of the same contact.", _WAIT
     ),
     "waits_for_drain": _row(
-        "O modo seguro acabou; os pedidos parados saem aos poucos, e este espera a vez.",
-        "Safe mode is over; parked requests leave little by little, and this one waits for its turn.",
+        "A parada acabou; os pedidos parados saem aos poucos, e este espera a vez.",
+        "The stop is over; parked requests leave little by little, and this one waits for its turn.",
         _WAIT,
     ),
     "fallback_throttled": _row(

@@ -16,7 +16,7 @@ from app.domain.envelopes import Command
 from app.domain.facts import Appointment, BookAppointment, ChangeAppointment, Decision, GatePolicy, Mode, OpenTakeover, Snapshot
 from app.domain.gate import decide
 from app.domain.reasons import Reason
-from app.domain.states import AppointmentStatus, CommandType, ModeState, State
+from app.domain.states import AppointmentStatus, CommandType, State
 from app.ids import new_id
 from app.store.lanes import PARKED_BY, Facts, LaneFacts, LaneKey, wanted_slot
 from app.store.ledger import Entry, LanePlan, PendingChange
@@ -37,7 +37,7 @@ class TenantPolicy:
 
 
 def is_held(blocked_by: str | None, mode: Mode, now: datetime) -> bool:
-    """Whether a lane that was parked has to wait for its turn to leave, although its mode allows commands again."""
+    """Whether a lane that was parked has to wait for its turn in the drain, although its mode allows commands again."""
     return blocked_by in PARKED_BY and not mode.contingency and not mode.safe_mode_blocks(now)
 
 
@@ -85,12 +85,6 @@ class _Planner:
                 expected = order + 1
                 continue
             if self._shares_agenda(lane.key, command):
-                break
-            if mode.state is ModeState.DRAINING and row.blocked_by == "safe_mode":
-                # what was parked leaves little by little: the drain frees the lane when it is its turn
-                self._park(
-                    plan, lane, index, Decision(state=State.PENDING_SAFE_MODE, reason=Reason.WAITS_FOR_DRAIN, terminal=False)
-                )
                 break
             decision = self._decide(lane, command, expected - 1, takeover, mode, policy.gate)
             if not decision.terminal:
@@ -238,8 +232,7 @@ class _Planner:
         state = State.PENDING_CONTINGENCY if row.blocked_by == "contingency" else State.PENDING_SAFE_MODE
         self._block(plan, row.blocked_by, self.now + timedelta(seconds=RECHECK_PARKED_S))
         if lane.rows:
-            front = lane.rows[0]
-            self._mark(plan, lane, 0, state, front.reason or Reason.BEHIND_PARKED, Reason.BEHIND_PARKED)
+            self._mark(plan, lane, 0, state, Reason.WAITS_FOR_DRAIN, Reason.BEHIND_PARKED)
             if lane.more is not None:
                 plan.park_rest = (state, lane.commands[-1].commit_order or 0)
         plan.next_ready_since = lane.rows[0].accepted_at if lane.rows else lane.more

@@ -1,12 +1,9 @@
-"""The drain (F-05): lets parked lanes go again, most urgent first, at a rate; the one way out of contingency and safe mode.
+"""The drain (F-05): lets parked lanes go again, most urgent first, at a rate; the way out of contingency.
 
 A lane that was parked (`lane.blocked_by` is `safe_mode` or `contingency`) stays closed when its mode allows commands again,
-also for commands that come later: `engine.planning` holds it until it is released here. So whoever ends a mode only writes
-the mode row; nothing else is needed:
-
-- contingency: `store.contingency.switch(..., active=False)`;
-- safe mode: state `draining` (or `normal`); `parked_left(conn, tenant_id)` says 0 once nothing is parked any more (None as
-  the tenant asks for every clinic), which is the moment to step from `draining` to `normal`.
+also for commands that come later: `engine.planning` holds it until a drain releases it. So whoever ends contingency only
+writes the mode row (`store.contingency.switch`). While a scope's safe mode is `draining`, `store.stabilisation` frees what
+safe mode parked; what is parked by either cause in a mode that is normal again is released here.
 
 `release` runs one step for one clinic in one transaction: it reads the clinic's mode under a share lock, and when the mode
 blocks (again), it ends the drain and releases nothing. A lane that was released just before its mode blocked is parked
@@ -22,6 +19,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, and_, case, func, select, update
 
 from app.domain.drain import DrainPolicy, Pace, Trend, begin, fill, is_incident, look, spend
+from app.domain.states import ModeState
 from app.store.bulk import insert_rows, update_rows
 from app.store.events import publish_many
 from app.store.lanes import GLOBAL_SCOPE, PARKED_BY, merge_modes
@@ -62,51 +60,62 @@ def drain_policy(document: dict[str, Any]) -> DrainPolicy:
     return DrainPolicy(rate_per_s=rate, burst=max(10, int(rate)))
 
 
-def _parked(tenant_id: str | None) -> ColumnElement[bool]:
-    """Lanes that a drain would release."""
-    parked = and_(_LANE.c.waiting > 0, _LANE.c.blocked_by.in_(PARKED_BY), _LANE.c.paused_at.is_(None), _LANE.c.replay_id.is_(None))
-    return parked if tenant_id is None else and_(_LANE.c.tenant_id == tenant_id, parked)
+def _parked(causes: Sequence[str]) -> ColumnElement[bool]:
+    """Lanes that were parked by one of the causes and are nobody else's to open."""
+    return and_(_LANE.c.waiting > 0, _LANE.c.blocked_by.in_(causes), _LANE.c.paused_at.is_(None), _LANE.c.replay_id.is_(None))
+
+
+def _causes(everywhere: Row[Any] | None, own: Row[Any] | None, now: datetime) -> tuple[str, ...]:
+    """What the mode lets a drain release: nothing while it blocks, and not what safe mode's own exit is draining."""
+    mode = merge_modes(everywhere, own)
+    if mode.contingency or mode.safe_mode_blocks(now):
+        return ()
+    return ("contingency",) if mode.state is ModeState.DRAINING else PARKED_BY
 
 
 def due(conn: Connection, now: datetime) -> list[str]:
-    """Clinics with something to do: parked lanes in a mode that allows commands, or a drain that is open."""
-    with_lanes = {str(t) for t in conn.execute(select(_LANE.c.tenant_id).where(_parked(None)).distinct()).scalars()}
+    """Clinics with something to do: parked lanes in a mode that lets them go, or a drain that is open."""
+    found = conn.execute(select(_LANE.c.tenant_id, _LANE.c.blocked_by).where(_parked(PARKED_BY)).distinct()).all()
     draining = {str(t) for t in conn.execute(select(_DRAIN.c.tenant_id).where(_DRAIN.c.ended_at.is_(None))).scalars()}
-    if not with_lanes | draining:
+    if not found and not draining:
         return []
-    rows = {r.scope: r for r in conn.execute(select(_MODE).where(_MODE.c.scope.in_([*with_lanes, GLOBAL_SCOPE])))}
-    free = {t for t in with_lanes if not _blocks(rows.get(GLOBAL_SCOPE), rows.get(t), now)}
+    scopes = [GLOBAL_SCOPE, *(row.tenant_id for row in found)]
+    modes = {row.scope: row for row in conn.execute(select(_MODE).where(_MODE.c.scope.in_(scopes)))}
+    everywhere = modes.get(GLOBAL_SCOPE)
+    free = {str(row.tenant_id) for row in found if row.blocked_by in _causes(everywhere, modes.get(row.tenant_id), now)}
     return sorted(free | draining)
 
 
-def parked_left(conn: Connection, tenant_id: str | None = None) -> int:
-    """Lanes that a drain still has to release, of one clinic or (None) of all."""
-    return int(conn.execute(select(func.count()).select_from(_LANE).where(_parked(tenant_id))).scalar_one())
+def parked_left(conn: Connection, tenant_id: str, causes: Sequence[str] = PARKED_BY) -> int:
+    """Lanes of a clinic that a drain still has to release."""
+    query = select(func.count()).select_from(_LANE).where(_LANE.c.tenant_id == tenant_id, _parked(causes))
+    return int(conn.execute(query).scalar_one())
 
 
 def release(conn: Connection, tenant_id: str, now: datetime, new_id: str) -> Released | None:
     """One step of a clinic's drain; None when there was nothing to do. `new_id` names the drain that may begin."""
     row = _open_drain(conn, tenant_id)
-    if _mode_blocks(conn, tenant_id, now):
+    causes = _allowed(conn, tenant_id, now)
+    if not causes:
         if row is not None:
             _end(conn, row.drain_id, "interrupted", now)
             publish_many(conn, {(tenant_id, "replay"): []}, now)
         return None
     policy = drain_policy(load(conn, tenant_id))
     if row is None:
-        if not parked_left(conn, tenant_id):
+        if not parked_left(conn, tenant_id, causes):
             return None
         _begin(conn, tenant_id, new_id, now, policy)
         row = _open_drain(conn, tenant_id)
         assert row is not None
     pace, trend = look(_pace(row), _backlog(conn, tenant_id), now, policy)
     pace = fill(pace, now, policy)
-    lanes = _next_lanes(conn, tenant_id, pace.tokens)
+    lanes = _next_lanes(conn, tenant_id, causes, pace.tokens)
     released = _open_lanes(conn, tenant_id, lanes)
     chosen = [lane for lane in lanes if lane.contact_id in released]
     items = sum(lane.waiting for lane in chosen)
     pace = spend(pace, items)
-    left = parked_left(conn, tenant_id)
+    left = parked_left(conn, tenant_id, causes)
     incident = row.incident_at is None and is_incident(pace, policy)
     conn.execute(
         update(_DRAIN)
@@ -168,16 +177,11 @@ def latest(conn: Connection, tenant_id: str) -> dict[str, Any] | None:
 # --- parts --------------------------------------------------------------------------------------------------------------
 
 
-def _blocks(everywhere: Row[Any] | None, own: Row[Any] | None, now: datetime) -> bool:
-    mode = merge_modes(everywhere, own)
-    return mode.contingency or mode.safe_mode_blocks(now)
-
-
-def _mode_blocks(conn: Connection, tenant_id: str, now: datetime) -> bool:
-    """Whether the clinic's mode parks; the share lock keeps it so until this transaction ends."""
+def _allowed(conn: Connection, tenant_id: str, now: datetime) -> tuple[str, ...]:
+    """What the clinic's mode lets go; the share lock keeps it so until this transaction ends."""
     query = select(_MODE).where(_MODE.c.scope.in_([GLOBAL_SCOPE, tenant_id])).with_for_update(read=True)
     rows = {row.scope: row for row in conn.execute(query)}
-    return _blocks(rows.get(GLOBAL_SCOPE), rows.get(tenant_id), now)
+    return _causes(rows.get(GLOBAL_SCOPE), rows.get(tenant_id), now)
 
 
 def _open_drain(conn: Connection, tenant_id: str) -> Row[Any] | None:
@@ -237,7 +241,7 @@ def _backlog(conn: Connection, tenant_id: str) -> int:
     return int(conn.execute(query).scalar_one())
 
 
-def _next_lanes(conn: Connection, tenant_id: str, tokens: float) -> list[_ParkedLane]:
+def _next_lanes(conn: Connection, tenant_id: str, causes: Sequence[str], tokens: float) -> list[_ParkedLane]:
     """The most urgent lanes that the tokens pay for, oldest first inside a class; the last one may cost more than is left.
 
     Without ageing, unlike dispatch: after an hour of contingency every lane has aged to the highest class.
@@ -247,7 +251,7 @@ def _next_lanes(conn: Connection, tenant_id: str, tokens: float) -> list[_Parked
     best = case((_LANE.c.wait_0 > 0, 0), (_LANE.c.wait_1 > 0, 1), (_LANE.c.wait_2 > 0, 2), else_=3)
     query = (
         select(_LANE.c.contact_id, _LANE.c.blocked_by, _LANE.c.waiting)
-        .where(_parked(tenant_id))
+        .where(_LANE.c.tenant_id == tenant_id, _parked(causes))
         .order_by(best, _LANE.c.ready_since, _LANE.c.contact_id)
         .limit(LANES_PER_STEP)
     )

@@ -281,6 +281,18 @@ def upgrade() -> None:
         postgresql_where=sa.text("phone IS NOT NULL"),
     )
     op.create_table(
+        "contingency_channel",
+        sa.Column("tenant_id", sa.String(length=40), nullable=False),
+        sa.Column("channel", sa.String(length=20), nullable=False),
+        sa.Column("active", sa.Boolean(), nullable=False),
+        sa.Column("since", UTCDateTime(), nullable=False),
+        sa.Column("reason", sa.String(length=500), nullable=False),
+        sa.Column("by", sa.String(length=200), nullable=False),
+        sa.Column("origin", sa.String(length=10), nullable=False),
+        sa.CheckConstraint("origin IN ('person','health')", name=op.f("ck_contingency_channel_origin")),
+        sa.PrimaryKeyConstraint("tenant_id", "channel", name=op.f("pk_contingency_channel")),
+    )
+    op.create_table(
         "contingency_notice",
         sa.Column("tenant_id", sa.String(length=40), nullable=False),
         sa.Column("episode_id", sa.String(length=40), nullable=False),
@@ -312,6 +324,36 @@ def upgrade() -> None:
         sa.Column("received_at", UTCDateTime(), nullable=False),
         sa.Column("detail", sa.String(length=300), nullable=True),
         sa.PrimaryKeyConstraint("tenant_id", "provider_message_id", "status", name=op.f("pk_delivery_status")),
+    )
+    op.create_table(
+        "drain",
+        sa.Column("drain_id", sa.String(length=40), nullable=False),
+        sa.Column("tenant_id", sa.String(length=40), nullable=False),
+        sa.Column("started_at", UTCDateTime(), nullable=False),
+        sa.Column("ended_at", UTCDateTime(), nullable=True),
+        sa.Column("outcome", sa.String(length=12), nullable=True),
+        sa.Column("parked_at_start", sa.Integer(), nullable=False),
+        sa.Column("lanes_released", sa.Integer(), nullable=False),
+        sa.Column("items_released", sa.Integer(), nullable=False),
+        sa.Column("rate_per_s", sa.Float(), nullable=False),
+        sa.Column("tokens", sa.Float(), nullable=False),
+        sa.Column("filled_at", UTCDateTime(), nullable=False),
+        sa.Column("backlog", sa.Integer(), nullable=False),
+        sa.Column("looked_at", UTCDateTime(), nullable=False),
+        sa.Column("released_since", sa.Integer(), nullable=False),
+        sa.Column("growing", sa.Integer(), nullable=False),
+        sa.Column("slowed", sa.Integer(), nullable=False),
+        sa.Column("incident_at", UTCDateTime(), nullable=True),
+        sa.PrimaryKeyConstraint("drain_id", name=op.f("pk_drain")),
+    )
+    op.create_index("ix_drain_tenant", "drain", ["tenant_id", "started_at"], unique=False)
+    op.create_index(
+        "uq_drain_open",
+        "drain",
+        ["tenant_id"],
+        unique=True,
+        sqlite_where=sa.text("ended_at IS NULL"),
+        postgresql_where=sa.text("ended_at IS NULL"),
     )
     op.create_table(
         "event_log",
@@ -395,6 +437,8 @@ def upgrade() -> None:
         sa.Column("paused_by", sa.String(length=200), nullable=True),
         sa.Column("paused_reason", sa.String(length=500), nullable=True),
         sa.Column("step_credit", sa.Integer(), nullable=False),
+        sa.Column("replay_id", sa.String(length=40), nullable=True),
+        sa.Column("replay_credit", sa.Integer(), nullable=False),
         sa.Column("chain_hash", sa.String(length=64), nullable=False),
         sa.CheckConstraint("last_committed <= last_assigned", name=op.f("ck_lane_order")),
         sa.CheckConstraint("waiting = wait_0 + wait_1 + wait_2 + wait_3 AND waiting >= 0", name=op.f("ck_lane_waiting")),
@@ -915,6 +959,11 @@ def downgrade() -> None:
     op.drop_table("guardian")
     op.drop_index(op.f("ix_event_log_at"), table_name="event_log")
     op.drop_table("event_log")
+    op.drop_index(
+        "uq_drain_open", table_name="drain", sqlite_where=sa.text("ended_at IS NULL"), postgresql_where=sa.text("ended_at IS NULL")
+    )
+    op.drop_index("ix_drain_tenant", table_name="drain")
+    op.drop_table("drain")
     op.drop_table("delivery_status")
     op.drop_index(
         "ix_contingency_notice_open",
@@ -923,6 +972,7 @@ def downgrade() -> None:
         postgresql_where=sa.text("result IS NULL"),
     )
     op.drop_table("contingency_notice")
+    op.drop_table("contingency_channel")
     op.drop_index(
         "uq_contact_tenant_id_phone",
         table_name="contact",
