@@ -84,7 +84,13 @@ def sync(*, dev: bool) -> None:
     """Install exactly what uv.lock says into .venv/ (without `dev`, what is there besides is left alone)."""
     say("environment from uv.lock")
     options = [] if dev else ["--no-dev", "--inexact"]
-    if run(uv(), "sync", "--frozen", "--quiet", *options, env={"UV_PYTHON_DOWNLOADS": "automatic", "UV_LINK_MODE": "copy"}) != 0:
+    words = (uv(), "sync", "--frozen", "--quiet", *options)
+    env = {"UV_PYTHON_DOWNLOADS": "automatic", "UV_LINK_MODE": "copy"}
+    if run(*words, env=env) == 0:
+        return
+    # behind a proxy that signs connections itself, only the machine's own certificates know its signature
+    say("once more, with the machine's own certificates")
+    if run(*words, env={**env, "UV_SYSTEM_CERTS": "1"}) != 0:
         sys.exit("the locked packages could not be installed; the message above says why")
 
 
