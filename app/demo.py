@@ -23,6 +23,7 @@ from app.credentials import hash_password, new_api_key
 from app.ids import new_id
 from app.simulate import Api, Journal, Report, Webhooks
 from app.simulate.families import Agenda, Family, Storyteller
+from app.simulate.lines import Lines
 from app.store import accounts
 
 log = structlog.get_logger("app.demo")
@@ -37,6 +38,8 @@ CALM_S: Final = 35.0
 GAP_S: Final = 25.0
 RECEPTION_EVERY_S: Final = 20.0
 HANDLED_AFTER_S: Final = 120.0
+CONNECTIONS: Final = 32
+"""Of the traffic to the server, all clinics together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +159,9 @@ def _tenant(conn: Connection, clinic: Clinic, now: datetime) -> str:
 async def seed(url: str, keys: Mapping[str, str], *, clock: Clock | None = None) -> None:
     """Families, permissions, therapists, settings and an agenda of a week, through the HTTP API with `keys` by slug."""
     clock = clock or SystemClock()
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with Lines(CONNECTIONS) as lines:
         for clinic in CLINICS:
-            api = Api(client, url, keys[clinic.slug], Report(), Journal(None), stop=asyncio.Event())
+            api = Api(lines, url, keys[clinic.slug], Report(), Journal(None), stop=asyncio.Event())
             await _seed(api, clinic, clock)
 
 
@@ -288,9 +291,9 @@ def _rfc3339(moment: datetime) -> str:
 async def traffic(url: str, keys: Mapping[str, str], stop: asyncio.Event, *, clock: Clock | None = None) -> None:
     """Each clinic at its pace, whatever the time of day, until `stop`: calm minutes and bursts of 18 a minute."""
     clock = clock or SystemClock()
-    async with httpx.AsyncClient(trust_env=False) as client, asyncio.TaskGroup() as group:
+    async with Lines(CONNECTIONS) as lines, asyncio.TaskGroup() as group:
         for clinic in CLINICS:
-            api = Api(client, url, keys[clinic.slug], Report(), Journal(None), stop=stop)
+            api = Api(lines, url, keys[clinic.slug], Report(), Journal(None), stop=stop)
             group.create_task(_day(api, clinic, stop, clock))
             group.create_task(_reception(api, stop, clock))
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import httpx
 
+from app.simulate.lines import Lines
 from app.simulate.report import Journal, Report
 
 TIMEOUT_S: Final = 10.0
@@ -34,7 +35,7 @@ class Api:
 
     def __init__(
         self,
-        client: httpx.AsyncClient,
+        lines: Lines,
         url: str,
         key: str,
         report: Report,
@@ -44,7 +45,7 @@ class Api:
         tenant: str | None = None,
     ) -> None:
         self.report = report
-        self._client, self._journal, self._stop, self._tenant = client, journal, stop, tenant
+        self._lines, self._journal, self._stop, self._tenant = lines, journal, stop, tenant
         self._base = f"{url.rstrip('/')}/api/v1"
         self._headers = {"authorization": f"Bearer {key}"}
 
@@ -67,7 +68,8 @@ class Api:
         body = marked[0] if len(marked) == 1 else {path: marked}
         target = f"{self._base}/{path}" + (f"?wait={wait_s}" if wait_s else "")
         response = await self._persistently(
-            lambda: self._client.post(target, json=body, headers=self._headers, timeout=TIMEOUT_S + wait_s), measured=wait_s == 0
+            lambda: self._lines.request("POST", target, json=body, headers=self._headers, timeout=TIMEOUT_S + wait_s),
+            measured=wait_s == 0,
         )
         if response is None:
             self.report.abandoned += len(items)
@@ -109,7 +111,7 @@ class Api:
         headers = {"content-type": "application/json", "x-hub-signature-256": signature}
         target = f"{self._base}/webhooks/whatsapp/{hooks.tenant}"
         response = await self._persistently(
-            lambda: self._client.post(target, content=body, headers=headers, timeout=TIMEOUT_S), measured=True
+            lambda: self._lines.request("POST", target, content=body, headers=headers, timeout=TIMEOUT_S), measured=True
         )
         if response is None:
             self.report.abandoned += len(messages)
@@ -125,7 +127,9 @@ class Api:
 
     async def get(self, path: str) -> dict[str, Any] | None:
         """GET a document; None for anything but 200."""
-        response = await self._persistently(lambda: self._client.get(self._base + path, headers=self._headers, timeout=TIMEOUT_S))
+        response = await self._persistently(
+            lambda: self._lines.request("GET", self._base + path, headers=self._headers, timeout=TIMEOUT_S)
+        )
         if response is None or response.status_code != 200:
             return None
         document: dict[str, Any] = response.json()
@@ -134,14 +138,14 @@ class Api:
     async def put(self, path: str, body: Mapping[str, Any]) -> bool:
         """PUT a document; whether it was taken."""
         response = await self._persistently(
-            lambda: self._client.put(self._base + path, json=body, headers=self._headers, timeout=TIMEOUT_S)
+            lambda: self._lines.request("PUT", self._base + path, json=body, headers=self._headers, timeout=TIMEOUT_S)
         )
         return response is not None and response.is_success
 
     async def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any] | None:
         """POST a document that is not part of the intake; None for anything but 2xx."""
         response = await self._persistently(
-            lambda: self._client.post(self._base + path, json=body, headers=self._headers, timeout=TIMEOUT_S)
+            lambda: self._lines.request("POST", self._base + path, json=body, headers=self._headers, timeout=TIMEOUT_S)
         )
         if response is None or not response.is_success:
             return None

@@ -8,12 +8,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-import httpx
-
 from app.clock import Clock, SystemClock
 from app.ids import new_id
 from app.simulate.api import Api, Webhooks
 from app.simulate.families import Agenda, Family, Storyteller
+from app.simulate.lines import Lines
 from app.simulate.report import Journal, Report
 
 IN_FLIGHT: Final = 200
@@ -45,12 +44,11 @@ async def run(
     with a global key only. Raises nothing for what the server answers: look at the report.
     """
     report, notes, stop = Report(), Journal(journal), asyncio.Event()
-    limits = httpx.Limits(max_connections=IN_FLIGHT, max_keepalive_connections=IN_FLIGHT)
     dice = random.Random(seed)
     clock = clock or SystemClock()
     try:
-        async with httpx.AsyncClient(limits=limits, trust_env=False) as client:
-            api = Api(client, url, key, report, notes, stop=stop, tenant=tenant)
+        async with Lines(IN_FLIGHT) as lines:
+            api = Api(lines, url, key, report, notes, stop=stop, tenant=tenant)
             giving_up = asyncio.get_running_loop().call_later(START_S, stop.set)
             await api.get("/contacts?limit=1")
             if stop.is_set():
