@@ -1,6 +1,7 @@
 """Ordered commands, enqueue to committed, with the full gate, ledger, outbox and event log, on SQLite.
 
-Run: `make bench` (or `python -m bench.throughput [COMMANDS] [CONTACTS]`). Prints commands per second accepted and committed.
+Run: `python -m bench.throughput [COMMANDS] [CONTACTS]` for this alone (`make bench` compares with peers). Prints commands per
+second accepted and committed.
 """
 
 import asyncio
