@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import msgspec
 from sqlalchemy import Connection, select, update
 
+from app.domain.contingency_texts import faults as text_faults
 from app.domain.envelopes import FieldError, canonical_json
 from app.domain.facts import GatePolicy
 from app.domain.states import CommandType
@@ -40,6 +41,8 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "drain_per_s": 2,
     "channels": {},
     "contacts_channel": None,
+    "contacts_fallback_channel": None,
+    "family_texts": {},
     "routing": {},
     "phone": None,
     "outbound_allow": [],
@@ -63,6 +66,8 @@ _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "drain_per_s": (int, float),
     "channels": dict,
     "contacts_channel": str,
+    "contacts_fallback_channel": str,
+    "family_texts": dict,
     "routing": dict,
     "phone": str,
     "outbound_allow": list,
@@ -131,7 +136,7 @@ def masked(document: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in document.items():
         if isinstance(value, Mapping):
             shown[key] = {k: MASK if v else v for k, v in value.items()} if key in _SECRET_SECTIONS else masked(value)
-        elif key == "contacts_channel" and isinstance(value, str) and "://" in value:
+        elif key in ("contacts_channel", "contacts_fallback_channel") and isinstance(value, str) and "://" in value:
             shown[key] = MASK
         else:
             shown[key] = MASK if key in _SECRET_KEYS and value else value
@@ -171,6 +176,8 @@ def _faults(patch: Mapping[str, Any]) -> Iterator[FieldError]:
                     yield FieldError(f"/{key}/{name}", "must be minutes between 0 and a year")
         elif key in ("wait_limit_s", "d1_cutoff_min") and value is not None and not _number(value, 0, 86_400):
             yield FieldError(f"/{key}", "must be between 0 and 86400")
+        elif key == "family_texts" and value is not None:
+            yield from (FieldError(f"/{key}{path}", detail) for path, detail in text_faults(value))
         elif key == "max_queue_size" and value is not None and not _number(value, 0, 10_000_000):
             yield FieldError(f"/{key}", "must be between 0 and 10000000")
         elif key == "drain_per_s" and value is not None and not _number(value, 0.01, 10_000):

@@ -17,6 +17,7 @@ class InboxMessage(SQLModel, table=True):
         UniqueConstraint("tenant_id", "contact_id", "sequence"),
         partial("ix_message_pending", "tenant_id", "contact_id", "sequence", where="done_at IS NULL"),
         Index("ix_message_correlation", "tenant_id", "correlation_id"),
+        Index("ix_message_received", "tenant_id", "received_at"),
     )
     tenant_id: str = key(40)
     event_id: str = key()
