@@ -117,7 +117,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
     supervisor = Supervisor()
     nodes = Nodes(database, clock, supervisor, locks, node_id=settings.node_id)
     health = Health(database, clock, supervisor, locks, outbox.circuits, node_id=settings.node_id)
-    safe_mode = SafeModeLoop(database, clock, health, metrics)
+    safe_mode = SafeModeLoop(database, clock, health, metrics, public_url=settings.public_url)
     services = Services(
         settings=settings,
         clock=clock,
@@ -165,7 +165,7 @@ def _join(services: Services) -> None:
 
     dispatch.on_committed.append(committed)
     services.health.on_sample.append(services.safe_mode.wake.set)
-    services.safe_mode.on_change += [dispatch.wake.set, hub.wake]
+    services.safe_mode.on_change += [dispatch.wake.set, outbox.wake.set, hub.wake]
 
 
 @asynccontextmanager

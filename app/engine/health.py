@@ -20,6 +20,7 @@ from sqlalchemy.engine import make_url
 
 from app.clock import Clock
 from app.domain.green_window import WindowPolicy
+from app.domain.states import LockResult
 from app.engine.circuits import Circuits
 from app.engine.locks import LaneLocks
 from app.engine.redis_locks import RedisLocks
@@ -87,6 +88,8 @@ class Health:
         self._database, self._clock, self._supervisor, self._locks = database, clock, supervisor, locks
         self._circuits, self._node_id = circuits, node_id
         self.latest: tuple[datetime, Mapping[str, Check]] | None = None
+        self.stores_down_at: datetime | None = None
+        """Set when Redis and the database were both silent at one look; safe mode is entered once one can be written to."""
 
     def window(self, needed: timedelta) -> WindowPolicy:
         """The green window over exactly the checks that this installation has."""
@@ -120,6 +123,9 @@ class Health:
         checks = {"database_write": await self._timed(self._database.write(probe_write, self._node_id, now))}
         if isinstance(self._locks, RedisLocks):
             checks["redis"] = await self._redis(self._locks)
+            if not checks["redis"].green and not checks["database_write"].green:
+                self.stores_down_at = self.stores_down_at or now
+                log.critical("stores_down", flow_id="F-06", status=LockResult.LOCK_ACQUIRE_FAILED_SAFE_BLOCK)
         checks["channels"] = self._channels()
         checks |= await self._backlogs(now)
         checks["loops"] = self._loops()

@@ -1,51 +1,83 @@
-"""Safe mode's loop (S-PC-03-002, S-PC-03-004): moves open episodes on and lets parked lanes go.
+"""Safe mode's loop (S-PC-03-002 to -004): makes an entry visible, tells families, opens the ticket, judges the exit.
 
 Nothing rests on this loop for safety: commands are blocked by what is read in their own transaction, also when no loop
-runs. The loop is what makes an entry visible, judges the green window and drains. Every step is one transaction that locks
-its scope, so any number of nodes may run it and any of them may die anywhere.
+runs. Every step is one transaction that locks its scope or writes under a name that is unique, so any number of nodes may
+run it and any of them may die anywhere.
 """
 
 import asyncio
-from collections.abc import Callable
-from datetime import timedelta
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from app.clock import Clock
+from app.domain.safe_mode import ContingencyResult, SafeModeResult, activation_retry_s
 from app.domain.states import ModeState
 from app.engine.health import Health
+from app.errors import StorageError
 from app.metrics import Metrics
+from app.store import notices
+from app.store.alerts import raise_alert
 from app.store.database import Database
-from app.store.episodes import SafeModePolicy, open_scopes
+from app.store.episodes import SafeModePolicy, open_scopes, tenant_of
+from app.store.safe_mode import Cause, enter_overdue, enter_stores_down, overdue
 from app.store.stabilisation import Progress, advance
 
 log = structlog.get_logger("engine.safe_mode")
 
 POLL_S: Final = 1.0
-"""Real seconds between looks while nothing is open."""
+"""Real seconds between looks while nothing is open; less under a faster clock."""
 BUSY_POLL_S: Final = 0.25
+TELL_EVERY_S: Final = 0.5
+"""Real seconds between looks for families that have not heard."""
+TELL_AT_ONCE: Final = 100
 GREEN_NEEDED: Final = timedelta(minutes=10)
 
 
+@dataclass(slots=True)
+class _Failures:
+    """An activation that could not be written: how often, and when it is tried again (None = people have it)."""
+
+    causes: tuple[str, ...]
+    count: int = 0
+    again_at: datetime | None = None
+    alerted: bool = False
+
+
 class SafeModeLoop:
-    """The loop behind entry, window and drain. `on_change` is called after the mode of a scope changed or lanes were freed."""
+    """The loop behind entry, window, notices and exit. `on_change` is called when a mode changed, lanes or messages may go."""
 
     name = "safe_mode"
 
-    def __init__(self, database: Database, clock: Clock, health: Health, metrics: Metrics) -> None:
+    def __init__(self, database: Database, clock: Clock, health: Health, metrics: Metrics, *, public_url: str) -> None:
         self.wake = asyncio.Event()
         self.on_change: list[Callable[[], None]] = []
         self.policy = SafeModePolicy(window=health.window(GREEN_NEEDED))
-        self._database, self._clock, self._metrics = database, clock, metrics
+        self._database, self._clock, self._health, self._metrics = database, clock, health, metrics
+        self._public_url = public_url
+        self._failures: dict[str, _Failures] = {}
+        self._told_at = 0.0
 
     async def tick(self) -> float:
-        """Move every open episode on; returns the real seconds until the next look."""
+        """One look at everything; returns the real seconds until the next."""
+        await self._enter()
         scopes = await self._database.read(open_scopes)
         self._metrics.safe_mode.set(len(scopes))
         for scope in scopes:
-            self._note(scope, await self._database.write(advance, scope, self.policy, self._clock.now()))
-        return BUSY_POLL_S if scopes else POLL_S
+            progress = await self._database.write(advance, scope, self.policy, self._clock.now())
+            await self._note(scope, progress)
+        if scopes and time.monotonic() - self._told_at >= TELL_EVERY_S:
+            self._told_at = time.monotonic()
+            for scope in scopes:
+                await self._tell(scope)
+        await self._settle()
+        return BUSY_POLL_S if scopes else max(BUSY_POLL_S, min(POLL_S, 5.0 / self._clock.scale))
 
     def changed(self) -> None:
         """Somebody changed an episode in this process: look at once."""
@@ -53,16 +85,137 @@ class SafeModeLoop:
         for notify in self.on_change:
             notify()
 
-    def _note(self, scope: str, progress: Progress) -> None:
-        if progress.changed or progress.released:
-            for notify in self.on_change:
-                notify()
-        if progress.changed:
-            log.log(
-                30 if progress.state is ModeState.SAFE_MODE_ACTIVE else 20,
-                "safe_mode",
-                flow_id="F-06",
-                scope=scope,
-                status=progress.result or progress.state,
-                reason=progress.reason,
+    # --- entry ----------------------------------------------------------------------------------------------------------
+
+    async def _enter(self) -> None:
+        now = self._clock.now()
+        if self._health.stores_down_at is not None:
+            entry = await self._database.write(enter_stores_down, self._health.stores_down_at, now)
+            self._health.stores_down_at = None
+            self._entered("global", entry.episode_id, entry.reentered)
+        for scope, causes in (await self._database.read(overdue, now)).items():
+            await self._activate(scope, causes, now)
+
+    async def _activate(self, scope: str, causes: Sequence[Cause], now: datetime) -> None:
+        """Write the entry; what fails is tried again a bounded number of times, and people hear of it at once."""
+        ids = tuple(c.cause_id for c in causes)
+        failed = self._failures.get(scope)
+        if failed is not None and failed.causes == ids and (failed.again_at is None or now < failed.again_at):
+            return
+        try:
+            entry = await self._database.write(enter_overdue, scope, now)
+        except (StorageError, DBAPIError) as error:
+            await self._activation_failed(scope, ids, error, now)
+            return
+        self._failures.pop(scope, None)
+        if entry is not None:
+            self._entered(scope, entry.episode_id, entry.reentered)
+            if entry.reentered:
+                await self._alert_reentry(scope, entry.episode_id, "another alert without an ACK")
+
+    async def _activation_failed(self, scope: str, ids: tuple[str, ...], error: Exception, now: datetime) -> None:
+        failed = self._failures.get(scope)
+        if failed is None or failed.causes != ids:
+            failed = self._failures[scope] = _Failures(ids)
+        failed.count += 1
+        wait_s = activation_retry_s(failed.count)
+        failed.again_at = None if wait_s is None else now + timedelta(seconds=wait_s)
+        result = SafeModeResult.SAFE_MODE_ACTIVATION_FAILED
+        log.critical("safe_mode", flow_id="F-06", scope=scope, status=result, attempt=failed.count, reason=type(error).__name__)
+        if not failed.alerted:
+            failed.alerted = await self._alert(
+                tenant_of(scope),
+                "safe_mode_activation_failed",
+                "Safe mode could not be written down; sensitive requests are blocked all the same.",
+                f"safe-mode-activation:{scope}",
+                severity="critical",
             )
+
+    def _entered(self, scope: str, episode_id: str, again: bool) -> None:
+        log.warning("safe_mode", flow_id="F-06", scope=scope, status=ModeState.SAFE_MODE_ACTIVE, episode_id=episode_id, again=again)
+        self._notify()
+
+    # --- stay and exit --------------------------------------------------------------------------------------------------
+
+    async def _note(self, scope: str, progress: Progress) -> None:
+        if progress.changed or progress.released:
+            self._notify()
+        if not progress.changed:
+            return
+        level = "warning" if progress.state is ModeState.SAFE_MODE_ACTIVE else "info"
+        said = {"scope": scope, "status": progress.result or progress.state, "reason": progress.reason}
+        getattr(log, level)("safe_mode", flow_id="F-06", **said)
+        if progress.reentered:
+            await self._alert_reentry(scope, progress.episode_id, progress.reason or "")
+
+    async def _alert_reentry(self, scope: str, episode_id: str, why: str) -> None:
+        summary = f"Safe mode was entered again while it was being left: {why}."
+        await self._alert(tenant_of(scope), "safe_mode_reentry", summary, f"safe-mode-reentry:{episode_id}")
+
+    async def _alert(self, tenant_id: str | None, trigger: str, summary: str, key: str, *, severity: str = "high") -> bool:
+        """Raise an alert; False when that could not be written either."""
+
+        def write(conn: Connection) -> None:
+            raise_alert(
+                conn,
+                tenant_id=tenant_id,
+                trigger=trigger,
+                severity=severity,
+                summary=summary,
+                dedup_key=key,
+                correlation_id=None,
+                now=self._clock.now(),
+                raised_by="system:safe_mode",
+            )
+
+        try:
+            await self._database.write(write)
+        except (StorageError, DBAPIError) as error:
+            log.critical("alert_not_raised", flow_id="F-06", trigger_id=trigger, status="failed", reason=type(error).__name__)
+            return False
+        return True
+
+    # --- families and tickets -------------------------------------------------------------------------------------------
+
+    async def _tell(self, scope: str) -> None:
+        now = self._clock.now()
+        waiting = await self._database.read(notices.affected, scope, now, TELL_AT_ONCE)
+        if waiting:
+            told = await self._database.write(notices.tell_families, scope, waiting, now)
+            if told:
+                self._notify()
+        for tenant_id in await self._database.read(notices.tickets_wanted, scope):
+            try:
+                await self._database.write(notices.open_ticket, scope, tenant_id, self._public_url, now)
+            except DBAPIError as error:
+                await self._ticket_failed(tenant_id, error)
+
+    async def _ticket_failed(self, tenant_id: str, error: Exception) -> None:
+        result = ContingencyResult.TICKET_OPEN_FAILED_ALERTED
+        log.critical("ticket", flow_id="F-06", tenant_id=tenant_id, status=result, reason=type(error).__name__)
+        summary = "The critical ticket of safe mode could not be opened."
+        await self._alert(tenant_of(tenant_id), "ticket_open_failed", summary, f"ticket-open:{tenant_id}")
+
+    async def _settle(self) -> None:
+        for outcome in await self._settled():
+            log.info(
+                "contingency_message",
+                flow_id="F-06",
+                correlation_id=outcome.correlation_id,
+                tenant_id=outcome.tenant_id,
+                contact_id=outcome.contact_id,
+                intent=outcome.intent,
+                status=outcome.result,
+            )
+            if outcome.result is ContingencyResult.CONTINGENCY_MESSAGE_FAILED_TICKET_OPENED:
+                summary = "Families could not be told about safe mode; the ticket names them."
+                await self._alert(outcome.tenant_id, "contingency_message_failed", summary, "contingency-message")
+
+    async def _settled(self) -> list[notices.Outcome]:
+        if not await self._database.read(notices.unsettled):
+            return []
+        return await self._database.write(notices.settle, self._clock.now())
+
+    def _notify(self) -> None:
+        for notify in self.on_change:
+            notify()

@@ -21,12 +21,14 @@ from app.store.bulk import insert_rows
 from app.store.events import publish
 from app.store.lanes import GLOBAL_SCOPE
 from app.store.people import By
-from app.store.tables import Lane, ModeRow, SafeCause, SafeEpisode, SafeStep, Tenant, table
+from app.store.tables import Alert, Lane, ModeRow, SafeCause, SafeEpisode, SafeStep, Tenant, table
 
 _MODE, _EPISODE, _CAUSE, _STEP = table(ModeRow), table(SafeEpisode), table(SafeCause), table(SafeStep)
-_LANE, _TENANT = table(Lane), table(Tenant)
+_ALERT, _LANE, _TENANT = table(Alert), table(Lane), table(Tenant)
 
 SYSTEM: Final = "system:safe_mode"
+ALERT, MANUAL, STORES_DOWN = "alert", "manual", "stores_down"
+"""Kinds of causes."""
 PARKED: Final = "safe_mode"
 """`lane.blocked_by` of a lane that safe mode parked."""
 
@@ -109,8 +111,13 @@ def gates_of(conn: Connection, episode: Row[Any]) -> Gates:
 
 
 def acks_of(conn: Connection, episode_id: str) -> Mapping[str, bool]:
-    """For every alert that caused the episode: whether it has been acknowledged."""
-    return {row.cause_id: False for row in causes_of(conn, episode_id) if row.kind == "alert"}
+    """For every alert that caused the episode: whether it has been acknowledged, in time or late."""
+    query = (
+        select(_CAUSE.c.cause_id, _ALERT.c.acked_at)
+        .outerjoin(_ALERT, _ALERT.c.alert_id == _CAUSE.c.cause_id)
+        .where(_CAUSE.c.episode_id == episode_id, _CAUSE.c.kind == ALERT)
+    )
+    return {row.cause_id: row.acked_at is not None for row in conn.execute(query)}
 
 
 def last_episode(conn: Connection, scope: str) -> Row[Any] | None:

@@ -229,6 +229,18 @@ def _announce(conn: Connection, episode: Row[Any], tenants: set[str], now: datet
 # --- what came of it ----------------------------------------------------------------------------------------------------
 
 
+def unsettled(conn: Connection) -> bool:
+    """Whether a notice has no terminal state although its message has ended."""
+    o, n = _OUTBOX.c, _NOTICE.c
+    query = (
+        select(n.outbox_id)
+        .join(_OUTBOX, o.outbox_id == n.outbox_id)
+        .where(n.result.is_(None), o.status.not_in([OutboxStatus.PENDING, OutboxStatus.SENDING]))
+        .limit(1)
+    )
+    return conn.execute(query).first() is not None
+
+
 def settle(conn: Connection, now: datetime, limit: int = 200) -> list[Outcome]:
     """Give notices whose message has ended their terminal state; one that failed for certain tries the second channel first."""
     o, n = _OUTBOX.c, _NOTICE.c
@@ -365,6 +377,15 @@ def _context(conn: Connection, episode: Row[Any], tenant_id: str, public_url: st
         "correlation_ids": list(dict.fromkeys(ids)),
         "links": {"safe_mode": f"{public_url}/safe-mode", "parked": f"{public_url}/queue?state={State.PENDING_SAFE_MODE}"},
     }
+
+
+def tickets_in_recovery(conn: Connection, episode_id: str, now: datetime) -> None:
+    """Somebody works on the episode's tickets: those that are open say so."""
+    mine = and_(_TICKET.c.kind == "critical", _TICKET.c.cause_id == episode_id, _TICKET.c.state == "open")
+    changed = conn.execute(select(_TICKET.c.ticket_id, _TICKET.c.tenant_id).where(mine)).all()
+    conn.execute(update(_TICKET).where(mine).values(state="in_progress", started_at=now, rev=_TICKET.c.rev + 1))
+    for row in changed:
+        publish(conn, None if row.tenant_id == GLOBAL_SCOPE else row.tenant_id, "tickets", [row.ticket_id], now)
 
 
 def tickets_of(conn: Connection, episode_id: str) -> list[Row[Any]]:

@@ -6,20 +6,25 @@ and is the only way out. The window and the drain that follow an exit are in `st
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Row, update
+from sqlalchemy import Connection, Row, or_, select, update
 
 from app.domain.green_window import expire
 from app.domain.safe_mode import ExitAnswer, ModeEvent, SafeModeResult, attempt_exit, is_reentry, step
 from app.domain.states import ModeState
 from app.errors import Conflict
 from app.ids import new_id
+from app.store.alerts import raise_alert
 from app.store.audit import append
 from app.store.bulk import insert_rows
 from app.store.episodes import (
+    ALERT,
+    MANUAL,
+    STORES_DOWN,
+    SYSTEM,
     SafeModePolicy,
     causes_of,
     checklist_of,
@@ -29,16 +34,22 @@ from app.store.episodes import (
     open_episode,
     patch,
     set_state,
+    system,
     tell,
     tenant_of,
     window_of,
 )
 from app.store.events import publish
+from app.store.lanes import GLOBAL_SCOPE
+from app.store.notices import tickets_in_recovery
 from app.store.people import By
 from app.store.stabilisation import red_now, start_drain
-from app.store.tables import ModeRow, SafeCause, SafeEpisode, table
+from app.store.tables import Alert, ModeRow, SafeCause, SafeEpisode, table
 
-_MODE, _EPISODE, _CAUSE = table(ModeRow), table(SafeEpisode), table(SafeCause)
+_ALERT, _MODE, _EPISODE, _CAUSE = table(Alert), table(ModeRow), table(SafeEpisode), table(SafeCause)
+
+LOOK_BACK: Final = timedelta(days=30)
+"""A deadline that passed longer ago is history."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +61,7 @@ class Cause:
     summary: str
     at: datetime
     """Since when safe mode holds because of it."""
+    correlation_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +81,7 @@ def enter(conn: Connection, scope: str, causes: Sequence[Cause], by: By) -> Entr
     mode = lock(conn, scope)
     state, episode = ModeState(mode.state), open_episode(conn, scope)
     since = min((c.at for c in causes), default=by.now)
-    reason = "; ".join(c.summary for c in causes)[:500]
+    reason = "; ".join(dict.fromkeys(c.summary for c in causes))[:500]
     fresh = episode is None
     if episode is None:
         episode_id = new_id()
@@ -124,7 +136,66 @@ def _add_causes(conn: Connection, episode_id: str, causes: Sequence[Cause], by: 
 
 
 def _reason(conn: Connection, episode_id: str) -> str:
-    return "; ".join(row.summary for row in causes_of(conn, episode_id))[:500]
+    return "; ".join(dict.fromkeys(row.summary for row in causes_of(conn, episode_id)))[:500]
+
+
+def overdue(conn: Connection, now: datetime) -> dict[str, list[Cause]]:
+    """By scope the critical alerts whose deadline passed without an ACK and that no episode knows: safe mode holds by them.
+
+    An ACK or an end after the deadline does not take them away: what they did is written down though nobody looked in time.
+    """
+    a = _ALERT.c
+    known = select(_CAUSE.c.cause_id).where(_CAUSE.c.cause_id == a.alert_id).exists()
+    query = select(_ALERT).where(
+        a.safe_mode_at.is_not(None),
+        a.safe_mode_at <= now,
+        a.safe_mode_at > now - LOOK_BACK,
+        or_(a.acked_at.is_(None), a.acked_at >= a.safe_mode_at),
+        or_(a.resolved_at.is_(None), a.resolved_at >= a.safe_mode_at),
+        ~known,
+    )
+    found: dict[str, list[Cause]] = {}
+    for row in conn.execute(query.order_by(a.safe_mode_at, a.alert_id)):
+        cause = Cause(
+            cause_id=row.alert_id, kind=ALERT, summary=row.summary, at=row.safe_mode_at, correlation_id=row.correlation_id
+        )
+        found.setdefault(row.scope, []).append(cause)
+    return found
+
+
+def enter_overdue(conn: Connection, scope: str, now: datetime) -> Entry | None:
+    """Enter by the alerts of a scope that are overdue now; None when another node did, or an ACK came in time after all."""
+    lock(conn, scope)
+    causes = overdue(conn, now).get(scope)
+    if not causes:
+        return None
+    return enter(conn, scope, causes, system(now, causes[0].correlation_id))
+
+
+def enter_stores_down(conn: Connection, since: datetime, now: datetime) -> Entry:
+    """Enter for everybody because Redis and database were both silent: nobody knows what was on its way then.
+
+    The critical alert that goes with it is a cause too: the exit needs its ACK.
+    """
+    summary = "Redis and the database were both down; nothing was applied."
+    key = f"stores-down-{since:%Y%m%dT%H%M%S}"
+    lock(conn, GLOBAL_SCOPE)
+    raised = raise_alert(
+        conn,
+        tenant_id=None,
+        trigger="stores_down",
+        severity="critical",
+        summary=summary,
+        dedup_key=key,
+        correlation_id=None,
+        now=now,
+        raised_by=SYSTEM,
+    )
+    causes = [
+        Cause(cause_id=key, kind=STORES_DOWN, summary=summary, at=now),
+        Cause(cause_id=raised.alert_id, kind=ALERT, summary=summary, at=now),
+    ]
+    return enter(conn, GLOBAL_SCOPE, causes, system(now))
 
 
 def enter_by_hand(conn: Connection, scope: str, reason: str, by: By) -> Entry:
@@ -132,7 +203,7 @@ def enter_by_hand(conn: Connection, scope: str, reason: str, by: By) -> Entry:
     mode = lock(conn, scope)
     if mode.state == ModeState.SAFE_MODE_ACTIVE:
         raise Conflict("Safe mode is on already.")
-    cause = Cause(cause_id=f"manual-{new_id()}", kind="manual", summary=reason, at=by.now)
+    cause = Cause(cause_id=f"manual-{new_id()}", kind=MANUAL, summary=reason, at=by.now)
     return enter(conn, scope, [cause], by)
 
 
@@ -166,6 +237,8 @@ def record_recovery(
     if action is not None and action != episode.recovery_action:
         values |= {"green_since": None, "reset_at": None, "reset_by": None, "reset_after_s": None}
     patch(conn, episode, **values)
+    if ticks["ticket_in_recovery"]:
+        tickets_in_recovery(conn, episode.episode_id, by.now)
     detail = " · ".join(part for part in (action, runbook_step) if part) or None
     tell(conn, episode.episode_id, "recovery_recorded" if action else "checklist_ticked", by.now, actor=by.actor, detail=detail)
     append(

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row, case, select
 from app.domain.green_window import Sample, Window, WindowPolicy, expire, failing, observe
 from app.domain.safe_mode import DrainPolicy, ModeEvent, SafeModeResult, attempt_exit, drain_allowance, on_reset
 from app.domain.states import ModeState
+from app.store.alerts import reset_deadline
 from app.store.bulk import update_rows
 from app.store.episodes import (
     PARKED,
@@ -37,6 +38,7 @@ class Progress:
     """What one look at an open episode came to."""
 
     state: ModeState
+    episode_id: str = ""
     changed: bool = False
     released: int = 0
     reentered: bool = False
@@ -132,7 +134,9 @@ def _throw_back(conn: Connection, mode: Row[Any], episode: Row[Any], why: str, b
         green_since=None,
     )
     tell(conn, episode.episode_id, "exit_aborted" if mode.state == ModeState.RECOVERING else "reentered", by.now, detail=why)
-    return Progress(state=ModeState.SAFE_MODE_ACTIVE, changed=True, reentered=True, result=result, reason=why)
+    return Progress(
+        state=ModeState.SAFE_MODE_ACTIVE, episode_id=episode.episode_id, changed=True, reentered=True, result=result, reason=why
+    )
 
 
 def _drain(conn: Connection, mode: Row[Any], episode: Row[Any], policy: DrainPolicy, by: By) -> Progress:
@@ -185,7 +189,9 @@ def _parked_lanes(conn: Connection, scope: str, now: datetime, limit: int) -> li
 
 def start_drain(conn: Connection, mode: Row[Any], episode: Row[Any], by: By) -> None:
     """The window is complete: sensitive commands may happen again, parked ones leave little by little."""
-    set_state(conn, mode, ModeState.DRAINING, by, why="green for the whole window", safe_deadline=_left_deadline(mode, by.now))
+    # alerts that did not cause this episode go on counting
+    reset_deadline(conn, mode.scope, by.now)
+    set_state(conn, mode, ModeState.DRAINING, by, why="green for the whole window")
     patch(
         conn,
         episode,
@@ -196,9 +202,3 @@ def start_drain(conn: Connection, mode: Row[Any], episode: Row[Any], by: By) -> 
         released=0,
     )
     tell(conn, episode.episode_id, "exit_completed", by.now, actor=by.actor)
-
-
-def _left_deadline(mode: Row[Any], now: datetime) -> datetime | None:
-    """The deadline that goes on to hold: one that has not come yet. Those that passed were this episode's causes."""
-    deadline: datetime | None = mode.safe_deadline
-    return deadline if deadline is not None and deadline > now else None

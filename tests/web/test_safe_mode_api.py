@@ -1,8 +1,5 @@
 """Safe mode through the API, the engine moved by hand: entry, the four gates of the exit, the window, the drain."""
 
-import asyncio
-from typing import Any
-
 import httpx
 import pytest
 
@@ -11,54 +8,12 @@ from app.clock import ManualClock
 from app.store.verify import verify
 from tests.web.api_client import CONTACT, Api, open_api
 from tests.web.conftest import add_key, add_tenant
-
-ALL_TICKS = {"ack_validated": True, "recovery_action_logged": True, "ops_notified": True, "ticket_in_recovery": True}
-DONE = {"action": "Redis reiniciado", "runbook_step": "redis-3", "checklist": ALL_TICKS}
-TARGET = "whatsapp:5511"
+from tests.web.safe_mode_driver import ALL_TICKS, DONE, TARGET, break_channel, hear, look, post, result, send, serve
 
 
 @pytest.fixture
 async def api(services: Services, client: httpx.AsyncClient) -> Api:
     return await open_api(services, client)
-
-
-async def post(api: Api, path: str, body: Any = None, status: int = 200) -> Any:
-    answer = await api.call("POST", f"/safe-mode/{path}", **({"json": body} if body is not None else {}))
-    assert answer.status_code == status, answer.text
-    return answer.json()
-
-
-async def look(api: Api, clock: ManualClock, times: int = 1, step_s: float = 30) -> Any:
-    """Time passes and the loops look; returns the state then."""
-    for _ in range(times):
-        clock.advance(seconds=step_s)
-        await api.services.health.tick()
-        await api.services.safe_mode.tick()
-    return await api.get("/safe-mode")
-
-
-async def serve(api: Api) -> None:
-    """Dispatch until nothing is left to do now."""
-    while await api.services.dispatch.tick() == 0.0:
-        pass
-
-
-def break_channel(api: Api) -> None:
-    for _ in range(5):
-        api.services.outbox.circuits.failed(TARGET)
-
-
-async def send(api: Api, *commands: dict[str, Any]) -> list[str]:
-    """Accept commands with the intake moved by hand; returns their ids."""
-    asked = asyncio.create_task(api.send(*commands, wait=0))
-    while not asked.done():
-        await api.services.intake.tick()
-        await asyncio.sleep(0)
-    return [item["command_id"] for item in await asked]
-
-
-async def result(api: Api, command_id: str) -> Any:
-    return await api.get(f"/commands/{command_id}")
 
 
 @pytest.mark.story("S-PC-03-002")
@@ -248,11 +203,7 @@ async def test_leaving_what_was_never_entered_is_a_conflict_and_bad_words_are_re
 
 async def test_messages_of_families_are_heard_in_safe_mode(api: Api) -> None:
     await post(api, "enter", {"reason": "teste"}, 201)
-    asked = asyncio.create_task(api.call("POST", "/events", json=api.event()))
-    while not asked.done():
-        await api.services.intake.tick()
-        await asyncio.sleep(0)
-    event_id = (await asked).json()["event_id"]
+    event_id = await hear(api)
     await api.services.conversations.tick()
     assert (await api.get(f"/events/{event_id}"))["status"] == "processed"
     assert (await api.get(f"/contacts/{CONTACT}"))["conversation_version"] == 2

@@ -1,0 +1,325 @@
+"""Safe mode by an alert that nobody acknowledged: entry, what families hear, the ticket, and what happens when a step fails."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from sqlalchemy import Connection, select, text
+
+from app.bootstrap import Services
+from app.clock import ManualClock
+from app.store.tables import Alert, ContingencyNotice, Outbox, Ticket, table
+from app.store.verify import verify
+from tests.web.api_client import Api, open_api
+from tests.web.safe_mode_driver import (
+    DONE,
+    acknowledge,
+    break_channel,
+    deliver,
+    hear,
+    look,
+    post,
+    raise_alert,
+    result,
+    send,
+    serve,
+    tell,
+)
+
+NOTICE, OUTBOX, TICKET, ALERT = table(ContingencyNotice), table(Outbox), table(Ticket), table(Alert)
+
+
+@pytest.fixture
+async def api(services: Services, client: httpx.AsyncClient) -> Api:
+    return await open_api(services, client)
+
+
+async def rows(api: Api, of: Any) -> list[Any]:
+    def read(conn: Connection) -> list[Any]:
+        return list(conn.execute(select(of)))
+
+    return await api.services.db.read(read)
+
+
+async def triggers(api: Api) -> list[str]:
+    """Triggers of the alerts that the product raised by itself."""
+    return sorted(row.trigger for row in await rows(api, ALERT) if row.raised_by.startswith("system:"))
+
+
+# --- entry --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.story("S-PC-03-002")
+async def test_at_fifteen_minutes_commands_are_parked_though_no_timer_runs(api: Api, manual_clock: ManualClock) -> None:
+    await raise_alert(api)
+    manual_clock.advance(minutes=14, seconds=59)
+    (before,) = await send(api, api.command())
+    await serve(api)
+    assert (await result(api, before))["result"] == "applied_once"
+    manual_clock.advance(seconds=1)
+    assert (await api.get("/safe-mode"))["state"] == "safe_mode_active"
+    (after,) = await send(api, api.command())
+    await serve(api)
+    assert (await result(api, after))["status"] == "pending_safe_mode"
+
+
+@pytest.mark.story("S-PC-03-002")
+async def test_the_loop_makes_the_deadline_visible_as_one_episode_with_every_cause(api: Api, manual_clock: ManualClock) -> None:
+    first = await raise_alert(api)
+    manual_clock.advance(minutes=5)
+    second = await raise_alert(api, "redis_down")
+    deadline = api.now + timedelta(minutes=10)
+    assert (await look(api, manual_clock, step_s=599))["state"] == "normal"
+    state = await look(api, manual_clock, step_s=1)
+    assert (state["state"], state["since"]) == ("safe_mode_active", deadline.isoformat(timespec="milliseconds")[:-6] + "Z")
+    assert [c["alert_id"] for c in state["causes"]] == [first]
+    state = await look(api, manual_clock, 10)
+    assert [(c["alert_id"], c["acknowledged"]) for c in state["causes"]] == [(first, False), (second, False)]
+    assert state["missing"][:2] == sorted([f"ack:{first}", f"ack:{second}"])
+
+
+@pytest.mark.story("S-PC-03-002")
+async def test_an_ack_at_14_59_prevents_safe_mode_and_one_at_15_00_does_not_lift_it(api: Api, manual_clock: ManualClock) -> None:
+    early = await raise_alert(api)
+    manual_clock.advance(minutes=14, seconds=59)
+    await acknowledge(api, early)
+    assert (await look(api, manual_clock, 4))["state"] == "normal"
+    late = await raise_alert(api, "redis_down")
+    manual_clock.advance(minutes=15)
+    await acknowledge(api, late)
+    assert (await api.get("/safe-mode"))["state"] == "safe_mode_active"
+    state = await look(api, manual_clock)
+    assert (state["state"], [c["acknowledged"] for c in state["causes"]]) == ("safe_mode_active", [True])
+
+
+async def test_an_ack_long_after_the_deadline_enters_all_the_same_though_every_loop_was_dead(
+    api: Api, manual_clock: ManualClock
+) -> None:
+    alert_id = await raise_alert(api)
+    manual_clock.advance(hours=3)
+    await acknowledge(api, alert_id)
+    answer = await api.call("POST", f"/alerts/{alert_id}/resolve", json={})
+    assert answer.status_code == 200, answer.text
+    state = await look(api, manual_clock)
+    assert (state["state"], [c["alert_id"] for c in state["causes"]]) == ("safe_mode_active", [alert_id])
+
+
+@pytest.mark.story("S-PC-03-004")
+async def test_the_exit_needs_the_ack_of_every_cause(api: Api, manual_clock: ManualClock) -> None:
+    alert_id = await raise_alert(api)
+    await look(api, manual_clock, 30)
+    await post(api, "recovery", DONE)
+    denied = await post(api, "exit")
+    assert (denied["result"], denied["missing"]) == ("safe_mode_exit_denied_missing_checklist", [f"ack:{alert_id}"])
+    await acknowledge(api, alert_id)
+    await look(api, manual_clock)
+    await post(api, "exit", status=202)
+    state = await look(api, manual_clock, 20)
+    assert (state["state"], state["last_exit_result"]) == ("draining", "safe_mode_exit_completed")
+    assert (await look(api, manual_clock, step_s=5))["state"] == "normal"
+    (done,) = await send(api, api.command())
+    await serve(api)
+    assert (await result(api, done))["result"] == "applied_once"
+
+
+@pytest.mark.story("S-PC-03-004")
+async def test_an_alert_that_still_counts_goes_on_counting_after_the_exit(api: Api, manual_clock: ManualClock) -> None:
+    await post(api, "enter", {"reason": "teste"}, 201)
+    await post(api, "recovery", DONE)
+    await look(api, manual_clock)
+    await post(api, "exit", status=202)
+    await look(api, manual_clock, 10)
+    await raise_alert(api)
+    assert (await look(api, manual_clock, 10))["state"] == "draining"
+    assert (await look(api, manual_clock, 2, step_s=5))["state"] == "normal"
+    state = await look(api, manual_clock, 20)
+    assert (state["state"], len(state["causes"])) == ("safe_mode_active", 1)
+
+
+@pytest.mark.story("S-PC-03-004")
+async def test_another_deadline_during_the_recovery_throws_it_back_and_is_alerted(api: Api, manual_clock: ManualClock) -> None:
+    await post(api, "enter", {"reason": "teste"}, 201)
+    await look(api, manual_clock)
+    await raise_alert(api)
+    await look(api, manual_clock, 15)
+    await post(api, "recovery", DONE)
+    await look(api, manual_clock)
+    await post(api, "exit", status=202)
+    state = await look(api, manual_clock, 14)
+    assert (state["state"], state["reentries"], len(state["causes"])) == ("safe_mode_active", 1, 2)
+    assert await triggers(api) == ["safe_mode_reentry"]
+
+
+async def test_both_stores_down_is_entered_for_everybody_once_one_can_be_written(api: Api, manual_clock: ManualClock) -> None:
+    api.services.health.stores_down_at = api.now
+    await api.services.safe_mode.tick()
+    state = await api.get("/safe-mode")
+    assert (state["state"], state["scope"]) == ("safe_mode_active", "global")
+    assert sorted(c["kind"] for c in state["causes"]) == ["alert", "stores_down"]
+    assert await triggers(api) == ["stores_down"]
+
+
+# --- families and the ticket --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.story("S-PC-03-003")
+async def test_each_family_hears_once_per_intent_and_the_next_shift_has_a_ticket(api: Api, manual_clock: ManualClock) -> None:
+    await raise_alert(api)
+    manual_clock.advance(minutes=15)
+    await api.put("/contacts/c-joana", {"phone": "+5511900000001", "name": "Joana"})
+    await send(
+        api,
+        api.command(),
+        api.command("follow_up", {"text": "oi"}),
+        api.command("cancel", {"appointment_id": "a"}, entity_version=1),
+    )
+    await hear(api, "vocês abrem amanhã?", contact_id="c-joana")
+    await serve(api)
+    for _ in range(3):
+        await tell(api)
+    assert sorted((n.contact_id, n.intent) for n in await rows(api, NOTICE)) == [("c-maria", "cancel"), ("c-maria", "schedule")]
+    manual_clock.advance(seconds=61)
+    for _ in range(2):
+        await tell(api)
+    await deliver(api)
+    await tell(api)
+    found = await rows(api, NOTICE)
+    assert sorted((n.contact_id, n.intent) for n in found) == [
+        ("c-joana", "general"), ("c-maria", "cancel"), ("c-maria", "schedule"),
+    ]  # fmt: skip
+    assert {n.result for n in found} == {"contingency_message_sent_ticket_opened"}
+    said = [msgspec.json.decode(o.body_json)["text"] for o in await rows(api, OUTBOX) if o.kind == "contingency_message"]
+    assert len(said) == 3
+    assert any("nada foi marcado ainda. Nossa equipe responde até 10:15." in each for each in said)
+    (ticket,) = await rows(api, TICKET)
+    context = msgspec.json.decode(ticket.context_json)
+    assert (ticket.kind, ticket.tenant_id, ticket.state, ticket.reason) == (
+        "critical", api.clinic.tenant_id, "open", "n8n_down aconteceu",
+    )  # fmt: skip
+    assert (context["priority"], context["parked"]) == ("P0", {"cancel": 1, "follow_up": 1, "schedule": 1})
+    assert set(context["correlation_ids"]) >= {"corr-1", "corr-2", "corr-3"}
+    await post(api, "recovery", {"checklist": {"ticket_in_recovery": True}})
+    assert [t.state for t in await rows(api, TICKET)] == ["in_progress"]
+
+
+@pytest.mark.story("S-PC-03-003")
+async def test_what_whatsapp_could_not_carry_goes_over_the_second_channel(api: Api, manual_clock: ManualClock) -> None:
+    await api.put(f"/settings/{api.clinic.slug}", {"contacts_channel": "whatsapp:", "contacts_fallback_channel": "simulator:"})
+    await post(api, "enter", {"reason": "teste"}, 201)
+    await send(api, api.command())
+    await serve(api)
+    await tell(api)
+    await deliver(api)
+    await tell(api)
+    await deliver(api)
+    await tell(api)
+    steps = {o.step: o.status for o in await rows(api, OUTBOX)}
+    assert steps == {"contingency_schedule": "failed", "fallback_schedule": "sent"}
+    assert [n.result for n in await rows(api, NOTICE)] == ["contingency_message_sent_ticket_opened"]
+
+
+@pytest.mark.story("S-PC-03-003")
+async def test_a_family_that_cannot_be_told_is_in_the_ticket_and_people_are_alerted(api: Api, manual_clock: ManualClock) -> None:
+    await api.put(f"/settings/{api.clinic.slug}", {"contacts_channel": "whatsapp:"})
+    await post(api, "enter", {"reason": "teste"}, 201)
+    await send(api, api.command())
+    await serve(api)
+    await tell(api)
+    await deliver(api)
+    await tell(api)
+    assert [n.result for n in await rows(api, NOTICE)] == ["contingency_message_failed_ticket_opened"]
+    assert len(await rows(api, TICKET)) == 1
+    assert await triggers(api) == ["contingency_message_failed"]
+
+
+async def test_a_clinic_may_word_what_its_families_read(api: Api) -> None:
+    bad = await api.call("PUT", f"/settings/{api.clinic.slug}", json={"family_texts": {"schedule": {"open": "Olá {nome}"}}})
+    assert (bad.status_code, bad.json()["errors"][0]["pointer"]) == (400, "/family_texts/schedule/open")
+    await api.put(f"/settings/{api.clinic.slug}", {"family_texts": {"schedule": {"open": "Até {hora}."}}, "phone": "4000"})
+    await post(api, "enter", {"reason": "teste"}, 201)
+    await send(api, api.command())
+    await serve(api)
+    await tell(api)
+    assert [msgspec.json.decode(o.body_json)["text"] for o in await rows(api, OUTBOX)] == ["Até 10:00."]
+
+
+# --- when a step fails --------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def refused_inserts(api: Api, name: str) -> AsyncIterator[None]:
+    """The database refuses new rows of a table."""
+
+    def run(*statements: str) -> Any:
+        return api.services.db.write(lambda conn: [conn.execute(text(s)) for s in statements])
+
+    if api.services.db.is_sqlite:
+        await run(f"CREATE TRIGGER refuse BEFORE INSERT ON {name} BEGIN SELECT RAISE(ABORT, 'refused'); END")
+    else:
+        await run(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused'; END $$",
+            f"CREATE TRIGGER refuse BEFORE INSERT ON {name} FOR EACH ROW EXECUTE FUNCTION refuse()",
+        )
+    try:
+        yield
+    finally:
+        await run("DROP TRIGGER refuse" + ("" if api.services.db.is_sqlite else f" ON {name}"))
+
+
+@pytest.mark.story("S-PC-03-002")
+async def test_an_activation_that_cannot_be_written_is_alerted_retried_and_blocks_all_the_same(
+    api: Api, manual_clock: ManualClock
+) -> None:
+    await raise_alert(api)
+    manual_clock.advance(minutes=15)
+    async with refused_inserts(api, "safe_episode"):
+        for _ in range(3):
+            await api.services.safe_mode.tick()
+        failed = api.services.safe_mode._failures[api.clinic.tenant_id]
+        assert failed.count == 1  # the next attempt has its time
+        for wait_s in (1, 2, 5, 10, 30, 3_600):
+            manual_clock.advance(seconds=wait_s)
+            await api.services.safe_mode.tick()
+        assert (failed.count, failed.again_at) == (6, None)
+        (held,) = await send(api, api.command())
+        await serve(api)
+        assert (await result(api, held))["status"] == "pending_safe_mode"
+        assert await triggers(api) == ["safe_mode_activation_failed"]
+    await raise_alert(api, "redis_down")
+    manual_clock.advance(minutes=15)
+    await api.services.safe_mode.tick()
+    state = await api.get("/safe-mode")
+    assert (state["state"], state["episode_id"] is not None) == ("safe_mode_active", True)
+
+
+@pytest.mark.story("S-PC-03-003")
+async def test_a_ticket_that_cannot_be_opened_is_alerted_and_tried_again(api: Api) -> None:
+    await post(api, "enter", {"reason": "teste"}, 201)
+    await send(api, api.command())
+    await serve(api)
+    async with refused_inserts(api, "ticket"):
+        await tell(api)
+        await deliver(api)
+        await tell(api)
+        assert [n.result for n in await rows(api, NOTICE)] == ["ticket_open_failed_alerted"]
+        assert await triggers(api) == ["ticket_open_failed"]
+    await tell(api)
+    assert len(await rows(api, TICKET)) == 1
+    assert await api.services.db.read(verify) == []
+
+
+async def test_red_health_while_draining_is_alerted(api: Api, manual_clock: ManualClock) -> None:
+    await post(api, "enter", {"reason": "teste"}, 201)
+    await send(api, api.command())
+    await serve(api)
+    await post(api, "recovery", DONE)
+    await look(api, manual_clock)
+    await post(api, "exit", status=202)
+    await look(api, manual_clock, 20)
+    break_channel(api)
+    await look(api, manual_clock, step_s=5)
+    assert await triggers(api) == ["safe_mode_reentry"]
