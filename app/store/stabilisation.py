@@ -176,7 +176,12 @@ def _blocked_elsewhere(conn: Connection, scope: str, now: datetime) -> bool:
 def _parked_lanes(conn: Connection, scope: str, now: datetime, limit: int) -> list[tuple[str, str]]:
     """Parked lanes that this scope's drain may free, most urgent first, oldest first among equals."""
     best = case((_LANE.c.wait_0 > 0, 0), (_LANE.c.wait_1 > 0, 1), (_LANE.c.wait_2 > 0, 2), else_=3)
-    query = select(_LANE.c.tenant_id, _LANE.c.contact_id).where(_LANE.c.waiting > 0, _LANE.c.blocked_by == PARKED)
+    query = select(_LANE.c.tenant_id, _LANE.c.contact_id).where(
+        _LANE.c.waiting > 0,
+        _LANE.c.blocked_by == PARKED,
+        _LANE.c.paused_at.is_(None),  # a person, or a replay batch, has the others; `store.drain` frees them afterwards
+        _LANE.c.replay_id.is_(None),
+    )
     if scope == GLOBAL_SCOPE:
         rows = conn.execute(select(_MODE).where(_MODE.c.scope != GLOBAL_SCOPE))
         own = [row.scope for row in rows if merge_modes(row, None).safe_mode_blocks(now)]
