@@ -594,6 +594,7 @@ def upgrade() -> None:
         sqlite_where=sa.text("done_at IS NULL"),
         postgresql_where=sa.text("done_at IS NULL"),
     )
+    op.create_index("ix_message_received", "message", ["tenant_id", "received_at"], unique=False)
     op.create_table(
         "mode",
         sa.Column("scope", sa.String(length=40), nullable=False),
@@ -926,6 +927,7 @@ def downgrade() -> None:
     op.drop_table("outbox")
     op.drop_table("node")
     op.drop_table("mode")
+    op.drop_index("ix_message_received", table_name="message")
     op.drop_index(
         "ix_message_pending",
         table_name="message",
