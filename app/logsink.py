@@ -14,6 +14,7 @@ from typing import Final
 CAPACITY: Final = 10_000
 """Lines kept while the sink does not take them."""
 CHUNK_BYTES: Final = 64 * 1024
+GATHER_S: Final = 0.005
 RETRY_FIRST_S: Final = 0.05
 RETRY_LAST_S: Final = 2.0
 
@@ -70,7 +71,8 @@ class LogSink:
                 self.dropped += 1
                 overflow = True
             self._lines.append(data)
-            self._changed.notify_all()
+            if len(self._lines) == 1:
+                self._changed.notify_all()
         if overflow:
             self._alert("the log buffer is full: the sink does not take lines")
 
@@ -96,6 +98,8 @@ class LogSink:
                 if self._closing:
                     return
                 if not self._rest:
+                    # one write for what a busy moment says, not a thread switch per line
+                    self._changed.wait_for(lambda: self._closing, GATHER_S)
                     self._take_chunk()
             try:
                 written = self._write(self._fd, self._rest)

@@ -290,14 +290,15 @@ def parse_command(raw: object, *, tenant_id: str, new_id: str) -> Command | Malf
     if r.errors or contact_id is None or command_type is None or requested_by is None or source is None:
         return _malformed("command", raw, r.errors, item_id=command_id, contact_id=contact_id, correlation_id=correlation_id)
     fingerprint = sha256_hex(canonical_json([contact_id, command_type, patient_id, payload]))
-    identity = external_id or [fingerprint, raw.get("occurred_at")]
-    derived = sha256_hex(canonical_json([tenant_id, contact_id, command_type, identity]))
+    if key is None:
+        identity = external_id or [fingerprint, raw.get("occurred_at")]
+        key = "auto:" + sha256_hex(canonical_json([tenant_id, contact_id, command_type, identity]))
     return Command(
         command_id=command_id or new_id,
         tenant_id=tenant_id,
         contact_id=contact_id,
         command_type=command_type,
-        idempotency_key=key or f"auto:{derived}",
+        idempotency_key=key,
         fingerprint=fingerprint,
         requested_by=requested_by,
         confirmed_by_contact=confirmed,

@@ -34,7 +34,7 @@ def _plain(value: Any) -> str | int | float | None:
     if isinstance(value, datetime):
         if value.tzinfo is None:
             raise TypeError("a time in the ledger must be aware")
-        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     raise TypeError(f"a ledger entry cannot hold {type(value).__name__}")
 
 

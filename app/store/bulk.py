@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 import msgspec
-from sqlalchemy import Boolean, Connection, CursorResult, Float, Integer, Table, column, text
+from sqlalchemy import Boolean, Connection, CursorResult, Float, Integer, Table, TextClause, TextualSelect, column, text
 from sqlalchemy.types import TypeEngine
 
 from app.store.columns import UTCDateTime, json_time
@@ -19,13 +19,14 @@ Row = Mapping[str, Any]
 
 
 def encode(rows: Sequence[Row], dialect: str) -> str:
-    """JSON text of the rows; times as a bound parameter would store them."""
+    """JSON text of the rows; times as a bound parameter would store them. Raises TypeError for what has no JSON form."""
+    if dialect == "sqlite":
+        rows = [{k: json_time(v, dialect) if isinstance(v, datetime) else v for k, v in row.items()} for row in rows]
+    return msgspec.json.encode(rows, enc_hook=_refuse).decode()
 
-    def hook(value: Any) -> Any:
-        raise TypeError(f"{type(value).__name__} has no JSON form")
 
-    plain = [{k: json_time(v, dialect) if isinstance(v, datetime) else v for k, v in row.items()} for row in rows]
-    return msgspec.json.encode(plain, enc_hook=hook).decode()
+def _refuse(value: Any) -> Any:
+    raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
 @lru_cache(maxsize=256)
@@ -60,18 +61,26 @@ def insert_rows(conn: Connection, table: Table, rows: Sequence[Row], *, ignore_c
     """Insert rows that all have the same keys; columns left out get the table's plain defaults."""
     if not rows:
         return
-    defaults = {c.name: c.default.arg for c in table.c if c.default is not None and c.default.is_scalar and c.name not in rows[0]}  # type: ignore[attr-defined]
+    defaults = _defaults(table, tuple(rows[0]))
     if defaults:
         rows = [{**defaults, **row} for row in rows]
-    columns = tuple(rows[0])
     dialect = conn.dialect.name
+    conn.execute(_insert(table, tuple(rows[0]), dialect, ignore_conflicts), {"rows": encode(rows, dialect)})
+
+
+@lru_cache(maxsize=256)
+def _defaults(table: Table, given: tuple[str, ...]) -> Row:
+    """Plain defaults of the columns that are not given."""
+    return {c.name: c.default.arg for c in table.c if c.default is not None and c.default.is_scalar and c.name not in given}  # type: ignore[attr-defined]
+
+
+@lru_cache(maxsize=256)
+def _insert(table: Table, columns: tuple[str, ...], dialect: str, ignore_conflicts: bool) -> TextClause:
     names = ", ".join(columns)
     source = _record_set(table, columns, dialect)
     where = " WHERE true" if dialect == "sqlite" else ""  # SQLite's parser needs it before ON CONFLICT
     conflict = " ON CONFLICT DO NOTHING" if ignore_conflicts else ""
-    conn.execute(
-        text(f"INSERT INTO {table.name} ({names}) SELECT {names} FROM {source}{where}{conflict}"), {"rows": encode(rows, dialect)}
-    )
+    return text(f"INSERT INTO {table.name} ({names}) SELECT {names} FROM {source}{where}{conflict}")
 
 
 def update_rows(
@@ -93,14 +102,21 @@ def update_rows(
     if not rows:
         return set()
     dialect = conn.dialect.name
-    keys = tuple(keys)
-    sets = [f"{c} = r.{c}" for c in assign] + [f"{c} = {e}" for c, e in (expressions or {}).items()]
+    changes = (*((c, f"r.{c}") for c in assign), *(expressions or {}).items())
+    statement = _update(table, tuple(rows[0]), tuple(keys), changes, guard, dialect)
+    return {tuple(row) for row in conn.execute(statement, {"rows": encode(rows, dialect)})}
+
+
+@lru_cache(maxsize=256)
+def _update(
+    table: Table, columns: tuple[str, ...], keys: tuple[str, ...], changes: tuple[tuple[str, str], ...], guard: str, dialect: str
+) -> TextClause:
+    sets = ", ".join(f"{name} = {value}" for name, value in changes)
     match = " AND ".join(f"t.{k} = r.{k}" for k in keys)
     extra = f" AND ({guard})" if guard else ""
     returning = ", ".join(f"t.{k}" for k in keys) if dialect == "postgresql" else ", ".join(keys)
-    source = _record_set(table, tuple(rows[0]), dialect)
-    statement = f"UPDATE {table.name} AS t SET {', '.join(sets)} FROM {source} WHERE {match}{extra} RETURNING {returning}"
-    return {tuple(row) for row in conn.execute(text(statement), {"rows": encode(rows, dialect)})}
+    source = _record_set(table, columns, dialect)
+    return text(f"UPDATE {table.name} AS t SET {sets} FROM {source} WHERE {match}{extra} RETURNING {returning}")
 
 
 def joined_rows(
@@ -115,11 +131,17 @@ def joined_rows(
 ) -> CursorResult[Any]:
     """Select typed `columns` of `table` (alias `t`) joined with the given key rows (alias `r`)."""
     dialect = conn.dialect.name
-    names = tuple(columns)
+    statement = _select(table, tuple(rows[0]), tuple(keys), tuple(columns), where, tail, dialect)
+    return conn.execute(statement, {"rows": encode(rows, dialect)})
+
+
+@lru_cache(maxsize=256)
+def _select(
+    table: Table, given: tuple[str, ...], keys: tuple[str, ...], columns: tuple[str, ...], where: str, tail: str, dialect: str
+) -> TextualSelect:
     match = " AND ".join(f"t.{k} = r.{k}" for k in keys)
     extra = f" AND ({where})" if where else ""
-    listed = ", ".join(f"t.{c}" for c in names)
-    statement = text(
-        f"SELECT {listed} FROM {table.name} AS t JOIN {_record_set(table, tuple(rows[0]), dialect)} ON {match}{extra} {tail}"
-    )
-    return conn.execute(statement.columns(*(column(c, table.c[c].type) for c in names)), {"rows": encode(rows, dialect)})
+    listed = ", ".join(f"t.{c}" for c in columns)
+    source = _record_set(table, given, dialect)
+    statement = text(f"SELECT {listed} FROM {table.name} AS t JOIN {source} ON {match}{extra} {tail}")
+    return statement.columns(*(column(c, table.c[c].type) for c in columns))

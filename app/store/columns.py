@@ -6,8 +6,6 @@ from typing import Any
 from sqlalchemy import DateTime, Dialect
 from sqlalchemy.types import TypeDecorator
 
-_SQLITE_FORMAT = "%Y-%m-%d %H:%M:%S.%f"
-
 
 class UTCDateTime(TypeDecorator[datetime]):
     """timestamptz on PostgreSQL, fixed-width UTC text on SQLite; refuses naive values, always returns aware UTC."""
@@ -29,10 +27,12 @@ class UTCDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         moment: datetime = value
+        if moment.tzinfo is UTC:
+            return moment
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def json_time(value: datetime, dialect_name: str) -> str:
     """The text of `value` inside a JSON row set: equal to what a bound parameter would store."""
-    value = value.astimezone(UTC)
-    return value.strftime(_SQLITE_FORMAT) if dialect_name == "sqlite" else value.isoformat()
+    value = value if value.tzinfo is UTC else value.astimezone(UTC)
+    return value.isoformat(" ", "microseconds")[:-6] if dialect_name == "sqlite" else value.isoformat()
