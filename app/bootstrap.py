@@ -1,6 +1,7 @@
 """The only place where concrete objects are built and joined: stores, channels, engine loops, streams."""
 
 import asyncio
+import queue
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from app.channels.addresses import AllowList
 from app.channels.factory import World
 from app.channels.http import new_client
 from app.clock import Clock, SystemClock
+from app.engine.alerts import AlertLoop
 from app.engine.channel_book import ChannelBook
 from app.engine.conversations import Conversations
 from app.engine.dispatch import Dispatch
@@ -30,6 +32,8 @@ from app.engine.redis_locks import RedisLocks
 from app.engine.safe_mode import SafeModeLoop
 from app.engine.stream import StreamHub
 from app.engine.supervisor import Loop, Supervisor
+from app.engine.watch import Audit, Heartbeat, report_defect
+from app.errors import ConfigError
 from app.logsink import LogSink
 from app.metrics import Metrics
 from app.settings import Settings
@@ -55,6 +59,7 @@ class Services:
     conversations: Conversations
     outbox: OutboxLoop
     drain: Drain
+    alerts: AlertLoop
     channels: ChannelBook
     policies: PolicyCache
     locks: LaneLocks
@@ -78,6 +83,9 @@ class Services:
     async def close(self) -> None:
         """Give everything back."""
         await self.outbox.close()
+        await self.alerts.close()
+        if not isinstance(self.supervisor.defect, ConfigError):
+            await report_defect(self.db, self.clock, self.supervisor, self.node_id)
         if isinstance(self.locks, RedisLocks):
             await self.locks.close()
         await self.http.aclose()
@@ -89,7 +97,12 @@ class Services:
 async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = True) -> Services:
     """Build the services of one process; nothing runs yet. `logs=False` leaves logging as it is (tests)."""
     clock = clock or SystemClock(settings.time_scale)
-    sink = configure(log_format=settings.log_format, now=clock.now, node_id=settings.node_id) if logs else None
+    failures: queue.SimpleQueue[str] = queue.SimpleQueue()
+    sink = (
+        configure(log_format=settings.log_format, now=clock.now, node_id=settings.node_id, on_failure=failures.put)
+        if logs
+        else None
+    )
     prepare_folder(settings.database_url)
     database = Database(settings.database_url)
     reference = await database.read(database_now)
@@ -113,11 +126,17 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
     dispatch = Dispatch(database, clock, locks, policies, metrics, node_id=settings.node_id)
     outbox = OutboxLoop(database, clock, channels, metrics)
     drain = Drain(database, clock)
+    alerts = AlertLoop(database, clock, channels, metrics, public_url=settings.public_url, secret_key=settings.secret_key)
     hub = StreamHub(database, clock, metrics)
     supervisor = Supervisor()
     nodes = Nodes(database, clock, supervisor, locks, node_id=settings.node_id)
     health = Health(database, clock, supervisor, locks, outbox.circuits, node_id=settings.node_id)
     safe_mode = SafeModeLoop(database, clock, health, metrics, public_url=settings.public_url)
+    audit = Audit(database, clock, metrics, failures)
+    audit.on_raised.append(alerts.wake.set)
+    loops: list[Loop] = [intake, conversations, dispatch, drain, outbox, alerts, audit, nodes, health, safe_mode]
+    if settings.heartbeat_url:
+        loops.append(Heartbeat(http, settings.heartbeat_url, supervisor, audit))
     services = Services(
         settings=settings,
         clock=clock,
@@ -129,6 +148,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
         conversations=conversations,
         outbox=outbox,
         drain=drain,
+        alerts=alerts,
         channels=channels,
         policies=policies,
         locks=locks,
@@ -137,7 +157,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
         safe_mode=safe_mode,
         supervisor=supervisor,
         http=http,
-        loops=[intake, conversations, dispatch, drain, outbox, nodes, health, safe_mode],
+        loops=loops,
     )
     _join(services)
     return services
@@ -164,6 +184,7 @@ def _join(services: Services) -> None:
             hub.wake()
 
     dispatch.on_committed.append(committed)
+    services.alerts.on_change += [hub.wake, services.safe_mode.wake.set]
     services.health.on_sample.append(services.safe_mode.wake.set)
     services.safe_mode.on_change += [dispatch.wake.set, outbox.wake.set, hub.wake]
 

@@ -40,6 +40,19 @@ def new_cookie_token() -> tuple[str, str]:
     return token, sha256(token)
 
 
+def new_ack_token(secret_key: str) -> tuple[str, str]:
+    """A fresh token for a link that acknowledges an alert, signed by this installation, and its hash."""
+    secret = secrets.token_urlsafe(24)
+    token = f"{secret}.{bound_token(secret_key, 'ack', secret)[:16]}"
+    return token, sha256(token)
+
+
+def is_ack_token(secret_key: str, token: str) -> bool:
+    """Whether a token was made by `new_ack_token` of this installation; says nothing about what it is good for."""
+    secret, _, signature = token.partition(".")
+    return len(token) <= 100 and token.isascii() and same(signature, bound_token(secret_key, "ack", secret)[:16])
+
+
 def sha256(text: str) -> str:
     """SHA-256 of a text, as 64 hex characters."""
     return hashlib.sha256(text.encode()).hexdigest()

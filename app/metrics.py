@@ -67,6 +67,8 @@ class Metrics:
         self.stream_dropped = Counter("kora_stream_dropped", "Streams closed because their client did not read", registry=r)
         self.outbox = Counter("kora_outbox", "Deliveries by status", ["status"], registry=r)
         self.outbox_pending = Gauge("kora_outbox_pending", "Deliveries that are due and not done", registry=r)
+        self.alert_messages = Counter("kora_alert_messages", "Alert messages by outcome", ["outcome"], registry=r)
+        self.alert_steps_overdue = Gauge("kora_alert_steps_overdue", "Alert steps that should have been done", registry=r)
         self.lanes_waiting = Gauge("kora_lanes_waiting", "Lanes with waiting commands", registry=r)
         self.items_waiting = Gauge("kora_items_waiting", "Waiting commands and unheard messages", ["kind"], registry=r)
         self.safe_mode = Gauge("kora_safe_mode_scopes", "Scopes not in normal mode", registry=r)

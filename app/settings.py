@@ -35,6 +35,8 @@ class Settings:
     """Defaults to host name and a random suffix."""
     time_scale: float = 1.0
     otlp_endpoint: str | None = None
+    heartbeat_url: str | None = None
+    """Called once a minute while all is well, so that somebody outside notices when the calls stop."""
 
     @property
     def is_production(self) -> bool:
@@ -68,6 +70,7 @@ class Settings:
             node_id=given.get("node_id") or f"{socket.gethostname()[:40]}-{secrets.token_hex(3)}",
             time_scale=_number("KORA_TIME_SCALE", given.get("time_scale", "1"), 0.1, 10_000),
             otlp_endpoint=_http_url("KORA_OTLP_ENDPOINT", given.get("otlp_endpoint")),
+            heartbeat_url=_http_url("KORA_HEARTBEAT_URL", given.get("heartbeat_url")),
         )
         settings._refuse_unsafe(secret_given="secret_key" in given)
         return settings

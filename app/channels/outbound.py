@@ -10,7 +10,7 @@ from typing import Protocol
 
 from app.domain.delivery import Outcome, SendResult
 
-__all__ = ["Channel", "OutboundMessage", "Outcome", "PhoneEntry", "PhoneWriter", "SendResult", "Template", "refused"]
+__all__ = ["Channel", "OutboundMessage", "Outcome", "PhoneEntry", "PhoneWriter", "ReplyButton", "SendResult", "Template", "refused"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +20,16 @@ class Template:
     name: str
     language: str = "pt_BR"
     parameters: tuple[str, ...] = ()
+    buttons: bool = False
+    """Whether the approved template has quick-reply buttons that carry the message's own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplyButton:
+    """A button under a message; pressing it sends `id` back. `title` has at most 20 characters."""
+
+    id: str
+    title: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +47,8 @@ class OutboundMessage:
     """Sent instead of the text where the provider allows no free text."""
     window_open: bool | None = None
     """Whether the recipient wrote within the last 24 h; None = not known."""
+    buttons: tuple[ReplyButton, ...] = ()
+    """Shown where the provider can; the text must make sense without them."""
     document: object = None
     """JSON body of a webhook call."""
 

@@ -8,11 +8,13 @@ from typing import Any, Final
 import httpx
 
 from app.channels.http import Answer, Limits, call, judge, text_at
-from app.channels.outbound import OutboundMessage, Outcome, SendResult, Template, refused
+from app.channels.outbound import OutboundMessage, Outcome, SendResult, refused
 
 CLOUD_API: Final = "https://graph.facebook.com/v23.0"
 OUTSIDE_WINDOW: Final = 131047
 """More than 24 h since the recipient last wrote: only an approved template may be sent."""
+INTERACTIVE_MAX: Final = 1024
+"""Characters that the body of a message with buttons may have."""
 _BUSY: Final = frozenset({4, 80007, 130429, 131048, 131056, 131016, 131000, 131057, 133016, 1, 2})
 """Rate limits and outages: not sent, may be tried again."""
 _LOCKED_OUT: Final = frozenset({0, 3, 10, 190, *range(200, 300), 368, 131031, 131042})
@@ -48,7 +50,7 @@ class WhatsAppCloudChannel:
             return refused("no_recipient")
         if message.window_open is False:
             return await self._template(message, to)
-        result = await self._post(to, message.key, {"type": "text", "text": {"body": message.text, "preview_url": False}})
+        result = await self._post(to, message.key, _free_text(message))
         if result.detail == "template_required" and message.template is not None:
             return await self._template(message, to)
         return result
@@ -56,7 +58,7 @@ class WhatsAppCloudChannel:
     async def _template(self, message: OutboundMessage, to: str) -> SendResult:
         if message.template is None:
             return refused("template_required")
-        return await self._post(to, message.key, {"type": "template", "template": _template(message.template)})
+        return await self._post(to, message.key, {"type": "template", "template": _template(message)})
 
     async def _post(self, to: str, key: str, content: dict[str, Any]) -> SendResult:
         body = {
@@ -70,11 +72,29 @@ class WhatsAppCloudChannel:
         return answer if isinstance(answer, SendResult) else _judge(answer)
 
 
-def _template(template: Template) -> dict[str, Any]:
+def _free_text(message: OutboundMessage) -> dict[str, Any]:
+    """Plain text, or the interactive form when there are buttons and the text fits into it."""
+    if not message.buttons or len(message.text) > INTERACTIVE_MAX:
+        return {"type": "text", "text": {"body": message.text, "preview_url": False}}
+    buttons = [{"type": "reply", "reply": {"id": b.id, "title": b.title[:20]}} for b in message.buttons[:3]]
+    return {
+        "type": "interactive",
+        "interactive": {"type": "button", "body": {"text": message.text}, "action": {"buttons": buttons}},
+    }
+
+
+def _template(message: OutboundMessage) -> dict[str, Any]:
+    template = message.template
+    assert template is not None
     document: dict[str, Any] = {"name": template.name, "language": {"code": template.language}}
     if template.parameters:
         parameters = [{"type": "text", "text": p} for p in template.parameters]
         document["components"] = [{"type": "body", "parameters": parameters}]
+    if template.buttons:
+        document.setdefault("components", []).extend(
+            {"type": "button", "sub_type": "quick_reply", "index": str(i), "parameters": [{"type": "payload", "payload": b.id}]}
+            for i, b in enumerate(message.buttons)
+        )
     return document
 
 

@@ -6,29 +6,48 @@ first and the mode's row afterwards, so acts on one alert take turns: one of two
 leave their record. Nothing here sends; the steps are claimed and sent by `app.engine.alerts`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Row, and_, func, or_, select, update
+from sqlalchemy import Connection, Row, select, update
 
 from app.domain import alerts as domain
-from app.domain.alerts import ROUTING, Action, AlertResult, Level, Route, Step
+from app.domain.alerts import Action, AlertResult, Level
 from app.domain.envelopes import canonical_json
 from app.errors import Conflict, NotFound
 from app.ids import new_id
+from app.store.alert_ladder import CRITICAL, climb, climb_due, locked, policy_of, route_in, stop_steps, write_steps
 from app.store.audit import append
 from app.store.bulk import insert_rows
 from app.store.events import publish
 from app.store.lanes import GLOBAL_SCOPE
-from app.store.settings import load
-from app.store.tables import AckRecord, Alert, AlertStep, ModeRow, table
+from app.store.safe_deadline import bring_forward, ease_deadline, lock_mode, reset_deadline, unacknowledged_deadline
+from app.store.tables import AckRecord, Alert, AlertStep, table
 
-_ALERT, _STEP, _ACK, _MODE = table(Alert), table(AlertStep), table(AckRecord), table(ModeRow)
+__all__ = [
+    "CRITICAL",
+    "FLAP_WINDOW",
+    "SEVERITIES",
+    "Acknowledged",
+    "PassedOn",
+    "Raised",
+    "acknowledge",
+    "climb_due",
+    "lock_mode",
+    "pass_on",
+    "raise_alert",
+    "reset_deadline",
+    "resolve",
+    "resolve_by_key",
+    "settle_flapping",
+    "unacknowledged_deadline",
+]
 
-CRITICAL: Final = "critical"
+_ALERT, _STEP, _ACK = table(Alert), table(AlertStep), table(AckRecord)
+
 SEVERITIES: Final = ("warning", "high", "critical")
 """Rising."""
 GROUP_WINDOW: Final = timedelta(minutes=1)
@@ -93,9 +112,9 @@ def raise_alert(
     if known is not None:
         return _again(conn, known, severity, summary, now)
     alert_id = new_id()
-    policy = _policy(conn, scope, trigger, severity)
+    policy = policy_of(conn, scope, trigger, severity)
     leader = _leader(conn, scope, trigger, severity, now)
-    safe_mode_at = domain.safe_deadline(now, domain.ladder_of(_route(policy))) if severity == CRITICAL else None
+    safe_mode_at = domain.safe_deadline(now, domain.ladder_of(route_in(policy))) if severity == CRITICAL else None
     row = {
         "alert_id": alert_id,
         "scope": scope,
@@ -124,7 +143,7 @@ def raise_alert(
         return _again(conn, winner, severity, summary, now)
     write_steps(conn, stored, now)
     if safe_mode_at is not None:
-        _bring_forward(conn, scope, safe_mode_at, now)
+        bring_forward(conn, scope, safe_mode_at, now)
     append(
         conn,
         chain=scope,
@@ -142,7 +161,7 @@ def raise_alert(
 
 def _open_alert(conn: Connection, scope: str, dedup_key: str) -> Row[Any] | None:
     query = select(_ALERT).where(_ALERT.c.scope == scope, _ALERT.c.dedup_key == dedup_key[:200], _ALERT.c.status != "resolved")
-    return conn.execute(_locked(conn, query)).first()
+    return conn.execute(locked(conn, query)).first()
 
 
 def _again(conn: Connection, row: Row[Any], severity: str, summary: str, now: datetime) -> Raised:
@@ -153,9 +172,9 @@ def _again(conn: Connection, row: Row[Any], severity: str, summary: str, now: da
     safe_mode_at = row.safe_mode_at
     climbs = SEVERITIES.index(severity) > SEVERITIES.index(row.severity)
     if climbs:
-        policy = _policy(conn, row.scope, row.trigger, severity)
-        safe_mode_at = domain.safe_deadline(now, domain.ladder_of(_route(policy))) if severity == CRITICAL else None
-        _stop_steps(conn, [row.alert_id], now)
+        policy = policy_of(conn, row.scope, row.trigger, severity)
+        safe_mode_at = domain.safe_deadline(now, domain.ladder_of(route_in(policy))) if severity == CRITICAL else None
+        stop_steps(conn, [row.alert_id], now)
         values |= {
             "severity": severity,
             "summary": summary[:500],
@@ -177,7 +196,7 @@ def _again(conn: Connection, row: Row[Any], severity: str, summary: str, now: da
     if climbs:
         write_steps(conn, conn.execute(select(_ALERT).where(_ALERT.c.alert_id == row.alert_id)).one(), now)
         if safe_mode_at is not None:
-            _bring_forward(conn, row.scope, safe_mode_at, now)
+            bring_forward(conn, row.scope, safe_mode_at, now)
     publish(conn, row.tenant_id, "alerts", [row.alert_id], now)
     return Raised(alert_id=row.alert_id, fresh=False, safe_mode_at=safe_mode_at)
 
@@ -197,87 +216,7 @@ def _leader(conn: Connection, scope: str, trigger: str, severity: str, now: date
         .order_by(_ALERT.c.raised_at, _ALERT.c.alert_id)
         .limit(1)
     )
-    return conn.execute(_locked(conn, query)).first()
-
-
-def write_steps(conn: Connection, row: Row[Any], now: datetime) -> int:
-    """Write the rungs of an alert that are not there yet; returns how many were missing."""
-    rows = _step_rows(row, now)
-    have = select(func.count()).select_from(_STEP).where(_STEP.c.alert_id == row.alert_id)
-    before = conn.execute(have).scalar_one()
-    insert_rows(conn, _STEP, rows, ignore_conflicts=True)
-    return int(conn.execute(have).scalar_one() - before)
-
-
-def _step_rows(row: Row[Any], now: datetime) -> list[dict[str, Any]]:
-    """The ladder as rows. In a storm the first message is the leader's, and the later ones fall due together."""
-    follows = row.group_id != row.alert_id
-    anchored = {s.key: s for s in ladder(row, row.group_started_at)}
-    suffix = "" if row.seen_count == 1 else f":{row.rev}"  # the ladder of a higher severity begins anew
-    rows = []
-    for step in ladder(row):
-        send = step.action is Action.SEND
-        grouped = follows and send and step.minute == 0
-        rows.append(
-            {
-                "step_id": new_id(),
-                "alert_id": row.alert_id,
-                "tenant_id": row.tenant_id,
-                "group_id": row.group_id,
-                "step_key": step.key + suffix,
-                "action": step.action,
-                "channel": step.channel or "",
-                "recipient": step.channel or "",
-                "n": step.attempt or 0,
-                "due_at": (anchored[step.key] if send else step).due_at if not grouped else now,
-                "done_at": now if grouped else None,
-                "outcome": "grouped" if grouped else None,
-            }
-        )
-    return rows
-
-
-def ladder(row: Row[Any], t0: datetime | None = None) -> tuple[Step, ...]:
-    """The ladder that an alert climbs by the policy that was copied onto it, from `t0` (default: when it was raised)."""
-    route = _route(msgspec.json.decode(row.policy_json))
-    if row.severity == CRITICAL:
-        return domain.steps(t0 or row.raised_at, domain.ladder_of(route))
-    return domain.operational_steps(t0 or row.raised_at, route)
-
-
-# --- policy -------------------------------------------------------------------------------------------------------------
-
-
-def route_of(settings: Mapping[str, Any], trigger: str, severity: str) -> Route:
-    """The row of the routing matrix that holds: the trigger's own, else `critical`, else the trigger's family, else `default`."""
-    routing = settings.get("routing") or {}
-    family = CRITICAL if severity == CRITICAL else (trigger if trigger in ROUTING else "default")
-    fields = asdict(ROUTING[family])
-    for name in (family, trigger):
-        given = routing.get(name)
-        if isinstance(given, Mapping):
-            fields |= {k: v for k, v in given.items() if k in fields and v}
-    return Route(**{**fields, "channels": tuple(fields["channels"])})
-
-
-def recipients_of(settings: Mapping[str, Any], channel: str) -> list[str]:
-    """The recipients of a channel kind, in the order in which they are asked: `kind`, `kind:2`, ... (one per target)."""
-    given = (settings.get("channels") or {}).get(channel)
-    count = max(1, len(given)) if isinstance(given, list) else 1
-    return [channel if i == 1 else f"{channel}:{i}" for i in range(1, count + 1)]
-
-
-def _policy(conn: Connection, scope: str, trigger: str, severity: str) -> dict[str, Any]:
-    settings = load(conn, scope)
-    route = route_of(settings, trigger, severity)
-    order = [*route.channels[1:], *route.channels[:1], route.fallback]
-    people = [[channel, name] for channel in dict.fromkeys(order) for name in recipients_of(settings, channel)]
-    return {"route": asdict(route), "recipients": people, "timezone": settings["timezone"]}
-
-
-def _route(policy: Mapping[str, Any]) -> Route:
-    fields = policy["route"]
-    return Route(**{**fields, "channels": tuple(fields["channels"])})
+    return conn.execute(locked(conn, query)).first()
 
 
 # --- acknowledging ------------------------------------------------------------------------------------------------------
@@ -312,12 +251,12 @@ def acknowledge(
             .where(_ALERT.c.status == "open")
             .order_by(_ALERT.c.alert_id)
         )
-        others = list(conn.execute(_locked(conn, query)))
+        others = list(conn.execute(locked(conn, query)))
     act = _Act(by=by, how=how, now=now, step_id=step_id, origin=origin)
     effective = _take_on(conn, row, act)
     for other in others:
         _take_on(conn, other, act)
-    _ease_deadline(conn, row.scope, now)
+    ease_deadline(conn, row.scope, now)
     fresh = conn.execute(select(_ALERT).where(_ALERT.c.alert_id == alert_id)).one()
     in_time = fresh.result in (AlertResult.ACK_RECEIVED, AlertResult.ALERT_FIRED_ACKNOWLEDGED)
     return Acknowledged(row=fresh, effective=effective, in_time=in_time, others=len(others))
@@ -340,7 +279,7 @@ def _take_on(conn: Connection, row: Row[Any], act: _Act) -> bool:
         return False
     climb(conn, row, act.now)  # what was due before the ACK happened, even if nobody wrote it down yet
     result = _ack_result(row, act.now)
-    _stop_steps(conn, [row.alert_id], act.now)
+    stop_steps(conn, [row.alert_id], act.now)
     conn.execute(
         update(_ALERT)
         .where(_ALERT.c.alert_id == row.alert_id)
@@ -373,7 +312,7 @@ def _ack_result(row: Row[Any], now: datetime) -> AlertResult:
     if row.safe_mode_at is not None:
         in_time = now < row.safe_mode_at
         return AlertResult.ACK_RECEIVED if in_time else AlertResult.ACK_TIMEOUT_ESCALATED
-    sla_min = _route(msgspec.json.decode(row.policy_json)).ack_sla_min
+    sla_min = route_in(msgspec.json.decode(row.policy_json)).ack_sla_min
     return domain.operational_result(row.raised_at, now, now, sla_min) or AlertResult.ALERT_FIRED_ACKNOWLEDGED
 
 
@@ -512,7 +451,7 @@ def resolve(
         publish(conn, row.tenant_id, "alerts", [alert_id], now)
         return conn.execute(select(_ALERT).where(_ALERT.c.alert_id == alert_id)).one()
     climb(conn, row, now)
-    _stop_steps(conn, [alert_id], now)
+    stop_steps(conn, [alert_id], now)
     conn.execute(
         update(_ALERT)
         .where(_ALERT.c.alert_id == alert_id)
@@ -524,7 +463,7 @@ def resolve(
             rev=_ALERT.c.rev + 1,
         )
     )
-    _ease_deadline(conn, row.scope, now)
+    ease_deadline(conn, row.scope, now)
     append(
         conn,
         chain=row.scope,
@@ -582,128 +521,14 @@ def _changes(times: Iterable[datetime], now: datetime) -> str:
     return msgspec.json.encode([t.isoformat() for t in [*kept, now][-_CHANGES_KEPT:]]).decode()
 
 
-# --- climbing -----------------------------------------------------------------------------------------------------------
-
-
-def climb(conn: Connection, row: Row[Any], now: datetime) -> list[str]:
-    """Write down the changes of state of a locked, unacknowledged alert that are due; returns their actions, in order."""
-    if row.acked_at is not None:
-        return []
-    due = conn.execute(
-        select(_STEP)
-        .where(_STEP.c.alert_id == row.alert_id, _STEP.c.action != Action.SEND, _STEP.c.done_at.is_(None), _STEP.c.due_at <= now)
-        .order_by(_STEP.c.due_at)
-    ).all()
-    # an operational SLA that ends right now is not over yet, the critical deadline is
-    due = [step for step in due if step.action != Action.ESCALATE or step.due_at < now]
-    if not due:
-        return []
-    values: dict[str, Any] = {"rev": _ALERT.c.rev + 1}
-    for step in due:
-        values["level"] = domain.LEVEL_OF_ACTION[Action(step.action)]
-        if step.action == Action.ENTER_SAFE_MODE:
-            values["result"] = AlertResult.ACK_TIMEOUT_ESCALATED
-        elif step.action == Action.ESCALATE:
-            values["result"] = AlertResult.ALERT_FIRED_NO_ACK_ESCALATED
-        late = now - step.due_at > LATE_AFTER
-        conn.execute(update(_STEP).where(_STEP.c.step_id == step.step_id).values(done_at=now, outcome="done", late=late))
-    conn.execute(update(_ALERT).where(_ALERT.c.alert_id == row.alert_id).values(**values))
-    publish(conn, row.tenant_id, "alerts", [row.alert_id], now)
-    return [step.action for step in due]
-
-
-LATE_AFTER: Final = timedelta(seconds=60)
-"""A step that is done this much after it was due is marked late."""
-
-
-def climb_due(conn: Connection, now: datetime, limit: int = 100) -> list[tuple[Row[Any], list[str]]]:
-    """Climb every alert with a change of state that is due; returns the alerts as they were, with what happened to them."""
-    passed = or_(_STEP.c.due_at < now, and_(_STEP.c.due_at == now, _STEP.c.action != Action.ESCALATE))
-    query = (
-        select(_STEP.c.alert_id)
-        .where(_STEP.c.done_at.is_(None), _STEP.c.action != Action.SEND, passed)
-        .group_by(_STEP.c.alert_id)
-        .order_by(func.min(_STEP.c.due_at), _STEP.c.alert_id)
-        .limit(limit)
-    )
-    ids = sorted(row.alert_id for row in conn.execute(query))
-    climbed = []
-    for alert_id in ids:
-        row = _lock(conn, alert_id)
-        actions = climb(conn, row, now)
-        if actions:
-            climbed.append((row, actions))
-    return climbed
-
-
-def _stop_steps(conn: Connection, alert_ids: Sequence[str], now: datetime) -> None:
-    """Nothing that has not been done is done any more; a claim that is on its way finds its step gone."""
-    conn.execute(
-        update(_STEP)
-        .where(_STEP.c.alert_id.in_(alert_ids), _STEP.c.done_at.is_(None))
-        .values(done_at=now, outcome="stopped", lease_until=None)
-    )
-
-
-# --- the deadline -------------------------------------------------------------------------------------------------------
-
-
-def lock_mode(conn: Connection, scope: str) -> Row[Any]:
-    """The mode row of a scope, made if need be, locked against every effect's transaction."""
-    insert_rows(conn, _MODE, [{"scope": scope, "state": "normal", "epoch": 0, "contingency": False}], ignore_conflicts=True)
-    return conn.execute(_locked(conn, select(_MODE).where(_MODE.c.scope == scope))).one()
-
-
-def unacknowledged_deadline(conn: Connection, scope: str) -> datetime | None:
-    """The earliest moment at which safe mode begins by the open, unacknowledged critical alerts of a scope."""
-    query = select(func.min(_ALERT.c.safe_mode_at)).where(
-        _ALERT.c.scope == scope, _ALERT.c.acked_at.is_(None), _ALERT.c.status == "open", _ALERT.c.safe_mode_at.is_not(None)
-    )
-    found: datetime | None = conn.execute(query).scalar()
-    return found
-
-
-def reset_deadline(conn: Connection, scope: str, now: datetime) -> datetime | None:
-    """Set the deadline to what the open alerts say, whatever it was: the last act of leaving safe mode."""
-    lock_mode(conn, scope)
-    deadline = unacknowledged_deadline(conn, scope)
-    _set_deadline(conn, scope, deadline, now)
-    return deadline
-
-
-def _bring_forward(conn: Connection, scope: str, safe_mode_at: datetime, now: datetime) -> None:
-    row = lock_mode(conn, scope)
-    if row.safe_deadline is None or safe_mode_at < row.safe_deadline:
-        _set_deadline(conn, scope, safe_mode_at, now)
-
-
-def _ease_deadline(conn: Connection, scope: str, now: datetime) -> None:
-    """Give the deadline back to the alerts that are still open; one that has passed holds until the exit."""
-    row = lock_mode(conn, scope)
-    if row.safe_deadline is None or row.safe_deadline <= now:
-        return
-    deadline = unacknowledged_deadline(conn, scope)
-    if deadline != row.safe_deadline:
-        _set_deadline(conn, scope, deadline, now)
-
-
-def _set_deadline(conn: Connection, scope: str, deadline: datetime | None, now: datetime) -> None:
-    conn.execute(update(_MODE).where(_MODE.c.scope == scope).values(safe_deadline=deadline))
-    publish(conn, None if scope == GLOBAL_SCOPE else scope, "safe_mode", [], now)
-
-
 # --- shared -------------------------------------------------------------------------------------------------------------
 
 
 def _lock(conn: Connection, alert_id: str) -> Row[Any]:
-    row = conn.execute(_locked(conn, select(_ALERT).where(_ALERT.c.alert_id == alert_id))).first()
+    row = conn.execute(locked(conn, select(_ALERT).where(_ALERT.c.alert_id == alert_id))).first()
     if row is None:
         raise NotFound("There is no such alert.")
     return row
-
-
-def _locked(conn: Connection, query: Any) -> Any:
-    return query.with_for_update() if conn.dialect.name == "postgresql" else query
 
 
 def _text(moment: datetime | None) -> str | None:

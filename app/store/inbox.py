@@ -6,7 +6,7 @@ stores everything, and answers one `Receipt` per item in the order given. An ans
 is durable. Unusable items become a kept row and a manual task; overflow of a tenant's queue becomes a dead letter.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Row, text
 from app.domain.envelopes import Command, FieldError, Malformed, Message, canonical_json, sha256_hex
 from app.domain.lanes import Acceptance, accept_order
 from app.domain.states import PRIORITY_BY_RANK, State
+from app.store.alerts import raise_alert
 from app.store.bulk import insert_rows, joined_rows, update_rows
 from app.store.events import publish_many
 from app.store.tables import Contact, InboxCommand, InboxMessage, Lane, MalformedItem, ManualTask, table
@@ -553,6 +554,19 @@ def _write(conn: Connection, batch: _Batch) -> None:
     for task in batch.tasks:
         changes[(task["tenant_id"], "manual")].add(task["task_id"])
     publish_many(conn, changes, batch.now)
+    full = Counter(row["tenant_id"] for row in batch.malformed if row["status"] == State.DEAD_LETTER)
+    for tenant_id, count in sorted(full.items()):
+        raise_alert(
+            conn,
+            tenant_id=tenant_id,
+            trigger="queue_overflow",
+            severity="high",
+            summary=f"The clinic's queue is full: {count} items went to the dead-letter list",
+            dedup_key="queue_overflow",
+            correlation_id=None,
+            now=batch.now,
+            raised_by="system:intake",
+        )
 
 
 def _write_malformed(conn: Connection, batch: _Batch) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Integer, Row, Select, and_, bindparam, case, 
 from app.domain.delivery import REPEATABLE_KINDS, DeliveryUpdate, OutboxStatus, furthest
 from app.domain.envelopes import sha256_hex
 from app.ids import new_id
+from app.store.alerts import raise_alert
 from app.store.bulk import insert_rows, joined_rows, update_rows
 from app.store.columns import UTCDateTime
 from app.store.events import publish_many
@@ -411,6 +412,18 @@ def _announce(conn: Connection, rows: Sequence[Row[Any]], now: datetime) -> None
             tasks.append(_task(row, cause, reason, now))
     open_tasks(conn, tasks)
     _publish(conn, rows, tasks, now)
+    for tenant_id in sorted({row.tenant_id for row in rows if row.status == OutboxStatus.DEAD}):
+        raise_alert(
+            conn,
+            tenant_id=tenant_id,
+            trigger="outbox_dead_letter",
+            severity="high",
+            summary="Deliveries were given up after their last attempt; each is a task for a person",
+            dedup_key="outbox_dead_letter",
+            correlation_id=None,
+            now=now,
+            raised_by="system:outbox",
+        )
 
 
 def _task(row: Row[Any], cause: str, reason: str, now: datetime) -> dict[str, Any]:

@@ -178,10 +178,46 @@ def _faults(patch: Mapping[str, Any]) -> Iterator[FieldError]:
             yield FieldError(f"/{key}", "must be between 0 and 86400")
         elif key == "family_texts" and value is not None:
             yield from (FieldError(f"/{key}{path}", detail) for path, detail in text_faults(value))
+        elif key == "channels" and isinstance(value, dict):
+            yield from _channel_faults(value)
+        elif key == "routing" and isinstance(value, dict):
+            yield from _routing_faults(value)
         elif key == "max_queue_size" and value is not None and not _number(value, 0, 10_000_000):
             yield FieldError(f"/{key}", "must be between 0 and 10000000")
         elif key == "drain_per_s" and value is not None and not _number(value, 0.01, 10_000):
             yield FieldError(f"/{key}", "must be commands a second, between 0.01 and 10000")
+
+
+def _channel_faults(channels: Mapping[str, Any]) -> Iterator[FieldError]:
+    for name, spec in channels.items():
+        if not name or len(name) > 40 or ":" in name:
+            yield FieldError(f"/channels/{name[:40]}", "is not a name for a channel: 1 to 40 characters, no colon")
+        specs = spec if isinstance(spec, list) else [spec]
+        if not all(s is None or (isinstance(s, str) and len(s) <= 1000) for s in specs) or len(specs) > 20:
+            yield FieldError(f"/channels/{name[:40]}", "must be a channel, or a list of up to 20 channels that are asked in order")
+
+
+def _routing_faults(routing: Mapping[str, Any]) -> Iterator[FieldError]:
+    for trigger, route in routing.items():
+        pointer = f"/routing/{trigger[:60]}"
+        if route is None:
+            continue
+        if not isinstance(route, dict) or set(route) - {"channels", "fallback", "owner", "ack_sla_min"}:
+            yield FieldError(pointer, "must have channels, fallback, owner, ack_sla_min, or some of them")
+            continue
+        channels = route.get("channels")
+        if channels is not None and not (isinstance(channels, list) and channels and all(_name(c) for c in channels)):
+            yield FieldError(f"{pointer}/channels", "must be a list of names of channels, at least one")
+        for field in ("fallback", "owner"):
+            if route.get(field) is not None and not _name(route[field], 200):
+                yield FieldError(f"{pointer}/{field}", "must be a name")
+        minutes = route.get("ack_sla_min")
+        if minutes is not None and not (isinstance(minutes, int) and _number(minutes, 1, 1440)):
+            yield FieldError(f"{pointer}/ack_sla_min", "must be whole minutes between 1 and 1440")
+
+
+def _name(value: object, max_length: int = 40) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= max_length
 
 
 def _zone_fault(name: str) -> Iterator[FieldError]:

@@ -21,7 +21,7 @@ from app.engine.phone_writer import PhoneWriter
 from app.store.database import Database
 from app.store.outbox import Settlement, claim, deliveries_of, due, enqueue, expire_leases, outbox_row, record_deliveries, settle
 from app.store.phone import chat, chats
-from app.store.tables import DeliveryStatus, ManualTask, Outbox, SettingsDoc, table
+from app.store.tables import Alert, DeliveryStatus, ManualTask, Outbox, SettingsDoc, table
 from app.telemetry import Metrics
 from tests import builders
 from tests.conftest import NOON
@@ -187,6 +187,9 @@ async def test_a_message_is_given_up_after_bounded_attempts_and_a_person_takes_o
         await until(clinic, loop, all_are("dead"))
         assert len(there.requests) == POLICY.attempts_max
     assert await clinic.read(tasks) == [("delivery_given_up", "delivery_given_up", "open")]
+    alert = table(Alert)
+    raised = await clinic.read(lambda conn: [(r.trigger, r.severity, r.tenant_id) for r in conn.execute(select(alert))])
+    assert raised == [("outbox_dead_letter", "high", TENANT)]
 
 
 async def test_a_refused_message_opens_a_task_with_its_cause(clinic: Database, manual_clock: ManualClock) -> None:

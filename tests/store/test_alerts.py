@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row, select, update
 from app.domain.envelopes import canonical_json
 from app.errors import Conflict, NotFound
 from app.store import alerts
+from app.store.alert_ladder import ladder
 from app.store.alerts import Acknowledged, Raised, raise_alert
 from app.store.bulk import insert_rows
 from app.store.database import Database
@@ -149,7 +150,7 @@ async def test_the_policy_of_the_moment_is_copied_onto_the_alert(db: Database) -
     await db.write(routing, ["ops"])
     row = await alert_row(db, raised.alert_id)
     assert {s.channel for s in await step_rows(db, raised.alert_id)} == {"", "sirene", "superadmin_whatsapp", "email"}
-    assert ([s.channel for s in alerts.ladder(row) if s.minute == 0], row.owner) == (
+    assert ([s.channel for s in ladder(row) if s.minute == 0], row.owner) == (
         ["sirene", "superadmin_whatsapp", "email"],
         "ops",
     )

@@ -158,6 +158,8 @@ async def test_a_full_queue_keeps_what_comes_as_dead_letters(api: Api) -> None:
     kept = await api.get("/commands/late-1")
     assert (kept["status"], kept["result"], kept["times"]) == ("dead_letter", "dead_letter", 1)
     assert kept["next_action"]
+    (alert,) = (await api.get("/alerts"))["items"]
+    assert (alert["trigger"], alert["severity"], alert["status"]) == ("queue_overflow", "high", "open")
 
 
 @pytest.mark.story("S-PC-01-002")

@@ -1,5 +1,6 @@
 """Providers' webhooks: what is believed, what is kept, what is answered."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -8,12 +9,15 @@ import pytest
 from sqlalchemy import Connection, func, insert, select
 
 from app.bootstrap import Services
+from app.store.alerts import raise_alert
 from app.store.database import Database
-from app.store.tables import Contact, DeliveryStatus, InboxMessage, MalformedItem, ManualTask, SettingsDoc, table
+from app.store.settings import save
+from app.store.tables import Alert, AlertStep, Contact, DeliveryStatus, InboxMessage, MalformedItem, ManualTask, SettingsDoc, table
 from app.web.api.webhooks import BODY_MAX
 from tests import builders
 from tests.channels import payloads as p
 from tests.conftest import NOON
+from tests.provider import accepts, provider
 
 MESSAGE, MALFORMED, TASK, STATUS, CONTACT = (
     table(t) for t in (InboxMessage, MalformedItem, ManualTask, DeliveryStatus, Contact)
@@ -105,10 +109,8 @@ async def test_a_clinic_without_a_secret_believes_nobody(client: Client, db: Dat
     await db.write(builders.tenant, tenant_id="ten-lua", slug="lua")
     for secret in ("app-secret", ""):
         assert (await whatsapp(client, TWO, secret=secret, url="/api/v1/webhooks/whatsapp/lua")).status_code == 401
-    for provider in ("evolution", "uazapi"):
-        answer = await client.post(
-            f"/api/v1/webhooks/{provider}/lua", json={}, headers={"x-secret": "x", "authorization": "Bearer "}
-        )
+    for name in ("evolution", "uazapi"):
+        answer = await client.post(f"/api/v1/webhooks/{name}/lua", json={}, headers={"x-secret": "x", "authorization": "Bearer "})
         assert answer.status_code == 401
     assert await db.read(_kept) == NOTHING
 
@@ -228,3 +230,60 @@ async def test_statuses_reach_the_delivery_history(client: Client, db: Database)
     answer = await client.post(UAZAPI, json=body, headers={"x-secret": "uazapi-secret"})
     assert answer.json()["statuses"] == 2
     assert await db.read(_kept) == ([], 0, 0, 2)
+
+
+# --- the ACK button of an alert -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.story("S-PC-03-001")
+async def test_the_ack_button_acknowledges_from_the_phone_that_was_told_and_from_no_other(
+    client: Client, db: Database, running_services: Services
+) -> None:
+    services, ours = running_services, "+5511900000001"
+    async with provider(accepts("wamid.alert")) as there:
+        patch = {
+            "whatsapp": {"access_token": "t", "base_url": there.url},
+            "channels": {"superadmin_whatsapp": f"whatsapp:{ours}"},
+        }
+        now = services.clock.now()
+        await db.write(lambda conn: save(conn, "ten-sol", patch, actor="user:ana", now=now))
+        services.channels.forget()
+        raised = await db.write(
+            lambda conn: raise_alert(
+                conn,
+                tenant_id="ten-sol",
+                trigger="n8n_down",
+                severity="critical",
+                summary="n8n does not answer",
+                dedup_key="n8n",
+                correlation_id=None,
+                now=now,
+            )
+        )
+        services.alerts.wake.set()
+        async with asyncio.timeout(5):
+            await there.arrived.wait()
+        sent = there.requests[0].json
+    button = sent["interactive"]["action"]["buttons"][0]["reply"]
+    assert (sent["to"], button["title"]) == (ours.removeprefix("+"), "Estou cuidando")
+
+    async def press(message_id: str, **over: Any) -> int:
+        reply = {"type": "button_reply", "button_reply": button}
+        message = p.cloud_message(message_id, type="interactive", interactive=reply, **over)
+        return int((await whatsapp(client, p.cloud(p.cloud_change([message])))).json()["messages"])
+
+    async def found() -> tuple[str, str | None]:
+        alert = table(Alert)
+        query = select(alert.c.status, alert.c.ack_how).where(alert.c.alert_id == raised.alert_id)
+        return await db.read(lambda conn: tuple(conn.execute(query).one()))
+
+    assert await press("wamid.1") == 1, "somebody else's phone: a message like any other"
+    assert await found() == ("open", None)
+    for message_id in ("wamid.2", "wamid.3"):
+        assert await press(message_id, **{"from": "5511900000001"}) == 0
+        assert await found() == ("acknowledged", "whatsapp_button")
+    delivered = p.cloud_status("wamid.alert", "read")
+    await whatsapp(client, p.cloud(p.cloud_change(statuses=[delivered])))
+    step = table(AlertStep)
+    query = select(step.c.delivery).where(step.c.provider_message_id == "wamid.alert")
+    assert await db.read(lambda conn: conn.execute(query).scalar_one()) == "read"

@@ -247,7 +247,9 @@ async def _shown(request: AnyRequest, alert_id: str) -> Document:
 
 
 def _wake(request: AnyRequest) -> None:
-    services_of(request).hub.wake()
+    services = services_of(request)
+    services.alerts.wake.set()
+    services.hub.wake()
 
 
 alert_routes: Final = [post_alert, list_alerts, get_alert, ack_alert, resolve_alert, receive_alertmanager]

@@ -15,7 +15,14 @@ from litestar.params import FromPath, QueryParameter
 
 from app.channels import evolution, uazapi, whatsapp
 from app.channels.inbound import NotJson, Parsed, decode, secret_is_valid, signature_is_valid
+from app.credentials import is_ack_token, sha256
+from app.domain.envelopes import Malformed, Message
+from app.domain.phones import e164
+from app.engine.alerts import ACK_PREFIX, spec_of
 from app.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
+from app.store import ack_tokens
+from app.store.alert_steps import record_deliveries as record_alert_deliveries
+from app.store.lanes import GLOBAL_SCOPE
 from app.store.outbox import record_deliveries
 from app.store.webhooks import WebhookTenant, webhook_tenant
 
@@ -159,8 +166,11 @@ async def _take(request: Request[Any, Any, Any], channel: str, tenant: WebhookTe
     services = request.app.state.services
     if parsed.deliveries:
         await services.db.write(record_deliveries, parsed.deliveries, services.clock.now())
+        if await services.db.write(record_alert_deliveries, parsed.deliveries, services.clock.now()):
+            services.alerts.wake.set()
         services.hub.wake()
-    receipts = await services.intake.messages(parsed.items, tenant.tenant_id)
+    items = [item for item in parsed.items if not await _acknowledged(request, item)]
+    receipts = await services.intake.messages(items, tenant.tenant_id)
     level = log.warning if "phone_number_id_mismatch" in parsed.ignored else log.info
     level(
         "webhook_received",
@@ -173,6 +183,42 @@ async def _take(request: Request[Any, Any, Any], channel: str, tenant: WebhookTe
         ignored=sorted(set(parsed.ignored)),
     )
     return {"messages": len(receipts), "statuses": len(parsed.deliveries), "ignored": len(parsed.ignored)}
+
+
+async def _acknowledged(request: Request[Any, Any, Any], item: Message | Malformed) -> bool:
+    """Whether a message is the ACK button of an alert, pressed on the phone that the alert went to; it is then no message."""
+    pressed = item.payload.get("button_id") if isinstance(item, Message) else None
+    if not isinstance(item, Message) or not isinstance(pressed, str) or not pressed.startswith(ACK_PREFIX):
+        return False
+    services = request.app.state.services
+    token = pressed.removeprefix(ACK_PREFIX)
+    if not is_ack_token(services.settings.secret_key, token):
+        return False
+    now = services.clock.now()
+    opened = await services.db.read(ack_tokens.find, sha256(token), now)
+    if opened is None or opened.expired:
+        log.warning("ack_button_refused", flow_id="F-06", status="expired" if opened else "unknown", channel=item.channel)
+        return True
+    settings = await services.channels.settings(opened.alert.tenant_id or GLOBAL_SCOPE)
+    step = await services.db.read(ack_tokens.message_of, opened)
+    number = spec_of(settings, step.channel, step.recipient).partition(":")[2]
+    if e164(number) != item.phone:
+        log.warning("ack_button_refused", flow_id="F-06", status="other_phone", channel=item.channel)
+        return False
+    done = await services.db.write(lambda conn: ack_tokens.acknowledge(conn, opened, how="whatsapp_button", now=now))
+    log.info(
+        "alert_acknowledged",
+        flow_id="F-06",
+        correlation_id=done.row.correlation_id,
+        tenant_id=done.row.tenant_id,
+        trigger_id=done.row.trigger,
+        ack_id=done.row.alert_id,
+        channel=item.channel,
+        status=done.row.result,
+    )
+    services.alerts.wake.set()
+    services.hub.wake()
+    return True
 
 
 webhook_routes: Final = [verify_whatsapp, receive_whatsapp, receive_evolution, receive_uazapi]

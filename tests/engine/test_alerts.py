@@ -1,0 +1,365 @@
+"""The alert loop: what is sent when, what downtime merges, what failing targets cost, on both databases with real HTTP."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Row, delete, select, update
+
+from app.channels.addresses import AllowList
+from app.channels.factory import World
+from app.channels.http import Limits, new_client
+from app.clock import ManualClock
+from app.domain.envelopes import canonical_json
+from app.engine.alerts import AlertLoop, AlertPolicy
+from app.engine.channel_book import ChannelBook
+from app.engine.phone_writer import PhoneWriter
+from app.engine.watch import audit
+from app.store import alerts
+from app.store.alert_steps import claim_due
+from app.store.alerts import raise_alert
+from app.store.bulk import insert_rows
+from app.store.database import Database
+from app.store.tables import Alert, AlertStep, ModeRow, PhoneMessage, SettingsDoc, table
+from app.telemetry import Metrics
+from tests import builders
+from tests.builders import NOON
+from tests.provider import Behaviour, accepts, answer, hang, provider
+
+ALERT, STEP, PHONE, MODE = table(Alert), table(AlertStep), table(PhoneMessage), table(ModeRow)
+TENANT = "ten-sol"
+POLICY = AlertPolicy(send_limit_s=0.4)
+Rows = list[Row[Any]]
+
+
+def minutes(count: float) -> datetime:
+    return NOON + timedelta(minutes=count)
+
+
+@asynccontextmanager
+async def node(db: Database, clock: ManualClock, policy: AlertPolicy = POLICY) -> AsyncIterator[AlertLoop]:
+    """One process's loop."""
+    async with new_client() as client:
+        world = World(
+            client=client, phone=PhoneWriter(db, clock), allowed=AllowList.of(["127.0.0.0/8"]), limits=Limits(0.5, 5.0, 5.0)
+        )
+        loop = AlertLoop(
+            db, clock, ChannelBook(db, world), Metrics(), public_url="https://kora.example", secret_key="s" * 32, policy=policy
+        )
+        try:
+            yield loop
+        finally:
+            await loop.close()
+
+
+async def settled(*loops: AlertLoop) -> None:
+    """Run rounds until nothing is due and nothing is on its way."""
+    async with asyncio.timeout(10):
+        while True:
+            for loop in loops:
+                loop.wake.clear()
+            delays = [await loop.tick() for loop in loops]
+            if not any(loop.in_flight for loop in loops) and min(delays) > 0.02:
+                return
+            if min(delays) > 0:
+                waiting = [asyncio.ensure_future(loop.wake.wait()) for loop in loops]
+                await asyncio.wait(waiting, timeout=0.05, return_when=asyncio.FIRST_COMPLETED)
+                for task in waiting:
+                    task.cancel()
+
+
+def open_one(conn: Connection, /, now: datetime = NOON, **fields: Any) -> str:
+    given: dict[str, Any] = {
+        "tenant_id": TENANT,
+        "trigger": "n8n_down",
+        "severity": "critical",
+        "summary": "n8n does not answer",
+        "dedup_key": "n8n-1",
+        "correlation_id": "corr-1",
+    }
+    return raise_alert(conn, now=now, **{**given, **fields}).alert_id
+
+
+def configure(conn: Connection, /, **document: Any) -> None:
+    row = {"scope": TENANT, "version": 1, "data_json": canonical_json(document), "updated_at": NOON, "updated_by": "system:test"}
+    insert_rows(conn, table(SettingsDoc), [row])
+
+
+def hooks(**urls: str) -> dict[str, str]:
+    return {name: f"webhook:{url}" for name, url in urls.items()}
+
+
+async def phone(db: Database, target: str = "superadmin_whatsapp") -> Rows:
+    query = select(PHONE).where(PHONE.c.target == target).order_by(PHONE.c.position)
+    return await db.read(lambda conn: list(conn.execute(query)))
+
+
+async def sends(db: Database, alert_id: str, **where: Any) -> Rows:
+    query = select(STEP).where(STEP.c.alert_id == alert_id, STEP.c.action == "send").order_by(STEP.c.due_at, STEP.c.step_id)
+    for name, value in where.items():
+        query = query.where(STEP.c[name] == value)
+    return await db.read(lambda conn: list(conn.execute(query)))
+
+
+async def alert_row(db: Database, alert_id: str) -> Row[Any]:
+    return await db.read(lambda conn: conn.execute(select(ALERT).where(ALERT.c.alert_id == alert_id)).one())
+
+
+@pytest.fixture(autouse=True)
+async def clinic(db: Database) -> None:
+    await db.write(lambda conn: builders.tenant(conn, tenant_id=TENANT))
+
+
+# --- the ladder ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.story("S-PC-03-001")
+async def test_nobody_acknowledges_and_the_whole_ladder_is_climbed_on_time(db: Database, manual_clock: ManualClock) -> None:
+    alert_id = await db.write(open_one)
+    levels = []
+    async with node(db, manual_clock) as loop:
+        for minute in range(0, 31, 5):
+            manual_clock.set(minutes(minute) - timedelta(seconds=1))
+            await settled(loop)
+            manual_clock.set(minutes(minute))
+            await settled(loop)
+            row = await alert_row(db, alert_id)
+            levels.append((row.level, row.result))
+    whatsapp = await sends(db, alert_id, channel="superadmin_whatsapp")
+    assert [(s.n, s.due_at, s.done_at, s.outcome, s.late) for s in whatsapp] == [
+        (n, minutes(5 * (n - 1)), minutes(5 * (n - 1)), "sent", False) for n in range(1, 8)
+    ]
+    assert [(s.n, s.outcome) for s in await sends(db, alert_id, channel="ops")] == [(1, "sent")]
+    assert [level for level, _ in levels[:4]] == ["raised", "warning", "high", "safe_mode"]
+    assert [result for _, result in levels[2:4]] == [None, "ack_timeout_escalated"]
+    texts = [m.body for m in await phone(db)]
+    assert len(texts) == 7
+    assert "Ainda aberto, tentativa 3" in texts[2]
+    assert "modo seguro liga às 09:15" in texts[2]
+    assert "modo seguro está valendo desde 09:15" in texts[4]
+    assert all("https://kora.example/ack/" in t for t in texts)
+    assert len({t.rsplit("/ack/", 1)[1] for t in texts}) == 7
+
+
+@pytest.mark.story("S-PC-03-001")
+async def test_an_ack_stops_resends_that_are_due_and_claimed_already(db: Database, manual_clock: ManualClock) -> None:
+    alert_id = await db.write(open_one)
+    async with node(db, manual_clock) as loop:
+        await settled(loop)
+        manual_clock.set(minutes(5))
+
+        def take(conn: Connection) -> list[Any]:
+            return claim_due(
+                conn,
+                now=minutes(5),
+                lease_until=minutes(6),
+                lease_token="node-b",
+                room=9,
+                busy={},
+                per_target=2,
+                mint=lambda: ("t", "h"),
+            )
+
+        (claimed,) = await db.write(take)
+        await db.write(lambda conn: alerts.acknowledge(conn, alert_id, by="user:ana", how="console", now=minutes(5)))
+        assert await db.write(take) == []
+        for minute in (5, 7, 10, 30):
+            manual_clock.set(minutes(minute))
+            await settled(loop)
+    assert len(await phone(db)) == 1
+    outcomes = Counter(s.outcome for s in await sends(db, alert_id))
+    assert outcomes == {"sent": 2, "stopped": 6}
+    assert claimed.step.step_id in {s.step_id for s in await sends(db, alert_id, outcome="stopped")}
+
+
+async def test_a_message_claimed_before_the_ack_does_not_leave_after_it(db: Database, manual_clock: ManualClock) -> None:
+    alert_id = await db.write(open_one)
+    async with node(db, manual_clock) as loop:
+        # claimed in this round; the calls run only when the test lets the event loop go on
+        assert await loop.tick() == 0.0
+        await db.write(lambda conn: alerts.acknowledge(conn, alert_id, by="user:ana", how="console", now=NOON))
+        await settled(loop)
+    sent = {s.step_id for s in await sends(db, alert_id, outcome="sent")}
+    shown = {m.idempotency_key for m in [*await phone(db), *await phone(db, "ops")]}
+    assert shown == sent, "what left is recorded as sent, and what is recorded as stopped did not leave"
+
+
+@pytest.mark.story("S-PC-03-001")
+async def test_downtime_merges_missed_resends_marks_late_and_skips_no_level(db: Database, manual_clock: ManualClock) -> None:
+    alert_id = await db.write(open_one)
+    async with node(db, manual_clock) as loop:
+        await settled(loop)
+    manual_clock.set(minutes(17))
+    async with node(db, manual_clock) as loop:
+        await settled(loop)
+    done = [s for s in await sends(db, alert_id, channel="superadmin_whatsapp") if s.done_at is not None]
+    assert [(s.n, s.outcome, s.late) for s in done] == [
+        (1, "sent", False),
+        (2, "merged", True),
+        (3, "merged", True),
+        (4, "sent", True),
+    ]
+    last = (await phone(db))[-1].body
+    assert "Ainda aberto, tentativa 4" in last
+    assert "atrasada: devia ter saído às 09:15" in last
+    assert (await alert_row(db, alert_id)).level == "safe_mode"
+
+
+async def test_two_nodes_send_each_step_once(db: Database, manual_clock: ManualClock) -> None:
+    for i in range(6):
+        await db.write(open_one, dedup_key=f"k-{i}", trigger=f"kind-{i}")
+    async with node(db, manual_clock) as one, node(db, manual_clock) as two:
+        for minute in (0, 5, 10):
+            manual_clock.set(minutes(minute))
+            await asyncio.gather(one.tick(), two.tick())
+            await settled(one, two)
+    tries = await db.read(lambda conn: [r.tries for r in conn.execute(select(STEP).where(STEP.c.outcome == "sent"))])
+    assert tries == [1] * 24
+    assert len(await phone(db)) == 18
+
+
+async def test_a_sender_that_vanished_is_replaced_when_its_lease_ends(db: Database, manual_clock: ManualClock) -> None:
+    alert_id = await db.write(open_one)
+
+    def vanish(conn: Connection) -> None:
+        conn.execute(update(STEP).where(STEP.c.due_at == NOON).values(lease_token="dead", lease_until=NOON + timedelta(seconds=15)))
+
+    await db.write(vanish)
+    async with node(db, manual_clock) as loop:
+        await settled(loop)
+        assert await phone(db) == []
+        manual_clock.advance(seconds=15)
+        await settled(loop)
+    assert [(s.outcome, s.tries) for s in await sends(db, alert_id, outcome="sent")] == [("sent", 1)] * 2
+
+
+# --- failing targets ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.story("S-PC-03-001")
+@pytest.mark.parametrize(
+    ("behaviour", "outcome", "detail"),
+    [
+        (answer(500), "failed", "http_500"),
+        (answer(429, retry_after="30"), "failed", "http_429"),
+        (answer(302, location="http://127.0.0.1:1/"), "failed", "http_302"),
+        (hang, "unknown", "timeout"),
+        (None, "failed", "ConnectError"),
+    ],
+    ids=["500", "429", "redirect", "hang", "refused"],
+)
+async def test_a_target_that_fails_gets_its_fallback_at_once_and_delays_nobody(
+    db: Database, manual_clock: ManualClock, behaviour: Behaviour | None, outcome: str, detail: str
+) -> None:
+    async with provider(behaviour or accepts()) as bad, provider(answer(200)) as good, node(db, manual_clock) as loop:
+        url = bad.url if behaviour else "http://127.0.0.1:1"
+        await db.write(lambda conn: configure(conn, channels=hooks(superadmin_whatsapp=url, ops=good.url)))
+        alert_id = await db.write(open_one)
+        assert await loop.tick() == 0.0
+        async with asyncio.timeout(2):
+            await good.arrived.wait()  # while the bad target is still being waited for
+        await settled(loop)
+        assert [r.json["severity"] for r in good.requests] == ["critical"]
+    first = {s.channel: s for s in await sends(db, alert_id) if s.due_at == NOON}
+    assert (first["ops"].outcome, first["ops"].target) == ("sent", "webhook:127.0.0.1")
+    assert (first["superadmin_whatsapp"].outcome, first["superadmin_whatsapp"].answer) == (outcome, detail)
+    fallback = first["superadmin_sms"]
+    assert (fallback.outcome, fallback.fallback_of, fallback.n) == ("sent", first["superadmin_whatsapp"].step_id, 1)
+    (shown,) = await phone(db, "superadmin_sms")
+    assert "caminho alternativo" in shown.body
+
+
+async def test_two_failures_of_one_minute_share_one_fallback_and_a_failing_fallback_ends_there(
+    db: Database, manual_clock: ManualClock
+) -> None:
+    async with provider(answer(500)) as bad, node(db, manual_clock) as loop:
+        await db.write(
+            lambda conn: configure(conn, channels=hooks(superadmin_whatsapp=bad.url, ops=bad.url, superadmin_sms=bad.url))
+        )
+        alert_id = await db.write(open_one)
+        await settled(loop)
+        done = [s.channel for s in await sends(db, alert_id, outcome="failed")]
+        assert sorted(done) == ["ops", "superadmin_sms", "superadmin_whatsapp"]
+        manual_clock.set(minutes(5))
+        await settled(loop)
+    assert sorted(s.channel for s in await sends(db, alert_id, outcome="failed")) == sorted(
+        [*done, "superadmin_sms", "superadmin_whatsapp"]
+    )
+
+
+async def test_hanging_calls_leave_room_for_other_alerts(db: Database, manual_clock: ManualClock) -> None:
+    policy = AlertPolicy(in_flight=8, per_target=2, send_limit_s=5.0)
+    async with provider(hang) as bad, node(db, manual_clock, policy) as loop:
+        await db.write(lambda conn: configure(conn, channels=hooks(superadmin_whatsapp=bad.url)))
+        for i in range(10):
+            await db.write(open_one, dedup_key=f"k-{i}", trigger=f"kind-{i}")
+        async with asyncio.timeout(4):
+            while len(await phone(db, "ops")) < 10:
+                loop.wake.clear()
+                if await loop.tick() > 0:
+                    await asyncio.wait([asyncio.ensure_future(loop.wake.wait())], timeout=0.02)
+        assert loop.in_flight == 2
+
+
+# --- storms -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.story("S-PC-03-001")
+async def test_a_storm_of_500_alerts_of_three_kinds_is_three_messages_per_target(db: Database, manual_clock: ManualClock) -> None:
+    async with node(db, manual_clock) as loop:
+        for second in range(50):
+            manual_clock.set(NOON + timedelta(seconds=second))
+
+            def burst(conn: Connection, second: int = second) -> None:
+                for i in range(10):
+                    number = second * 10 + i
+                    open_one(conn, manual_clock.now(), trigger=f"kind-{number % 3}", dedup_key=f"k-{number}")
+
+            await db.write(burst)
+            if second % 5 == 0:
+                await settled(loop)
+        await settled(loop)
+        assert {target: len(await phone(db, target)) for target in ("ops", "superadmin_whatsapp")} == {
+            "ops": 3,
+            "superadmin_whatsapp": 3,
+        }
+        manual_clock.set(minutes(5))
+        await settled(loop)
+        resent = (await phone(db))[3:]
+        assert len(resent) == 3
+        assert all("Mais 166 avisos" in m.body or "Mais 165 avisos" in m.body for m in resent)
+    listed = await db.read(lambda conn: conn.execute(select(ALERT.c.status)).all())
+    assert len(listed) == 500
+    undone = await db.read(
+        lambda conn: conn.execute(select(STEP).where(STEP.c.due_at <= minutes(5), STEP.c.done_at.is_(None))).all()
+    )
+    assert [s for s in undone if s.action == "send"] == []
+
+
+# --- the independent look -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.story("S-PC-03-001")
+async def test_the_audit_finds_what_should_have_been_sent_and_repairs_what_is_missing(
+    db: Database, manual_clock: ManualClock
+) -> None:
+    alert_id = await db.write(open_one)
+    assert (await db.write(audit, NOON)).overdue == 0
+    # nobody runs the loop; and somebody lost rungs and the deadline
+    await db.write(lambda conn: conn.execute(delete(STEP).where(STEP.c.alert_id == alert_id, STEP.c.n > 3)))
+    await db.write(lambda conn: conn.execute(update(MODE).values(safe_deadline=None)))
+    found = await db.write(audit, minutes(3))
+    assert (found.overdue, found.rungs_written, found.deadlines_set) == (2, 4, 1)
+    assert [s.n for s in await sends(db, alert_id, channel="superadmin_whatsapp")] == list(range(1, 8))
+    deadline = await db.read(lambda conn: conn.execute(select(MODE.c.safe_deadline).where(MODE.c.scope == TENANT)).scalar())
+    assert deadline == minutes(15)
+    raised = await db.read(
+        lambda conn: {r.trigger: r.severity for r in conn.execute(select(ALERT).where(ALERT.c.scope == "global"))}
+    )
+    assert raised == {"alert_step_overdue": "high", "alert_ladder_repaired": "high"}
+    again = await db.write(audit, minutes(3))
+    assert (again.rungs_written, again.deadlines_set) == (0, 0)
