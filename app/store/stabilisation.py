@@ -98,6 +98,8 @@ def _fold(conn: Connection, mode: Row[Any], episode: Row[Any], policy: WindowPol
         )
     if window.reset_at != before.reset_at:
         tell(conn, episode.episode_id, "window_reset", now, detail=f"{window.reset_by} · {window.reset_after_s or 0:.0f}")
+    if window.last_at != before.last_at:
+        publish(conn, tenant_of(mode.scope), "health", [mode.scope], now)
     if (window.reset_at, window.green_since) != (before.reset_at, before.green_since):
         publish(conn, tenant_of(mode.scope), "safe_mode", [mode.scope], now)
     return window, sorted(red)

@@ -26,6 +26,7 @@ from app.web.api import api_routes
 from app.web.api.webhooks import webhook_routes
 from app.web.auth import Actor, Authenticator, enforce_access
 from app.web.console.routes import console_routes
+from app.web.console.safe_mode_routes import safe_mode_pages
 from app.web.health import HealthBoard, health_routes
 from app.web.i18n import template_config
 from app.web.phone import phone_routes
@@ -106,6 +107,7 @@ def create_app(services: "Services") -> Litestar:
             *api_routes,
             *webhook_routes,
             *console_routes,
+            *safe_mode_pages,
             *stream_routes,
             *phone_routes,
             create_static_files_router(

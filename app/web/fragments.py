@@ -11,14 +11,14 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection
 
-from app.web.console import banner, contacts, lane, overview, phone, queue
+from app.web.console import banner, contacts, lane, overview, phone, queue, safe_mode
 from app.web.console.visit import Viewer, Visit
 from app.web.i18n import environment, mark
 
 C = TypeVar("C")
 
 TOPICS: Final = frozenset(
-    {"queue", "lane", "manual", "tickets", "safe_mode", "settings", "guardians", "agenda", "overview", "alerts", "replay"}
+    {"queue", "lane", "manual", "tickets", "safe_mode", "settings", "guardians", "agenda", "overview", "alerts", "replay", "health"}
 )
 """Topics of the event log that screens listen to."""
 
@@ -76,6 +76,22 @@ FRAGMENTS: Final[Mapping[str, Fragment]] = {
         _rows("phone_chats", "phone.html", mark("Phones"), "lane", phone.PhoneChats, phone.load_phone_chats, every_s=2),
         _rows("phone_chat", "phone.html", mark("Conversation"), "lane", phone.PhoneChat, phone.load_phone_chat),
         _rows("lane_facts", "lane.html", mark("Versions"), "lane guardians agenda", lane.LaneFacts, lane.load_lane_facts),
+        _rows(
+            "safe_now", "safe_mode.html", mark("Safe mode"), "safe_mode alerts queue", safe_mode.SafeNow, safe_mode.load_safe_now
+        ),
+        _rows(
+            "safe_window",
+            "safe_mode.html",
+            mark("Ten green minutes"),
+            "safe_mode health",
+            safe_mode.SafeWindow,
+            safe_mode.load_safe_window,
+            every_s=2,
+        ),
+        _rows("safe_forms", "safe_mode.html", mark("What to do"), "safe_mode", safe_mode.SafeForms, safe_mode.load_safe_forms),
+        _rows(
+            "safe_past", "safe_mode.html", mark("Episodes"), "safe_mode", safe_mode.SafePast, safe_mode.load_safe_past, every_s=5
+        ),
     )
 }
 """All of them by id."""

@@ -33,13 +33,15 @@ def modes(conn: Connection, scopes: list[str] | None = None) -> dict[str, Row[An
 
 
 def strictest(conn: Connection, tenant_id: str | None, now: datetime) -> str:
-    """The scope that decides for a tenant (its own, or `global` where that is stricter); without a tenant the strictest of all.
+    """The scope that decides for a tenant (its own, or `global` where that is stricter); without a tenant the strictest of all."""
+    if tenant_id is None:
+        return strictest_of(conn, None, GLOBAL_SCOPE, now)
+    return strictest_of(conn, [GLOBAL_SCOPE, tenant_id], tenant_id, now)
 
-    A tie goes to `global` for everybody's view and to the tenant's own for its view.
-    """
-    rows = modes(conn, None if tenant_id is None else [GLOBAL_SCOPE, tenant_id])
-    first = GLOBAL_SCOPE if tenant_id is None else tenant_id
-    order = {scope: _STRICTEST.index(state_of(row, now)) for scope, row in rows.items()}
+
+def strictest_of(conn: Connection, scopes: list[str] | None, first: str, now: datetime) -> str:
+    """The strictest of some scopes (None = all); `first` wins a tie."""
+    order = {scope: _STRICTEST.index(state_of(row, now)) for scope, row in modes(conn, scopes).items()}
     return min(order, key=lambda s: (order[s], s != first, s), default=first)
 
 

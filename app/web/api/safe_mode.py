@@ -61,6 +61,7 @@ async def get_safe_mode(request: AnyRequest, tenant_id: TenantId = None) -> Docu
 )
 async def enter(request: AnyRequest, data: JSONBody[EnterBody]) -> Document:
     """Of the key's clinic; with a global key of the clinic that is named, else of all of them."""
+    only_superadmins(request)
     texts = Texts()
     reason = texts.need("/reason", data.reason, 500)
     texts.check()
@@ -82,6 +83,7 @@ async def enter(request: AnyRequest, data: JSONBody[EnterBody]) -> Document:
 )
 async def recovery(request: AnyRequest, data: JSONBody[RecoveryBody]) -> Document:
     """Gates two and three of the exit."""
+    only_superadmins(request)
     texts = Texts()
     action = texts.optional("/action", data.action, 1000)
     runbook_step = texts.optional("/runbook_step", data.runbook_step, 200)
@@ -99,6 +101,7 @@ async def recovery(request: AnyRequest, data: JSONBody[RecoveryBody]) -> Documen
 @post("/api/v1/safe-mode/exit", status_code=200, summary="Ask to leave safe mode", responses=problems(404, 409), **OPERATE)
 async def leave(request: AnyRequest, tenant_id: TenantId = None) -> Response[Document]:
     """The terminal state; 202 while the window of green health still runs: the exit then completes by itself."""
+    only_superadmins(request)
     scope = await own_scope(request, tenant_id)
     services = services_of(request)
     answer = await services.db.write(safe_mode.ask_exit, scope, services.safe_mode.policy, by(request))
@@ -112,6 +115,13 @@ async def leave(request: AnyRequest, tenant_id: TenantId = None) -> Response[Doc
         "health_window": now["health_window"],
     }
     return Response(document, status_code=202 if answer.result is None else 200)
+
+
+def only_superadmins(request: AnyRequest) -> None:
+    """Among people a superadmin owns safe mode; programs have their key's scopes. Raises Forbidden."""
+    actor = actor_of(request)
+    if actor.kind == "user" and actor.role != "superadmin":
+        raise Forbidden("Safe mode is switched on and left by a superadmin.")
 
 
 async def shown(request: AnyRequest, scope: str) -> Document:

@@ -58,6 +58,15 @@ PAGES: Final = (
         count="queue_count",
     ),
     Page(id="contacts", label=mark("Contacts"), group="operate", url="/contacts", icon="contacts", key="c", short=mark("Contacts")),
+    Page(
+        id="safe_mode",
+        label=mark("Safe mode"),
+        group="respond",
+        url="/safe-mode",
+        icon="shield",
+        roles=(MANAGER, SUPERADMIN),
+        key="s",
+    ),
     Page(id="phone", label=mark("Simulated phone"), group="configure", url="/phone", icon="message"),
 )
 

@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 
 from litestar import Request
 
+from app.domain.green_window import WindowPolicy
 from app.engine.stream import Audience
 from app.errors import NotFound
 from app.store.views.scope import Clinic, Scope, clinic_of
@@ -81,6 +82,8 @@ class Visit(Viewer):
     rev: int
     """Position of the event log before anything was read: the stream resumes behind it."""
     scale: float
+    window: WindowPolicy
+    """What the green window of safe mode's exit asks for here."""
     query: Mapping[str, tuple[str, ...]]
     path: str
     here: str
@@ -134,6 +137,7 @@ async def visit_of(request: AnyRequest, *, clinic_slug: str | None = None) -> Vi
         csrf_token=auth.csrf_token(actor),
         rev=rev,
         scale=services.clock.scale,
+        window=services.safe_mode.policy.window,
         query=query,
         path=request.scope["path"],
         here=request.scope["path"] + (f"?{raw}" if raw else ""),

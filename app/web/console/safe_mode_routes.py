@@ -1,0 +1,94 @@
+"""Addresses of the safe mode page; what a superadmin does there goes through the same store functions as the API."""
+
+from typing import Any, Final
+
+from litestar import Response, Router, get, post
+from litestar.response import Redirect
+
+from app.domain.safe_mode import Checklist
+from app.errors import Conflict, Forbidden, InvalidRequest
+from app.store import safe_mode as store
+from app.store.lanes import GLOBAL_SCOPE
+from app.web.api.common import by, storable
+from app.web.auth import actor_of, authenticator
+from app.web.console.pages import SUPERADMIN
+from app.web.console.render import show, view
+from app.web.console.safe_mode import ACTION_MAX, REASON_MAX, STEP_MAX
+from app.web.console.visit import AnyRequest, services_of
+
+SAFE_MODE: Final = view("safe_mode", "safe_mode.html", "safe_now", "safe_window", "safe_forms", "safe_past")
+_ACT: Final[dict[str, Any]] = {"status_code": 303, "opt": {"access": "page", "roles": [SUPERADMIN]}}
+
+
+@get("/safe-mode")
+async def page(request: AnyRequest) -> Response[str]:
+    """Why, since when, what waits, what is missing."""
+    return await show(request, SAFE_MODE)
+
+
+@post("/safe-mode/enter", **_ACT)
+async def enter(request: AnyRequest) -> Redirect:
+    """Switch it on by hand. Raises InvalidRequest without a reason."""
+    form, scope = await _form(request)
+    reason = _text(form, "reason", REASON_MAX)
+    if not reason:
+        raise InvalidRequest("Say why safe mode is switched on.", errors=[{"pointer": "/reason", "detail": "must not be empty"}])
+    return await _done(request, form, store.enter_by_hand, scope, reason, by(request))
+
+
+@post("/safe-mode/recovery", **_ACT)
+async def recovery(request: AnyRequest) -> Redirect:
+    """Record what was done and the ticks; an unticked box takes its tick back."""
+    form, scope = await _form(request)
+    action, step = _text(form, "action", ACTION_MAX), _text(form, "runbook_step", STEP_MAX)
+    ticks = {name: form.get(name) == "on" for name in Checklist.__slots__}
+    changes = {"action": action or None, "runbook_step": step or None, "checklist": ticks}
+    return await _done(request, form, store.record_recovery, scope, by(request), **changes)
+
+
+@post("/safe-mode/exit", **_ACT)
+async def leave(request: AnyRequest) -> Redirect:
+    """Ask to leave; the page says what came of it."""
+    form, scope = await _form(request)
+    return await _done(request, form, store.ask_exit, scope, services_of(request).safe_mode.policy, by(request))
+
+
+async def _form(request: AnyRequest) -> tuple[dict[str, str], str]:
+    """The form's texts, and the scope that it is about. Raises Forbidden for one that the person does not see."""
+    raw = await request.form()
+    form = {name: value for name, value in raw.items() if isinstance(value, str) and storable(value)}
+    scope = form.get("scope", "")
+    if scope == GLOBAL_SCOPE:
+        if actor_of(request).tenant_ids is not None:
+            raise Forbidden("Safe mode for all clinics is a superadmin's.")
+        return form, scope
+    row = await authenticator(request).tenant(scope) if scope else None
+    if row is None or not actor_of(request).sees(row.tenant_id):
+        raise Forbidden("This clinic is not yours.")
+    return form, str(row.tenant_id)
+
+
+def _text(form: dict[str, str], name: str, max_length: int) -> str:
+    return form.get(name, "").strip()[:max_length]
+
+
+async def _done(request: AnyRequest, form: dict[str, str], act: Any, *args: Any, **kwargs: Any) -> Redirect:
+    """Do it and show the page again; what somebody else did meanwhile is shown there too."""
+    services = services_of(request)
+    try:
+        await services.db.write(act, *args, **kwargs)
+    except Conflict:
+        return Redirect(_back(form), status_code=303)  # already so, or over by now: the page says which
+    services.safe_mode.changed()
+    return Redirect(_back(form), status_code=303)
+
+
+def _back(form: dict[str, str]) -> str:
+    clinic = form.get("clinic", "")
+    known = clinic if clinic.replace("-", "").isalnum() and clinic.isascii() else ""
+    return f"/safe-mode?clinic={known}" if known else "/safe-mode"
+
+
+safe_mode_pages: Final[list[Any]] = [
+    Router("/", route_handlers=[page, enter, recovery, leave], opt={"access": "page"}, include_in_schema=False)
+]
