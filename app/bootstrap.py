@@ -29,6 +29,7 @@ from app.engine.outbox import OutboxLoop
 from app.engine.phone_writer import PhoneWriter
 from app.engine.policies import PolicyCache
 from app.engine.redis_locks import RedisLocks
+from app.engine.replay import Replay
 from app.engine.safe_mode import SafeModeLoop
 from app.engine.stream import StreamHub
 from app.engine.supervisor import Loop, Supervisor
@@ -60,6 +61,7 @@ class Services:
     outbox: OutboxLoop
     drain: Drain
     alerts: AlertLoop
+    replay: Replay
     channels: ChannelBook
     policies: PolicyCache
     locks: LaneLocks
@@ -127,6 +129,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
     outbox = OutboxLoop(database, clock, channels, metrics)
     drain = Drain(database, clock)
     alerts = AlertLoop(database, clock, channels, metrics, public_url=settings.public_url, secret_key=settings.secret_key)
+    replay = Replay(database, clock, policies)
     hub = StreamHub(database, clock, metrics)
     supervisor = Supervisor()
     nodes = Nodes(database, clock, supervisor, locks, node_id=settings.node_id)
@@ -134,7 +137,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
     safe_mode = SafeModeLoop(database, clock, health, metrics, public_url=settings.public_url)
     audit = Audit(database, clock, metrics, failures)
     audit.on_raised.append(alerts.wake.set)
-    loops: list[Loop] = [intake, conversations, dispatch, drain, outbox, alerts, audit, nodes, health, safe_mode]
+    loops: list[Loop] = [intake, conversations, dispatch, drain, replay, outbox, alerts, audit, nodes, health, safe_mode]
     if settings.heartbeat_url:
         loops.append(Heartbeat(http, settings.heartbeat_url, supervisor, audit))
     services = Services(
@@ -149,6 +152,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
         outbox=outbox,
         drain=drain,
         alerts=alerts,
+        replay=replay,
         channels=channels,
         policies=policies,
         locks=locks,
@@ -174,6 +178,7 @@ def _join(services: Services) -> None:
     )
     intake.on_accepted += [dispatch.wake.set, conversations.wake.set, hub.wake]
     conversations.on_heard += [dispatch.wake.set, hub.wake]
+    services.replay.on_change += [dispatch.wake.set, hub.wake]
     services.drain.on_released += [dispatch.wake.set, hub.wake]
 
     def committed(plans: Sequence[LanePlan]) -> None:
@@ -182,6 +187,8 @@ def _join(services: Services) -> None:
         if plans:
             outbox.wake.set()
             hub.wake()
+        if any(plan.facts.row.replay_id is not None for plan in plans):
+            services.replay.wake.set()
 
     dispatch.on_committed.append(committed)
     services.alerts.on_change += [hub.wake, services.safe_mode.wake.set]

@@ -203,6 +203,14 @@ REASONS: Final[dict[str, Row]] = {
         "The stop is over; parked requests leave little by little, and this one waits for its turn.",
         _WAIT,
     ),
+    "replay_stopped": _row(
+        "O reenvio deste contato parou: um pedido anterior dele terminou diferente da simulação.",
+        "The replay of this contact stopped: an earlier request of it ended differently than the dry run said.",
+        _TALK,
+    ),
+    "replay_cancelled": _row(
+        "O reenvio foi cancelado antes da vez deste pedido.", "The replay was cancelled before this request's turn.", _TALK
+    ),
     "fallback_throttled": _row(
         "A trava reserva chegou ao limite; o pedido está parado.",
         "The fallback lock reached its limit; the request is parked.",

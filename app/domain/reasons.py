@@ -94,6 +94,9 @@ class Reason(StrEnum):
     DELIVERY_FAILED = "delivery_failed"
     TEMPLATE_REQUIRED = "template_required"
     CONTACT_WITHOUT_PHONE = "contact_without_phone"
+    # replay batches
+    REPLAY_STOPPED = "replay_stopped"
+    REPLAY_CANCELLED = "replay_cancelled"
     # failures
     UNEXPECTED_FAILURE = "unexpected_failure"
     LOCKS_UNAVAILABLE = "locks_unavailable"

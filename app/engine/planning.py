@@ -47,6 +47,36 @@ def plan_lanes(facts: Facts, policies: Mapping[str, TenantPolicy], now: datetime
     return [planner.lane(lane, policies[lane.row.tenant_id]) for lane in facts.lanes.values()]
 
 
+def foresee(facts: Facts, policies: Mapping[str, TenantPolicy], now: datetime) -> dict[str, Decision]:
+    """What the gate would say to every command of these lanes, by command id: a dry run, which changes nothing.
+
+    Lane after lane in the order given, each command on what those before it leave behind, in a mode that parks nothing.
+    """
+    planner = _Planner(facts, now)
+    facts.modes.clear()
+    found: dict[str, Decision] = {}
+    for lane in facts.lanes.values():
+        policy, takeover = policies[lane.row.tenant_id].gate, lane.row.takeover_id is not None
+        for command in lane.commands:
+            decision = planner.decide(lane, command, (command.commit_order or 1) - 1, takeover, Mode(), policy)
+            planner.remember(lane.key, command, decision)
+            takeover = takeover or isinstance(decision.effect, OpenTakeover)
+            found[command.command_id] = decision
+    return found
+
+
+def agenda_names(facts: Facts, command: Command) -> list[tuple[str, str, str]]:
+    """(tenant, kind, id) of the appointment and the agenda that a command looks at."""
+    names = []
+    target = facts.appointments.get((command.tenant_id, command.appointment_id or ""))
+    if command.appointment_id:
+        names.append((command.tenant_id, "appointment", command.appointment_id))
+    therapist_id = target.therapist_id if target else command.payload.get("therapist_id")
+    if isinstance(therapist_id, str):
+        names.append((command.tenant_id, "therapist", therapist_id))
+    return names
+
+
 class _Planner:
     def __init__(self, facts: Facts, now: datetime) -> None:
         self.facts = facts
@@ -61,15 +91,14 @@ class _Planner:
         expected = row.last_committed + 1
         takeover = row.takeover_id is not None
         credit = row.step_credit if row.paused_at is not None else None
-        replay_credit = row.replay_credit if row.replay_id is not None else None
-        if is_held(row.blocked_by, mode, self.now) and replay_credit is None:
+        if is_held(row.blocked_by, mode, self.now) and row.replay_id is None:
             self._hold(plan, lane)
             return plan
         for index, command in enumerate(lane.commands):
             order = command.commit_order or 0
             if credit is not None and len(plan.entries) >= credit:
                 break
-            if replay_credit is not None and len(plan.entries) >= replay_credit:
+            if row.replay_id is not None and order > row.replay_until:
                 self._block(plan, "replay", self.now + timedelta(seconds=RECHECK_HELD_S))
                 break
             if (row.tenant_id, command.command_type) in self.facts.held_types:
@@ -84,25 +113,30 @@ class _Planner:
                 plan.entries.append(self._entry(lane, index, decision))
                 expected = order + 1
                 continue
+            withdrawn = lane.rows[index].withdrawn
+            if withdrawn is not None:
+                decision = Decision(state=State.MANUAL_REVIEW_REQUIRED, reason=withdrawn, terminal=True)
+                plan.entries.append(self._entry(lane, index, decision))
+                expected = order + 1
+                continue
             if self._shares_agenda(lane.key, command):
                 break
-            decision = self._decide(lane, command, expected - 1, takeover, mode, policy.gate)
+            decision = self.decide(lane, command, expected - 1, takeover, mode, policy.gate)
             if not decision.terminal:
                 self._park(plan, lane, index, decision)
                 break
             plan.entries.append(self._entry(lane, index, decision))
-            self._remember(lane.key, command, decision)
+            self.remember(lane.key, command, decision)
             takeover = takeover or isinstance(decision.effect, OpenTakeover)
             expected = order + 1
         plan.steps_used = len(plan.entries) if credit is not None else 0
-        plan.replay_used = len(plan.entries) if replay_credit is not None else 0
         left = next((r for r in lane.rows if r.commit_order >= expected), None)
         plan.next_ready_since = left.accepted_at if left is not None else lane.more
         return plan
 
     # --- one command ----------------------------------------------------------------------------------------------------
 
-    def _decide(
+    def decide(
         self, lane: LaneFacts, command: Command, last_committed: int, takeover: bool, mode: Mode, policy: GatePolicy
     ) -> Decision:
         snapshot = self._snapshot(lane, command, last_committed, takeover, mode)
@@ -151,16 +185,9 @@ class _Planner:
         return any(self.touched.get(name, key) != key for name in self._names(command))
 
     def _names(self, command: Command) -> list[tuple[str, str, str]]:
-        names = []
-        target = self.facts.appointments.get((command.tenant_id, command.appointment_id or ""))
-        if command.appointment_id:
-            names.append((command.tenant_id, "appointment", command.appointment_id))
-        therapist_id = target.therapist_id if target else command.payload.get("therapist_id")
-        if isinstance(therapist_id, str):
-            names.append((command.tenant_id, "therapist", therapist_id))
-        return names
+        return agenda_names(self.facts, command)
 
-    def _remember(self, key: LaneKey, command: Command, decision: Decision) -> None:
+    def remember(self, key: LaneKey, command: Command, decision: Decision) -> None:
         """Carry an agenda effect over to the commands decided after it."""
         effect, tenant_id = decision.effect, command.tenant_id
         if isinstance(effect, BookAppointment):

@@ -95,7 +95,7 @@ def parked_left(conn: Connection, tenant_id: str, causes: Sequence[str] = PARKED
 def release(conn: Connection, tenant_id: str, now: datetime, new_id: str) -> Released | None:
     """One step of a clinic's drain; None when there was nothing to do. `new_id` names the drain that may begin."""
     row = _open_drain(conn, tenant_id)
-    causes = _allowed(conn, tenant_id, now)
+    causes = allowed(conn, tenant_id, now)
     if not causes:
         if row is not None:
             _end(conn, row.drain_id, "interrupted", now)
@@ -177,7 +177,7 @@ def latest(conn: Connection, tenant_id: str) -> dict[str, Any] | None:
 # --- parts --------------------------------------------------------------------------------------------------------------
 
 
-def _allowed(conn: Connection, tenant_id: str, now: datetime) -> tuple[str, ...]:
+def allowed(conn: Connection, tenant_id: str, now: datetime) -> tuple[str, ...]:
     """What the clinic's mode lets go; the share lock keeps it so until this transaction ends."""
     query = select(_MODE).where(_MODE.c.scope.in_([GLOBAL_SCOPE, tenant_id])).with_for_update(read=True)
     rows = {row.scope: row for row in conn.execute(query)}

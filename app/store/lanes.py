@@ -4,7 +4,7 @@ Reads only. Nothing here decides and nothing here is trusted later: `store.ledge
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -84,6 +84,8 @@ class LaneFacts:
     commands: list[Command] = field(default_factory=list)
     rows: list[Row[Any]] = field(default_factory=list)
     more: datetime | None = None
+    extra: int = 0
+    """Commands of a dry run behind the real ones."""
 
     @property
     def key(self) -> LaneKey:
@@ -135,15 +137,24 @@ def merge_modes(everywhere: Row[Any] | None, own: Row[Any] | None) -> Mode:
     )
 
 
-def gather(conn: Connection, keys: Sequence[LaneKey], chain: int) -> Facts:
-    """Read the lanes, up to `chain` next commands of each, and everything those commands touch."""
+def gather(conn: Connection, keys: Sequence[LaneKey], chain: int, extra: Sequence[Command] = ()) -> Facts:
+    """Read the lanes, up to `chain` next commands of each, and everything those commands touch.
+
+    `extra` commands, which nobody sent, take the next places of their lanes: what would become of them (a dry run).
+    """
     facts = Facts()
     if not keys:
         return facts
     key_rows = [{"tenant_id": t, "contact_id": c} for t, c in keys]
     for row in joined_rows(conn, _LANE, key_rows, keys=_KEY, columns=_LANE.c.keys()):
         facts.lanes[(row.tenant_id, row.contact_id)] = LaneFacts(row)
+    # in the order given, which the dry run relies on
+    facts.lanes = {key: facts.lanes[key] for key in keys if key in facts.lanes}
     _load_commands(conn, facts, chain)
+    for command in extra:
+        lane = facts.lanes[(command.tenant_id, command.contact_id)]
+        lane.commands.append(replace(command, commit_order=lane.row.last_assigned + lane.extra + 1))
+        lane.extra += 1
     tenants = sorted({t for t, _ in keys})
     facts.modes = {r.scope: r for r in conn.execute(select(_MODE).where(_MODE.c.scope.in_([*tenants, GLOBAL_SCOPE])))}
     facts.held_types = {(r.tenant_id, r.command_type) for r in conn.execute(select(_HOLD).where(_HOLD.c.tenant_id.in_(tenants)))}

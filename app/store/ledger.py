@@ -111,7 +111,6 @@ class LanePlan:
     blocked_by: str | None = None
     next_ready_since: datetime | None = None
     steps_used: int = 0
-    replay_used: int = 0
     park_rest: tuple[State, int] | None = None
     """Every command after this place is parked in this state too, also those beyond what was read."""
 
@@ -290,7 +289,6 @@ def _advance_lanes(
                 "was_waiting": row.waiting,
                 "was_blocked_by": row.blocked_by or "",
                 "was_replay_id": row.replay_id or "",
-                "replay_credit": plan.replay_used,
                 "last_committed": row.last_committed + len(plan.entries),
                 "wait_0": done[0],
                 "wait_1": done[1],
@@ -316,7 +314,6 @@ def _advance_lanes(
             **{f"wait_{i}": f"t.wait_{i} - r.wait_{i}" for i in range(4)},
             "waiting": "t.waiting - r.waiting",
             "step_credit": "t.step_credit - r.step_credit",
-            "replay_credit": "t.replay_credit - r.replay_credit",
             # a command accepted since the read makes the lane ready again at once
             "not_before": "CASE WHEN t.waiting = r.was_waiting THEN r.not_before END",
             "ready_since": "CASE WHEN t.waiting - r.waiting > 0 THEN coalesce(r.ready_since, t.ready_since) END",
@@ -325,8 +322,7 @@ def _advance_lanes(
         "AND t.guardian_version = r.was_guardian_version AND coalesce(t.takeover_id, '') = r.was_takeover_id "
         "AND (t.paused_at IS NULL OR t.step_credit >= r.step_credit) "
         # a drain or a replay batch opened, took or gave back the lane since the read: decided again, never shut again
-        "AND coalesce(t.blocked_by, '') = r.was_blocked_by AND coalesce(t.replay_id, '') = r.was_replay_id "
-        "AND t.replay_credit >= r.replay_credit",
+        "AND coalesce(t.blocked_by, '') = r.was_blocked_by AND coalesce(t.replay_id, '') = r.was_replay_id",
     )
 
 

@@ -1,48 +1,17 @@
 """Contingency through the API with the real engine on a clock that only the test moves (F-05)."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, select
 
-from app.bootstrap import Services, build, running
 from app.clock import ManualClock
 from app.store.tables import AuditEntry, EventLog, ModeRow, table
-from app.store.verify import verify
-from app.web.app import create_app
-from tests.web.api_client import PERMISSION, Api, open_api
-from tests.web.conftest import browser_client, make_settings
+from tests.web.api_client import Api, open_api
+from tests.web.engine_fixtures import api, engine
+from tests.web.outage import ended, family, parked, switch
 
-
-@pytest.fixture
-async def engine(database_url: str, manual_clock: ManualClock) -> AsyncIterator[Services]:
-    """The engine running on the test's clock; the history must be clean at the end."""
-    built = await build(make_settings(database_url), clock=manual_clock, logs=False)
-    async with running(built):
-        yield built
-        assert await built.db.read(verify) == []
-
-
-@pytest.fixture
-async def api(engine: Services) -> AsyncIterator[Api]:
-    async with browser_client(create_app(engine)) as client:
-        yield await open_api(engine, client)
-
-
-async def switch(api: Api, active: bool, channel: str = "whatsapp", reason: str = "o provedor caiu") -> Any:
-    return await api.put("/contingency", {"channel": channel, "active": active, "reason": reason})
-
-
-async def parked(api: Api, **command: Any) -> str:
-    """Send a command and wait until it is parked; returns its id."""
-    sent = await api.one(api.command(**command), wait=0)
-    await api.once(f"/commands/{sent['command_id']}", lambda c: c["status"] == "pending_contingency")
-    return str(sent["command_id"])
-
-
-async def ended(api: Api, command_id: str) -> Any:
-    return await api.once(f"/commands/{command_id}", lambda c: c["result"] is not None)
+__all__ = ["api", "engine"]
 
 
 async def test_while_a_channel_is_down_messages_are_heard_and_sensitive_commands_are_parked(api: Api) -> None:
@@ -199,9 +168,3 @@ async def test_a_backlog_that_grows_slows_the_drain_down_and_becomes_an_incident
         drain = (await api.once("/contingency", lambda c, b=backlog: c["drain"]["backlog"] == b))["drain"]  # type: ignore[misc]
     assert (drain["slowed"], drain["incident_at"] is not None) == (3, True)
     assert drain["rate_per_s"] == pytest.approx(0.01 / 8)
-
-
-async def family(api: Api, contact_id: str) -> None:
-    """Another contact who may do everything for Pedro."""
-    await api.put(f"/contacts/{contact_id}", {"name": contact_id})
-    await api.put(f"/patients/p-pedro/guardians/{contact_id}", PERMISSION)

@@ -12,6 +12,7 @@ from app.store.tables.contingency import ContingencyChannel, DrainRow
 from app.store.tables.effects import DeliveryStatus, Ledger, ManualTask, Outbox, Ticket
 from app.store.tables.inbox import InboxCommand, InboxMessage, MalformedItem, Proposal
 from app.store.tables.people import ApiKey, SettingsDoc, Tenant, UserAccount, UserTenant, WebSession
+from app.store.tables.replays import ReplayBatch, ReplayItem
 from app.store.tables.safe_mode import ContingencyNotice, HealthProbe, HealthSample, SafeCause, SafeEpisode, SafeStep
 from app.store.tables.steering import AuditEntry, AuditHead, EventLog, Hold, ModeRow, Node, PhoneMessage
 
@@ -48,6 +49,8 @@ __all__ = [
     "Patient",
     "PhoneMessage",
     "Proposal",
+    "ReplayBatch",
+    "ReplayItem",
     "SafeCause",
     "SafeEpisode",
     "SafeStep",

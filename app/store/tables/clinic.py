@@ -65,8 +65,8 @@ class Lane(SQLModel, table=True):
     """Commands that may still pass while the lane is paused (single-step)."""
     replay_id: str | None = Field(default=None, max_length=40)
     """The replay batch that has the lane: everything else waits for it, step by step."""
-    replay_credit: int = 0
-    """Commands that may still pass while a replay batch has the lane."""
+    replay_until: int = Field(default=0, sa_type=BigInteger)
+    """The last place that may be decided while a replay batch has the lane."""
     chain_hash: str = Field(default="", max_length=64)
 
 

@@ -86,6 +86,8 @@ class InboxCommand(SQLModel, table=True):
     attempts: int = 0
     was_parked: bool = False
     replayed: bool = False
+    withdrawn: str | None = Field(default=None, max_length=60)
+    """Reason why a person gets it at its turn instead of the gate (a replay batch was stopped)."""
     correlation_id: str = Field(max_length=220)
     correlation_generated: bool = False
     causation_id: str | None = Field(default=None, max_length=200)

@@ -6,6 +6,7 @@ from app.web.api.alerts import alert_routes
 from app.web.api.contingency import contingency_routes
 from app.web.api.intake import intake_routes
 from app.web.api.people import people_routes
+from app.web.api.replays import replay_routes
 from app.web.api.safe_mode import safe_mode_routes
 from app.web.api.state import state_routes
 
@@ -16,5 +17,6 @@ api_routes: Final[list[Any]] = [
     *safe_mode_routes,
     *alert_routes,
     *contingency_routes,
+    *replay_routes,
 ]
 """Everything but the webhooks, which are mounted by themselves."""
