@@ -246,6 +246,7 @@ def upgrade() -> None:
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("was_parked", sa.Boolean(), nullable=False),
         sa.Column("replayed", sa.Boolean(), nullable=False),
+        sa.Column("withdrawn", sa.String(length=60), nullable=True),
         sa.Column("correlation_id", sa.String(length=220), nullable=False),
         sa.Column("correlation_generated", sa.Boolean(), nullable=False),
         sa.Column("causation_id", sa.String(length=200), nullable=True),
@@ -438,7 +439,7 @@ def upgrade() -> None:
         sa.Column("paused_reason", sa.String(length=500), nullable=True),
         sa.Column("step_credit", sa.Integer(), nullable=False),
         sa.Column("replay_id", sa.String(length=40), nullable=True),
-        sa.Column("replay_credit", sa.Integer(), nullable=False),
+        sa.Column("replay_until", sa.BigInteger(), nullable=False),
         sa.Column("chain_hash", sa.String(length=64), nullable=False),
         sa.CheckConstraint("last_committed <= last_assigned", name=op.f("ck_lane_order")),
         sa.CheckConstraint("waiting = wait_0 + wait_1 + wait_2 + wait_3 AND waiting >= 0", name=op.f("ck_lane_waiting")),
@@ -695,6 +696,82 @@ def upgrade() -> None:
         postgresql_where=sa.text("closed_at IS NULL"),
     )
     op.create_table(
+        "replay_batch",
+        sa.Column("replay_id", sa.String(length=40), nullable=False),
+        sa.Column("tenant_id", sa.String(length=40), nullable=False),
+        sa.Column("status", sa.String(length=10), nullable=False),
+        sa.Column("rev", sa.Integer(), nullable=False),
+        sa.Column("filter_json", sa.Text(), nullable=False),
+        sa.Column("rate_per_s", sa.Float(), nullable=False),
+        sa.Column("tokens", sa.Float(), nullable=False),
+        sa.Column("filled_at", UTCDateTime(), nullable=False),
+        sa.Column("planned_at", UTCDateTime(), nullable=False),
+        sa.Column("planned_by", sa.String(length=200), nullable=False),
+        sa.Column("started_at", UTCDateTime(), nullable=True),
+        sa.Column("started_by", sa.String(length=200), nullable=True),
+        sa.Column("ended_at", UTCDateTime(), nullable=True),
+        sa.Column("total", sa.Integer(), nullable=False),
+        sa.Column("done", sa.Integer(), nullable=False),
+        sa.Column("drifted", sa.Integer(), nullable=False),
+        sa.Column("correlation_id", sa.String(length=220), nullable=False),
+        sa.CheckConstraint("status IN ('planned','running','paused','cancelled','finished')", name=op.f("ck_replay_batch_status")),
+        sa.PrimaryKeyConstraint("replay_id", name=op.f("pk_replay_batch")),
+    )
+    op.create_index(
+        "ix_replay_batch_open",
+        "replay_batch",
+        ["status"],
+        unique=False,
+        sqlite_where=sa.text("status IN ('running','paused') OR (status = 'cancelled' AND ended_at IS NULL)"),
+        postgresql_where=sa.text("status IN ('running','paused') OR (status = 'cancelled' AND ended_at IS NULL)"),
+    )
+    op.create_index("ix_replay_batch_tenant", "replay_batch", ["tenant_id", "planned_at"], unique=False)
+    op.create_table(
+        "replay_item",
+        sa.Column("replay_id", sa.String(length=40), nullable=False),
+        sa.Column("n", sa.Integer(), nullable=False),
+        sa.Column("tenant_id", sa.String(length=40), nullable=False),
+        sa.Column("command_id", sa.String(length=200), nullable=False),
+        sa.Column("contact_id", sa.String(length=200), nullable=False),
+        sa.Column("kind", sa.String(length=8), nullable=False),
+        sa.Column("pulled_in", sa.Boolean(), nullable=False),
+        sa.Column("sent", sa.Boolean(), nullable=False),
+        sa.Column("run_command_id", sa.String(length=200), nullable=False),
+        sa.Column("commit_order", sa.BigInteger(), nullable=True),
+        sa.Column("command_type", sa.String(length=20), nullable=False),
+        sa.Column("was_status", sa.String(length=40), nullable=False),
+        sa.Column("correlation_id", sa.String(length=220), nullable=False),
+        sa.Column("occurred_at", UTCDateTime(), nullable=True),
+        sa.Column("appointment_id", sa.String(length=300), nullable=True),
+        sa.Column("starts_at", UTCDateTime(), nullable=True),
+        sa.Column("agenda_json", sa.Text(), nullable=False),
+        sa.Column("predicted_state", sa.String(length=40), nullable=False),
+        sa.Column("predicted_result", sa.String(length=40), nullable=False),
+        sa.Column("predicted_reason", sa.String(length=60), nullable=False),
+        sa.Column("expected_version", sa.BigInteger(), nullable=True),
+        sa.Column("event_version", sa.BigInteger(), nullable=True),
+        sa.Column("event_age_s", sa.Float(), nullable=True),
+        sa.Column("ttl_limit_s", sa.Float(), nullable=True),
+        sa.Column("message", sa.String(length=1000), nullable=True),
+        sa.Column("state", sa.String(length=10), nullable=False),
+        sa.Column("actual_state", sa.String(length=40), nullable=True),
+        sa.Column("result", sa.String(length=40), nullable=True),
+        sa.Column("reason", sa.String(length=60), nullable=True),
+        sa.Column("drift", sa.Boolean(), nullable=False),
+        sa.Column("done_at", UTCDateTime(), nullable=True),
+        sa.CheckConstraint("state IN ('planned','placed','released','done','cancelled')", name=op.f("ck_replay_item_state")),
+        sa.PrimaryKeyConstraint("replay_id", "n", name=op.f("pk_replay_item")),
+    )
+    op.create_index("ix_replay_item_command", "replay_item", ["tenant_id", "command_id"], unique=False)
+    op.create_index(
+        "ix_replay_item_open",
+        "replay_item",
+        ["replay_id", "n"],
+        unique=False,
+        sqlite_where=sa.text("state IN ('planned','placed','released')"),
+        postgresql_where=sa.text("state IN ('planned','placed','released')"),
+    )
+    op.create_table(
         "safe_cause",
         sa.Column("episode_id", sa.String(length=40), nullable=False),
         sa.Column("cause_id", sa.String(length=60), nullable=False),
@@ -907,6 +984,22 @@ def downgrade() -> None:
     op.drop_index(op.f("ix_safe_episode_scope"), table_name="safe_episode")
     op.drop_table("safe_episode")
     op.drop_table("safe_cause")
+    op.drop_index(
+        "ix_replay_item_open",
+        table_name="replay_item",
+        sqlite_where=sa.text("state IN ('planned','placed','released')"),
+        postgresql_where=sa.text("state IN ('planned','placed','released')"),
+    )
+    op.drop_index("ix_replay_item_command", table_name="replay_item")
+    op.drop_table("replay_item")
+    op.drop_index("ix_replay_batch_tenant", table_name="replay_batch")
+    op.drop_index(
+        "ix_replay_batch_open",
+        table_name="replay_batch",
+        sqlite_where=sa.text("status IN ('running','paused') OR (status = 'cancelled' AND ended_at IS NULL)"),
+        postgresql_where=sa.text("status IN ('running','paused') OR (status = 'cancelled' AND ended_at IS NULL)"),
+    )
+    op.drop_table("replay_batch")
     op.drop_index(
         "uq_proposal_open",
         table_name="proposal",
