@@ -51,6 +51,7 @@ class Server:
     """One `kora` process that serves HTTP on a port of its own; as a context it is killed at the end."""
 
     def __init__(self, database_url: str, *words: str, **extra: str) -> None:
+        self.database_url = database_url
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = Path(tempfile.mkstemp(prefix="kora-server-", suffix=".log")[1])

@@ -7,20 +7,27 @@ from typing import Any
 from sqlalchemy import Connection, Row, select, update
 
 from app.store import alerts
+from app.store.accounts import find_user
 from app.store.alerts import Acknowledged, PassedOn
-from app.store.tables import AckToken, Alert, AlertStep, table
+from app.store.tables import AckRecord, AckToken, Alert, AlertStep, table
 
-_TOKEN, _ALERT, _STEP = table(AckToken), table(Alert), table(AlertStep)
+_TOKEN, _ALERT, _STEP, _RECORD = table(AckToken), table(Alert), table(AlertStep), table(AckRecord)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
-    """What a link shows: its token, its alert, who acknowledged it first, and how many alerts of the storm are open."""
+    """What a link shows: its token, its alert, how many further alerts of the storm are open, and what its reader passed on."""
 
     token: Row[Any]
     alert: Row[Any]
     expired: bool
     others: int
+    passed_at: datetime | None = None
+    """When this recipient passed it on."""
+    passed_to: str | None = None
+    """Who was told instead; None when nobody was left."""
+    acked_by_name: str | None = None
+    """First name of the person of the console who acknowledged it."""
 
 
 def find(conn: Connection, token_hash: str, now: datetime) -> Opened | None:
@@ -37,7 +44,25 @@ def find(conn: Connection, token_hash: str, now: datetime) -> Opened | None:
     others = len(conn.execute(members).all())
     # a link of before the alert climbed to a higher severity speaks of another situation
     stale = token.created_at < alert.raised_at
-    return Opened(token=token, alert=alert, expired=token.expires_at <= now or stale, others=others)
+    passed = select(_RECORD.c.at, _RECORD.c.recipient).where(
+        _RECORD.c.alert_id == alert.alert_id, _RECORD.c.kind == "pass_on", _RECORD.c.by == by_name(token.recipient)
+    )
+    record = conn.execute(passed).first()
+    return Opened(
+        token=token,
+        alert=alert,
+        expired=token.expires_at <= now or stale,
+        others=others,
+        passed_at=record.at if record else None,
+        passed_to=record.recipient if record else None,
+        acked_by_name=_first_name(conn, alert.acked_by),
+    )
+
+
+def _first_name(conn: Connection, by: str | None) -> str | None:
+    kind, _, user_id = (by or "").partition(":")
+    user = find_user(conn, user_id) if kind == "user" else None
+    return user.name.split()[0] if user is not None and user.name.strip() else None
 
 
 def message_of(conn: Connection, opened: Opened) -> Row[Any]:

@@ -22,6 +22,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.clock import SystemClock
 from app.errors import Unauthenticated
+from app.web.ack import Guesses, ack_routes
 from app.web.api import api_routes
 from app.web.api.webhooks import webhook_routes
 from app.web.auth import Actor, Authenticator, enforce_access
@@ -110,6 +111,7 @@ def create_app(services: "Services") -> Litestar:
             *safe_mode_pages,
             *stream_routes,
             *phone_routes,
+            *ack_routes,
             create_static_files_router(
                 "/static", [STATIC], opt={"access": "public"}, include_in_schema=False, middleware=[_COMPRESSED]
             ),
@@ -130,7 +132,9 @@ def create_app(services: "Services") -> Litestar:
             components=Components(security_schemes={"key": SecurityScheme(type="http", scheme="bearer")}),
             security=[{"key": []}],
         ),
-        state=State({"services": services, "auth": auth, "gate": gate, "door": Doorkeeper(), "health": HealthBoard()}),
+        state=State(
+            {"services": services, "auth": auth, "gate": gate, "door": Doorkeeper(), "health": HealthBoard(), "guesses": Guesses()}
+        ),
         logging_config=None,
         debug=False,
     )
