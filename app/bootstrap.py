@@ -41,6 +41,7 @@ from app.settings import Settings
 from app.store.database import Database
 from app.store.ledger import LanePlan, database_now
 from app.store.migrate import current, head
+from app.store.nodes import keep_time, shared_time
 from app.telemetry import configure
 
 log = structlog.get_logger("app.bootstrap")
@@ -111,6 +112,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
     if reference is not None:
         off = clock.anchor(reference)
         log.info("clock_anchored", off_ms=round(off.total_seconds() * 1000))
+    await _go_on(database, clock)
     metrics = Metrics()
     if sink is not None:
         metrics.watch_sink(sink)
@@ -165,6 +167,15 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
     )
     _join(services)
     return services
+
+
+async def _go_on(database: Database, clock: Clock) -> None:
+    """A fast clock goes on where the installation's processes left it, and every process shows the same time."""
+    if not isinstance(clock, SystemClock) or clock.scale == 1.0 or await current(database) != head():
+        return
+    kept = await database.write(shared_time, clock.scale, *clock.pair())
+    clock.go_on(kept.real_at, kept.at)
+    await database.write(keep_time, clock.scale, *clock.pair())
 
 
 def _join(services: Services) -> None:

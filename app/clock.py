@@ -1,14 +1,18 @@
 """The only reader of wall time.
 
-`SystemClock` is real time, `ScaledClock` makes time pass faster (training, demos; `KORA_TIME_SCALE`), `ManualClock`
-stands still until a test moves it. A node anchors its clock to the database (`anchor`), so a machine whose own clock is
-wrong never decides a deadline; durations between two readings stay monotonic on the machine.
+`SystemClock` is real time, or passes faster (training, demos; `KORA_TIME_SCALE`); `ManualClock` stands still until a test
+moves it. A fast clock goes on where the installation's last process left it (`go_on`), so no restart turns time back. A node
+anchors its clock to the database (`anchor`), so a machine whose own clock is wrong never decides a deadline; durations
+between two readings stay monotonic on the machine.
 """
 
 import asyncio
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
+
+RUNNING_GAP = timedelta(seconds=30)
+"""Real time without a process after which a fast clock is taken to have stood still in between."""
 
 
 class Clock(Protocol):
@@ -50,6 +54,21 @@ class SystemClock:
         if self.scale == 1.0:
             self._start = self._real0
         return off
+
+    def pair(self) -> tuple[datetime, datetime]:
+        """One moment as real time and as this clock's."""
+        elapsed = time.monotonic() - self._mono0
+        return self._real0 + timedelta(seconds=elapsed), self._start + timedelta(seconds=elapsed * self.scale)
+
+    def go_on(self, real_at: datetime, at: datetime) -> None:
+        """Go on from a pair that another process left; if that was long ago, time stood still in between.
+
+        Time never goes back behind `at`, nor behind the real one.
+        """
+        real, now = self.pair()
+        gap = max(real - real_at, timedelta(0))
+        reached = at + timedelta(seconds=gap.total_seconds() * self.scale) if gap <= RUNNING_GAP else at
+        self._start += max(reached, real) - now
 
     async def sleep(self, seconds: float) -> None:
         """Sleep `seconds` of scaled time."""

@@ -162,7 +162,7 @@ class Health:
     async def _backlogs(self, now: datetime) -> dict[str, Check]:
         try:
             async with asyncio.timeout(self.policy.probe_s):
-                found = await self._database.read(backlogs, now)
+                found = await self._database.read(backlogs, now, self.policy.lane_wait_max)
         except (StorageError, OSError) as error:
             unread = Check(green=False, detail=type(error).__name__)
             return {"outbox_age": unread, "lane_wait": unread}

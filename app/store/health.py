@@ -6,14 +6,14 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, and_, delete, func, insert, select, update
 
 from app.domain.delivery import OutboxStatus
 from app.store.bulk import insert_rows
-from app.store.tables import HealthProbe, HealthSample, Hold, Lane, Outbox, table
+from app.store.tables import HealthProbe, HealthSample, Hold, InboxCommand, Lane, Outbox, table
 
 _PROBE, _SAMPLE, _LANE = table(HealthProbe), table(HealthSample), table(Lane)
-_OUTBOX, _HOLD = table(Outbox), table(Hold)
+_OUTBOX, _HOLD, _COMMAND = table(Outbox), table(Hold), table(InboxCommand)
 
 KEPT_FOR: Final = timedelta(hours=6)
 
@@ -41,18 +41,25 @@ def probe_write(conn: Connection, node_id: str, now: datetime) -> None:
     conn.execute(update(_PROBE).where(_PROBE.c.node_id == node_id).values(at=now))
 
 
-def backlogs(conn: Connection, now: datetime) -> Backlogs:
-    """The oldest delivery that should have left, and the oldest lane that could move and does not."""
+def backlogs(conn: Connection, now: datetime, lane_limit: timedelta) -> Backlogs:
+    """The oldest delivery that should have left, and the oldest lane that could move and has not for `lane_limit`.
+
+    Lanes that were parked do not count: what they wait for is their turn, and their age is that of the outage.
+    """
     due: datetime | None = conn.execute(
         select(func.min(_OUTBOX.c.due_at)).where(_OUTBOX.c.status == OutboxStatus.PENDING, _OUTBOX.c.due_at <= now)
     ).scalar()
     held = select(_HOLD.c.tenant_id).where(_HOLD.c.command_type == "*")
+    c = _COMMAND.c
+    parked = and_(c.tenant_id == _LANE.c.tenant_id, c.contact_id == _LANE.c.contact_id, c.done_at.is_(None), c.was_parked)
     ready: datetime | None = conn.execute(
         select(func.min(_LANE.c.ready_since)).where(
             _LANE.c.waiting > 0,
             _LANE.c.blocked_by.is_(None),
             _LANE.c.paused_at.is_(None),
+            _LANE.c.ready_since < now - lane_limit,
             _LANE.c.tenant_id.not_in(held),
+            ~select(c.command_id).where(parked).exists(),
         )
     ).scalar()
     return Backlogs(outbox_late=now - due if due else None, lane_wait=now - ready if ready else None)

@@ -7,9 +7,9 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, select, update
 
 from app.store.bulk import insert_rows
-from app.store.tables import Node, table
+from app.store.tables import Node, ScaledTime, table
 
-_NODE = table(Node)
+_NODE, _SCALED = table(Node), table(ScaledTime)
 
 GONE_AFTER = timedelta(days=1)
 
@@ -24,3 +24,15 @@ def beat(conn: Connection, node_id: str, lock_mode: str, loops_json: str, now: d
 def nodes(conn: Connection) -> Sequence[Row[Any]]:
     """All nodes, last seen first."""
     return conn.execute(select(_NODE).order_by(_NODE.c.seen_at.desc())).all()
+
+
+def keep_time(conn: Connection, scale: float, real_at: datetime, at: datetime) -> None:
+    """Write down where the fast clock stands."""
+    insert_rows(conn, _SCALED, [{"name": "clock", "scale": scale, "real_at": real_at, "at": at}], ignore_conflicts=True)
+    conn.execute(update(_SCALED).where(_SCALED.c.name == "clock").values(scale=scale, real_at=real_at, at=at))
+
+
+def shared_time(conn: Connection, scale: float, real_at: datetime, at: datetime) -> Row[Any]:
+    """Where the fast clock of this installation stands; the first process says where it begins."""
+    insert_rows(conn, _SCALED, [{"name": "clock", "scale": scale, "real_at": real_at, "at": at}], ignore_conflicts=True)
+    return conn.execute(select(_SCALED)).one()

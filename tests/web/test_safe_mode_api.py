@@ -10,6 +10,15 @@ from tests.web.api_client import CONTACT, Api, open_api
 from tests.web.conftest import add_key, add_tenant
 from tests.web.safe_mode_driver import ALL_TICKS, DONE, TARGET, break_channel, hear, look, post, result, send, serve
 
+BOTH = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest) -> str:
+    """SQLite; where the statements themselves are at stake (`BOTH`) PostgreSQL as well."""
+    url: str = request.getfixturevalue("postgres_url" if getattr(request, "param", "sqlite") == "postgresql" else "sqlite_url")
+    return url
+
 
 @pytest.fixture
 async def api(services: Services, client: httpx.AsyncClient) -> Api:
@@ -46,6 +55,7 @@ async def test_the_exit_is_refused_with_what_is_missing_until_every_gate_is_ther
 
 
 @pytest.mark.story("S-PC-03-004")
+@BOTH
 async def test_the_exit_waits_for_ten_green_minutes_then_completes_by_itself_and_drains_in_order(
     api: Api, manual_clock: ManualClock
 ) -> None:
@@ -75,6 +85,7 @@ async def test_the_exit_waits_for_ten_green_minutes_then_completes_by_itself_and
 
 
 @pytest.mark.story("S-PC-03-004")
+@BOTH
 async def test_a_red_check_in_minute_six_sets_the_window_back_to_zero_and_names_itself(api: Api, manual_clock: ManualClock) -> None:
     await post(api, "enter", {"reason": "teste"}, 201)
     await post(api, "recovery", DONE)
@@ -111,6 +122,7 @@ async def test_a_hole_between_samples_restarts_the_window_without_ending_the_att
 
 
 @pytest.mark.story("S-PC-03-004")
+@BOTH
 async def test_red_while_draining_parks_what_is_left_at_once_and_is_counted(api: Api, manual_clock: ManualClock) -> None:
     await post(api, "enter", {"reason": "teste"}, 201)
     (held,) = await send(api, api.command())
@@ -136,6 +148,7 @@ async def test_a_new_action_starts_the_window_anew(api: Api, manual_clock: Manua
     assert (await post(api, "recovery", DONE))["health_window"]["green_s"] == 60
 
 
+@BOTH
 async def test_the_most_urgent_lanes_leave_first_and_no_faster_than_the_rate(api: Api, manual_clock: ManualClock) -> None:
     await post(api, "enter", {"reason": "teste"}, 201)
     families = [f"c-{n}" for n in range(4)]
@@ -157,6 +170,7 @@ async def test_the_most_urgent_lanes_leave_first_and_no_faster_than_the_rate(api
     assert left == [["c-3"], ["c-0", "c-3"], ["c-0", "c-1", "c-3"], ["c-0", "c-1", "c-2", "c-3"]]
 
 
+@BOTH
 async def test_a_global_key_without_a_clinic_enters_for_all_and_a_clinics_key_cannot_leave_that(
     api: Api, client: httpx.AsyncClient, services: Services, global_key: dict[str, str], manual_clock: ManualClock
 ) -> None:

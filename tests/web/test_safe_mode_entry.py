@@ -33,6 +33,16 @@ from tests.web.safe_mode_driver import (
 NOTICE, OUTBOX, TICKET, ALERT = table(ContingencyNotice), table(Outbox), table(Ticket), table(Alert)
 
 
+BOTH = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest) -> str:
+    """SQLite; where the statements themselves are at stake (`BOTH`) PostgreSQL as well."""
+    url: str = request.getfixturevalue("postgres_url" if getattr(request, "param", "sqlite") == "postgresql" else "sqlite_url")
+    return url
+
+
 @pytest.fixture
 async def api(services: Services, client: httpx.AsyncClient) -> Api:
     return await open_api(services, client)
@@ -68,6 +78,7 @@ async def test_at_fifteen_minutes_commands_are_parked_though_no_timer_runs(api: 
 
 
 @pytest.mark.story("S-PC-03-002")
+@BOTH
 async def test_the_loop_makes_the_deadline_visible_as_one_episode_with_every_cause(api: Api, manual_clock: ManualClock) -> None:
     first = await raise_alert(api)
     manual_clock.advance(minutes=5)
@@ -154,6 +165,7 @@ async def test_another_deadline_during_the_recovery_throws_it_back_and_is_alerte
     assert await triggers(api) == ["safe_mode_reentry"]
 
 
+@BOTH
 async def test_both_stores_down_is_entered_for_everybody_once_one_can_be_written(api: Api, manual_clock: ManualClock) -> None:
     api.services.health.stores_down_at = api.now
     await api.services.safe_mode.tick()
@@ -167,6 +179,7 @@ async def test_both_stores_down_is_entered_for_everybody_once_one_can_be_written
 
 
 @pytest.mark.story("S-PC-03-003")
+@BOTH
 async def test_each_family_hears_once_per_intent_and_the_next_shift_has_a_ticket(api: Api, manual_clock: ManualClock) -> None:
     await raise_alert(api)
     manual_clock.advance(minutes=15)
@@ -271,6 +284,7 @@ async def refused_inserts(api: Api, name: str) -> AsyncIterator[None]:
 
 
 @pytest.mark.story("S-PC-03-002")
+@BOTH
 async def test_an_activation_that_cannot_be_written_is_alerted_retried_and_blocks_all_the_same(
     api: Api, manual_clock: ManualClock
 ) -> None:
@@ -297,6 +311,7 @@ async def test_an_activation_that_cannot_be_written_is_alerted_retried_and_block
 
 
 @pytest.mark.story("S-PC-03-003")
+@BOTH
 async def test_a_ticket_that_cannot_be_opened_is_alerted_and_tried_again(api: Api) -> None:
     await post(api, "enter", {"reason": "teste"}, 201)
     await send(api, api.command())

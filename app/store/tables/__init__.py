@@ -14,7 +14,7 @@ from app.store.tables.inbox import InboxCommand, InboxMessage, MalformedItem, Pr
 from app.store.tables.people import ApiKey, SettingsDoc, Tenant, UserAccount, UserTenant, WebSession
 from app.store.tables.replays import ReplayBatch, ReplayItem
 from app.store.tables.safe_mode import ContingencyNotice, HealthProbe, HealthSample, SafeCause, SafeEpisode, SafeStep
-from app.store.tables.steering import AuditEntry, AuditHead, EventLog, Hold, ModeRow, Node, PhoneMessage
+from app.store.tables.steering import AuditEntry, AuditHead, EventLog, Hold, ModeRow, Node, PhoneMessage, ScaledTime
 
 __all__ = [
     "AckRecord",
@@ -54,6 +54,7 @@ __all__ = [
     "SafeCause",
     "SafeEpisode",
     "SafeStep",
+    "ScaledTime",
     "SettingsDoc",
     "Tenant",
     "Therapist",

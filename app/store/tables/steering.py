@@ -89,6 +89,16 @@ class Node(SQLModel, table=True):
     loops_json: str = doc(default="{}")
 
 
+class ScaledTime(SQLModel, table=True):
+    """Where a fast clock (training, demo) stands: one moment as real time and as the clock's, the same for every process."""
+
+    __tablename__ = "scaled_time"
+    name: str = key(10)
+    scale: float
+    real_at: datetime = when()
+    at: datetime = when()
+
+
 class PhoneMessage(SQLModel, table=True):
     """What the simulated phone shows (channel `simulator:`), demo and tests only."""
 
