@@ -832,6 +832,14 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_safe_step_episode_id"), "safe_step", ["episode_id"], unique=False)
     op.create_table(
+        "scaled_time",
+        sa.Column("name", sa.String(length=10), nullable=False),
+        sa.Column("scale", sa.Float(), nullable=False),
+        sa.Column("real_at", UTCDateTime(), nullable=False),
+        sa.Column("at", UTCDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_scaled_time")),
+    )
+    op.create_table(
         "settings_doc",
         sa.Column("scope", sa.String(length=60), nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
@@ -973,6 +981,7 @@ def downgrade() -> None:
     op.drop_table("therapist")
     op.drop_table("tenant")
     op.drop_table("settings_doc")
+    op.drop_table("scaled_time")
     op.drop_index(op.f("ix_safe_step_episode_id"), table_name="safe_step")
     op.drop_table("safe_step")
     op.drop_index(
