@@ -73,22 +73,36 @@ async def _migrated(database: Database) -> None:
 # --- running ------------------------------------------------------------------------------------------------------------
 
 
+def _listening(command: Callable[..., None]) -> Callable[..., None]:
+    """Options of the commands that serve; each stands before its environment variable."""
+    command = click.option("--port", type=click.IntRange(1, 65_535), help="Port to listen on (KORA_PORT, 8000).")(command)
+    return click.option("--host", help="Address to listen on (KORA_HOST, 127.0.0.1).")(command)
+
+
+def serving_environment(host: str | None, port: int | None) -> dict[str, str]:
+    """The process environment with an address given on the command line."""
+    given = {"KORA_HOST": host, "KORA_PORT": str(port) if port is not None else None}
+    return {**os.environ, **{name: value for name, value in given.items() if value is not None}}
+
+
 @cli.command()
-def serve() -> None:
+@_listening
+def serve(*, host: str | None, port: int | None) -> None:
     """Serve HTTP and run the engine until SIGTERM or Ctrl-C."""
     from app.__main__ import run
 
-    sys.exit(run(Settings.from_env(os.environ)))
+    sys.exit(run(Settings.from_env(serving_environment(host, port))))
 
 
 @cli.command()
 @click.option("--fresh", is_flag=True, help="Throw the demo's SQLite file away first.")
-def demo(*, fresh: bool) -> None:
+@_listening
+def demo(*, fresh: bool, host: str | None, port: int | None) -> None:
     """Three demo clinics, simulated traffic and a simulated phone; needs nothing but Python."""
     from app.__main__ import run
     from app.demo import sibling
 
-    environ = {"KORA_DATABASE_URL": "sqlite:///var/demo.db", "KORA_LOG_FORMAT": "console", **os.environ}
+    environ = {"KORA_DATABASE_URL": "sqlite:///var/demo.db", "KORA_LOG_FORMAT": "console", **serving_environment(host, port)}
     settings = Settings.from_env(environ)
     if settings.is_production:
         raise click.ClickException("the demo is not for production (KORA_ENV=production)")

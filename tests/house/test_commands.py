@@ -10,6 +10,9 @@ from types import ModuleType
 
 import pytest
 
+from app.cli import cli, serving_environment
+from app.settings import Settings
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts/dev.py"
 
@@ -87,3 +90,17 @@ def test_continuous_integration_runs_what_a_developer_runs() -> None:
 def test_the_procfile_names_what_exists() -> None:
     lines = dict(line.split(": ") for line in (ROOT / "Procfile").read_text(encoding="utf-8").splitlines())
     assert lines == {"release": "kora migrate", "web": "python -m app"}
+
+
+def test_the_example_of_make_run_is_one_that_the_demo_takes() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    example = re.search(r'^run: +##.*\(ARGS="([^"]+)"\)', makefile, flags=re.MULTILINE)
+    assert example is not None
+    context = cli.commands["demo"].make_context("demo", example[1].split())
+    assert context.params["port"] == 8080
+
+
+def test_a_port_given_stands_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KORA_PORT", "9001")
+    assert Settings.from_env(serving_environment(None, None)).port == 9001
+    assert Settings.from_env(serving_environment("0.0.0.0", 9002)).port == 9002
