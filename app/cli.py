@@ -14,6 +14,7 @@ import click
 from sqlalchemy import Connection, text
 
 from app.bootstrap import prepare_folder
+from app.cli_replay import replay_commands
 from app.clock import SystemClock
 from app.credentials import hash_password, new_api_key
 from app.errors import KoraError
@@ -392,6 +393,14 @@ def verify(limit: int) -> None:
     if found:
         raise click.ClickException(f"{len(found)} violation(s)")
     click.echo("0 violations")
+
+
+async def _on_migrated(database: Database, work: Callable[[Database], Awaitable[Any]]) -> Any:
+    await _migrated(database)
+    return await work(database)
+
+
+cli.add_command(replay_commands(lambda work: _with_database(lambda database: _on_migrated(database, work))))
 
 
 @cli.command()

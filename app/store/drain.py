@@ -20,6 +20,7 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, case, func, select,
 
 from app.domain.drain import DrainPolicy, Pace, Trend, begin, fill, is_incident, look, spend
 from app.domain.states import ModeState
+from app.store.alerts import raise_alert
 from app.store.bulk import insert_rows, update_rows
 from app.store.events import publish_many
 from app.store.lanes import GLOBAL_SCOPE, PARKED_BY, merge_modes
@@ -134,6 +135,18 @@ def release(conn: Connection, tenant_id: str, now: datetime, new_id: str) -> Rel
             incident_at=now if incident else row.incident_at,
         )
     )
+    if incident:
+        raise_alert(
+            conn,
+            tenant_id=tenant_id,
+            trigger="replay_backlog",
+            severity="high",
+            summary=f"Parked requests arrive faster than they leave: {pace.backlog} wait, {pace.rate_per_s:.2f} a second leave",
+            dedup_key=f"drain:{row.drain_id}",
+            correlation_id=f"drain-{row.drain_id}",
+            now=now,
+            raised_by="system:drain",
+        )
     if left == 0:
         _end(conn, row.drain_id, "completed", now)
     names = [lane.contact_id for lane in chosen]

@@ -306,8 +306,11 @@ class _Run:
     # --- what came of it ------------------------------------------------------------------------------------------------
 
     def collect(self) -> None:
-        """Items whose command has its result; a surprise stops what is left of its contact."""
-        items = self.open()
+        """Released items whose command has its result; a surprise stops what is left of its contact.
+
+        What ended before its turn (somebody was faster) is released like any other, and heard of at the next step.
+        """
+        items = [item for item in self.open() if item["state"] == ItemState.RELEASED]
         if not items:
             return
         keys = [{"tenant_id": self.batch.tenant_id, "command_id": item["run_command_id"]} for item in items]
@@ -319,7 +322,7 @@ class _Run:
             row = rows.get(item["run_command_id"])
             if row is None or row.done_at is None:
                 continue
-            stopped = item["state"] == ItemState.RELEASED and row.reason in (Reason.REPLAY_STOPPED, Reason.REPLAY_CANCELLED)
+            stopped = row.reason in (Reason.REPLAY_STOPPED, Reason.REPLAY_CANCELLED)
             self.finish(item["n"], State(row.result), row.reason or "", row.done_at)
             if item["drift"] and not stopped:
                 surprised.add(item["contact_id"])

@@ -168,3 +168,5 @@ async def test_a_backlog_that_grows_slows_the_drain_down_and_becomes_an_incident
         drain = (await api.once("/contingency", lambda c, b=backlog: c["drain"]["backlog"] == b))["drain"]  # type: ignore[misc]
     assert (drain["slowed"], drain["incident_at"] is not None) == (3, True)
     assert drain["rate_per_s"] == pytest.approx(0.01 / 8)
+    (alert,) = (await api.get("/alerts"))["items"]
+    assert (alert["trigger"], alert["severity"], alert["status"]) == ("replay_backlog", "high", "open")

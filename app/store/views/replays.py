@@ -39,6 +39,12 @@ def batch(conn: Connection, tenant_id: str, replay_id: str, now: datetime) -> di
     }
 
 
+def tenant_of_batch(conn: Connection, replay_id: str) -> str | None:
+    """The clinic of a batch; None when there is no such batch."""
+    found = conn.execute(select(_BATCH.c.tenant_id).where(_BATCH.c.replay_id == replay_id)).scalar()
+    return str(found) if found is not None else None
+
+
 def batches(conn: Connection, tenant_id: str, *, after: tuple[datetime, str] | None, limit: int) -> list[dict[str, Any]]:
     """A clinic's batches, the newest first."""
     query = select(_BATCH).where(_BATCH.c.tenant_id == tenant_id)
