@@ -56,7 +56,9 @@
     state.due = performance.now() + Number(region.dataset.every || 1) * 1000;
     region.setAttribute("aria-busy", "true");
     try {
+      const before = saidIn(region);
       await htmx.ajax("GET", location.pathname + location.search, { source: region, target: region, swap: "morph:innerHTML" });
+      if (region.dataset.foreign) announce(region, before);
     } catch (error) {
       state.again = true; // the connection is away: the next nudge or reset fetches it
     } finally {
@@ -123,6 +125,12 @@
   /* --- what the stream tells ----------------------------------------------------------------------------------------- */
   /* a region about one contact need not look again because of another; no refs = anything may have changed */
   const concerns = (element, change) => change.topic !== "lane" || !element.dataset.ref || !change.refs.length || change.refs.includes(element.dataset.ref);
+  /* a banner that came is said once: safe mode loudly, everything else politely */
+  const saidIn = (element) => element.querySelector("[data-said]")?.dataset.said;
+  const announce = (element, before) => {
+    const after = element.querySelector("[data-said]");
+    if (after && after.dataset.said !== before && (!before || after.dataset.kind !== "safe_mode")) (after.dataset.kind === "safe_mode" ? shout : say)(after.dataset.said);
+  };
   const nudge = (changes) => {
     for (const element of document.querySelectorAll("[data-region], [data-state]")) {
       const topics = element.dataset.topics.split(" ");
@@ -136,11 +144,10 @@
       const element = document.getElementById(id);
       if (!element) continue;
       if (element.dataset.scope !== scope) { element.dataset.foreign = "yes"; refresh(element); continue; }
-      const before = element.querySelector("[data-said]")?.dataset.said;
+      const before = saidIn(element);
       Idiomorph.morph(element, html, { morphStyle: "innerHTML" });
       clock.paint(element);
-      const after = element.querySelector("[data-said]");
-      if (after && after.dataset.said !== before && (!before || after.dataset.kind !== "safe_mode")) (after.dataset.kind === "safe_mode" ? shout : say)(after.dataset.said);
+      announce(element, before);
     }
   };
   const everything = () => { for (const element of document.querySelectorAll("[data-region], [data-state]")) refresh(element, true); };
