@@ -7,10 +7,10 @@ from itertools import count
 from typing import Any
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, StorageState, expect
 
 from e2e.clinic import Clinic, until
-from e2e.conftest import House, Noise
+from e2e.conftest import House, Noise, live
 from e2e.test_looks import AXE, RUN
 
 PHONE: dict[str, Any] = {"viewport": {"width": 360, "height": 800}, "has_touch": True}
@@ -114,4 +114,44 @@ def test_the_countdown_runs_on_the_servers_time(people: Callable[..., BrowserCon
     page.clock.fast_forward(15 * 60_000)
     expect(shown).to_have_text("venceu; aguardando o servidor")
     assert clinic.call("GET", f"/alerts/{alert_id}")["level"] == "raised"
+    clinic.call("POST", f"/alerts/{alert_id}/ack")
+
+
+# --- the console --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.story("S-PC-03-001")
+def test_an_alert_appears_by_itself_and_is_taken_on_by_keyboard_alone(desk: BrowserContext, clinic: Clinic) -> None:
+    page = desk.new_page()
+    page.goto("/alerts")
+    live(page)
+    alert_id = raise_alert(clinic)["alert_id"]
+    row = page.locator(f"#alert_{alert_id}")
+    expect(row).to_contain_text("Ninguém assumiu")
+    page.keyboard.press("g")
+    page.keyboard.press("a")
+    page.wait_for_url("**/alerts*")
+    live(page)
+    row.locator("a").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**/alerts?*alert={alert_id}*")
+    expect(page.locator("#alert_detail")).to_contain_text("tentativa 7")
+    page.keyboard.press("a")
+    expect(page.locator("#alert_detail")).to_contain_text("assumiu no painel")
+    expect(row).to_contain_text("Assumido")
+    assert clinic.call("GET", f"/alerts/{alert_id}")["status"] == "acknowledged"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_on_the_alerts_page_and_nothing_scrolls_sideways(
+    people: Callable[..., BrowserContext], house: House, clinic: Clinic, noise: Noise, admin_state: StorageState, scheme: str
+) -> None:
+    alert_id = raise_alert(clinic, summary="UmNomeDeServiçoMuitoCompridoQueNãoTemEspaçosNemPausas não responde")["alert_id"]
+    page = people(storage_state=admin_state, base_url=house.server.url, color_scheme=scheme).new_page()
+    page.goto(f"/alerts?alert={alert_id}")
+    live(page)
+    assert axe(page, noise) == []
+    for width in (320, 360, 768, 1024, 1366):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
     clinic.call("POST", f"/alerts/{alert_id}/ack")

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection
 
-from app.web.console import banner, contacts, lane, overview, phone, queue, safe_mode
+from app.web.console import alerts, banner, contacts, lane, overview, phone, queue, safe_mode
 from app.web.console.visit import Viewer, Visit
 from app.web.i18n import environment, mark
 
@@ -63,6 +63,9 @@ FRAGMENTS: Final[Mapping[str, Fragment]] = {
     f.id: f
     for f in (
         _state("banner", "base.html", mark("Situation"), "queue safe_mode settings", banner.Banner, banner.load_banner),
+        _state("alert_count", "base.html", mark("Alerts"), "alerts", alerts.AlertCount, alerts.load_alert_count),
+        _rows("alert_rows", "alerts.html", mark("Alerts"), "alerts", alerts.AlertRows, alerts.load_alert_rows),
+        _rows("alert_detail", "alerts.html", mark("Chosen alert"), "alerts", alerts.AlertDetail, alerts.load_alert_detail),
         _state("queue_count", "base.html", mark("Queue"), "queue", banner.QueueCount, banner.load_queue_count),
         _state("numbers", "overview.html", mark("Numbers"), "queue manual tickets", overview.NumberCards, overview.load_numbers),
         _rows("needs", "overview.html", mark("Needs you now"), "queue manual tickets", overview.Needs, overview.load_needs),
@@ -96,7 +99,7 @@ FRAGMENTS: Final[Mapping[str, Fragment]] = {
 }
 """All of them by id."""
 
-FRAME: Final = ("banner", "queue_count")
+FRAME: Final = ("banner", "queue_count", "alert_count")
 """State fragments of every page."""
 
 STATE: Final = tuple(f for f in FRAGMENTS.values() if f.state)

@@ -22,11 +22,19 @@
     next.scrollIntoView({ block: "nearest" });
   };
 
+  /* one alert: acknowledge it; none or several in sight: go to the first button, and let the person press it */
+  const acknowledge = () => {
+    const buttons = [...document.querySelectorAll("main [data-ack]")];
+    if (buttons.length === 1) buttons[0].form.requestSubmit(buttons[0]);
+    else buttons[0]?.focus();
+  };
+
   const acts = {
     "/": () => { const field = document.getElementById("search"); (field.offsetParent ? field : document.querySelector("main input[type=search]"))?.focus(); },
     "?": openHelp,
     j: () => move(1),
     k: () => move(-1),
+    a: acknowledge,
     p: () => window.kora.regions.togglePause(),
   };
   document.addEventListener("keydown", (event) => {

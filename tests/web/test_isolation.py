@@ -26,7 +26,7 @@ READS = [
 ]
 MOVING = ["/commands/{command}"]
 """What goes on changing by itself: deliveries are on their way."""
-ELSEWHERE = ["/safe-mode"]
+ELSEWHERE = ["/safe-mode", "/alerts", "/alerts/{alert}"]
 """Tried in the test of its own part."""
 LISTS = ["/contacts", "/patients", "/therapists", "/appointments", "/queue"]
 

@@ -43,6 +43,21 @@ def listed(
     return [{**_document(row), "next_attempt_at": upcoming.get(row.alert_id)} for row in rows]
 
 
+def board(conn: Connection, scope: Scope, *, offset: int, limit: int) -> list[dict[str, Any]]:
+    """The console's list: open ones first, then acknowledged, then resolved; the worst and latest storms first, each together."""
+    worst = case((_ALERT.c.severity == "critical", 0), (_ALERT.c.severity == "high", 1), else_=2)
+    turn = case((_ALERT.c.status == "open", 0), (_ALERT.c.status == "acknowledged", 1), else_=2)
+    order = (turn, worst, _ALERT.c.group_started_at.desc(), _ALERT.c.group_id, _ALERT.c.raised_at, _ALERT.c.alert_id)
+    query = select(_ALERT).where(visible(scope)).order_by(*order).offset(offset).limit(limit)
+    return [_document(row) for row in conn.execute(query)]
+
+
+def members(conn: Connection, group_id: str, scope: Scope, *, limit: int) -> list[dict[str, Any]]:
+    """The alerts that one message speaks for, oldest first."""
+    query = select(_ALERT).where(_ALERT.c.group_id == group_id, visible(scope)).order_by(_ALERT.c.raised_at, _ALERT.c.alert_id)
+    return [_document(row) for row in conn.execute(query.limit(limit))]
+
+
 def one(conn: Connection, alert_id: str, scope: Scope) -> dict[str, Any] | None:
     """One alert with its attempts, changes of level and records; None when unknown or out of scope."""
     row = conn.execute(select(_ALERT).where(_ALERT.c.alert_id == alert_id, visible(scope))).first()
@@ -56,6 +71,7 @@ def one(conn: Connection, alert_id: str, scope: Scope) -> dict[str, Any] | None:
         "next_attempt_at": min((s.due_at for s in sends if s.done_at is None), default=None),
         "attempts": [attempt(s) for s in sends if _tried(s)],
         "upcoming": [attempt(s) for s in sends if not _tried(s) and s.done_at is None],
+        "stopped": [attempt(s) for s in sends if not _tried(s) and s.done_at is not None],
         "levels": [
             {"action": s.action, "due_at": s.due_at, "done_at": s.done_at, "outcome": s.outcome, "late": s.late}
             for s in steps

@@ -59,6 +59,16 @@ PAGES: Final = (
     ),
     Page(id="contacts", label=mark("Contacts"), group="operate", url="/contacts", icon="contacts", key="c", short=mark("Contacts")),
     Page(
+        id="alerts",
+        label=mark("Alerts"),
+        group="respond",
+        url="/alerts",
+        icon="alert",
+        roles=(MANAGER, SUPERADMIN),
+        key="a",
+        short=mark("Alerts"),
+    ),
+    Page(
         id="safe_mode",
         label=mark("Safe mode"),
         group="respond",

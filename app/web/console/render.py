@@ -103,7 +103,7 @@ def frame_of(visit: Visit, page: Page) -> Frame:
         title=words.text(page.label),
         visit=visit,
         groups=tuple((label, members) for label, members in groups if members),
-        tabs=tuple(p for p in pages if p.short is not None)[:TABS_MAX],
+        tabs=_tabs(pages),
         pages={p.id: p for p in PAGES if visit.role in p.roles},
         scope=Audience(visit.scope, "", "").scope,
         clinic_label=label,
@@ -113,6 +113,13 @@ def frame_of(visit: Visit, page: Page) -> Frame:
         keys=msgspec.json.encode(keys).decode(),
         words=msgspec.json.encode(words.script_words()).decode(),
     )
+
+
+def _tabs(pages: tuple[Page, ...]) -> tuple[Page, ...]:
+    """The phone's tabs; where there are too many, alerts are worth more than the list of contacts."""
+    short = [p for p in pages if p.short is not None]
+    kept = [p for p in short if p.id != "contacts"][:TABS_MAX] if len(short) > TABS_MAX else short
+    return tuple(kept)
 
 
 VIEWS: Final[list[View]] = []
