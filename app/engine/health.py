@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 import structlog
 from redis.exceptions import RedisError
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
 
 from app.clock import Clock
 from app.domain.green_window import WindowPolicy
@@ -34,6 +35,7 @@ from app.store.ledger import database_now
 
 log = structlog.get_logger("engine.health")
 
+RETRY_S: Final = 1.0
 DISK_FREE_MIN: Final = 256 * 1024 * 1024
 
 
@@ -107,7 +109,11 @@ class Health:
         checks = await self.look()
         now = self._clock.now()
         self.latest = (now, checks)
-        await self._database.write(keep, self._node_id, checks, now)
+        try:
+            await self._database.write(keep, self._node_id, checks, now)
+        except DBAPIError as error:  # a full disk, for example: no sample is as good as a red one
+            log.critical("sample_not_stored", flow_id="F-06", status="missing", reason=type(error).__name__)
+            return RETRY_S
         red = sorted(name for name, check in checks.items() if not check.green)
         if red:
             log.warning("health_red", flow_id="F-06", status="red", health_window=", ".join(red))
@@ -141,7 +147,7 @@ class Health:
         try:
             async with asyncio.timeout(self.policy.probe_s):
                 await probe
-        except (StorageError, RedisError, OSError) as error:  # TimeoutError is an OSError
+        except (StorageError, DBAPIError, RedisError, OSError) as error:  # TimeoutError is an OSError
             return Check(green=False, detail=type(error).__name__, ms=_ms(started))
         return Check(green=True, ms=_ms(started))
 

@@ -21,6 +21,8 @@ AnyRequest = Request[Any, Any, Any]
 
 PROBE_WITHIN_S: Final = 2.0
 _PUBLIC: Final = {"access": "public"}
+_ASKED_NOW: Final = frozenset({"redis", "loops"})
+"""Checks of the newest sample that this answer asks by itself."""
 
 
 class HealthBoard:
@@ -76,7 +78,7 @@ async def metrics(request: AnyRequest) -> Response[bytes]:
 
 @get("/api/v1/health", opt=_PUBLIC, media_type=MediaType.JSON, tags=["health"], summary="Each component, green or red")
 async def health(request: AnyRequest) -> dict[str, Any]:
-    """Database, Redis (if configured), every engine loop and the lock mode, each with its state, latency and since when."""
+    """Database, Redis (if configured), every loop, the lock mode, and the newest sample of the other checks of safe mode's exit."""
     services = _services(request)
     board, now = cast("HealthBoard", request.app.state.health), services.clock.now()
     probes = [_timed(services.db.read(_ping))]
@@ -93,6 +95,9 @@ async def health(request: AnyRequest) -> dict[str, Any]:
         components.append(board.entry(f"loop:{name}", fine=fine, now=now, detail=detail))
     mode = services.locks.mode
     components.append(board.entry("locks", fine=mode != "fallback", now=now, detail=f"mode {mode}"))
+    for name, check in sorted((services.health.latest or (now, {}))[1].items()):
+        if name not in _ASKED_NOW:
+            components.append(board.entry(name, fine=check.green, now=now, latency_ms=check.ms, detail=check.detail or None))
     worst = "green" if all(c["status"] == "green" for c in components) else "red"
     return {"status": worst, "node_id": services.node_id, "lock_mode": mode, "components": components}
 
