@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection
 
-from app.web.console import alerts, banner, contacts, lane, overview, phone, queue, safe_mode
+from app.web.console import alerts, banner, contacts, family_texts, lane, overview, phone, queue, safe_mode
 from app.web.console.visit import Viewer, Visit
 from app.web.i18n import environment, mark
 
@@ -92,6 +92,14 @@ FRAGMENTS: Final[Mapping[str, Fragment]] = {
             every_s=2,
         ),
         _rows("safe_forms", "safe_mode.html", mark("What to do"), "safe_mode", safe_mode.SafeForms, safe_mode.load_safe_forms),
+        _rows(
+            "safe_texts",
+            "safe_mode.html",
+            mark("What families read meanwhile"),
+            "settings",
+            family_texts.SafeTexts,
+            family_texts.load_safe_texts,
+        ),
         _rows(
             "safe_past", "safe_mode.html", mark("Episodes"), "safe_mode", safe_mode.SafePast, safe_mode.load_safe_past, every_s=5
         ),

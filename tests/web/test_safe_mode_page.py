@@ -8,6 +8,7 @@ from litestar import Litestar
 
 from app.bootstrap import Services
 from app.clock import ManualClock
+from app.store.tables import AuditEntry, table
 from tests.web.api_client import Api, open_api
 from tests.web.conftest import Browser, Clinic, add_person, browser_client, sign_in
 from tests.web.safe_mode_driver import ALL_TICKS, acknowledge, break_channel, look, post, raise_alert, tell
@@ -118,3 +119,22 @@ async def test_a_form_for_another_scope_or_without_its_token_changes_nothing(
     assert forged.status_code == 403
     assert (await other.get("/safe-mode"))["state"] == "normal"
     assert (await submit(admin_session, "exit", "global")).status_code == 303  # nothing to leave: the page says so
+
+
+@pytest.mark.story("S-PC-03-003")
+async def test_a_superadmin_words_what_families_read_and_sees_how_it_reads(
+    api: Api, admin_session: Browser, services: Services
+) -> None:
+    scope = api.clinic.tenant_id
+    before = await words(admin_session)
+    assert "nada foi marcado ainda. Nossa equipe responde até 10:00." in before
+    answer = await submit(admin_session, "texts", scope, schedule_open="Recebemos. Resposta até {hora}.", reason="mais curto")
+    assert answer.status_code == 303
+    after = await words(admin_session)
+    assert "Recebemos. Resposta até 10:00." in after
+    assert "texto próprio" in after
+    assert (await submit(admin_session, "texts", scope, schedule_open="Até logo, {nome}.", reason="x")).status_code == 400
+    await submit(admin_session, "texts", scope, schedule_open="", reason="de volta")
+    assert "texto próprio" not in await words(admin_session)
+    entries = await services.db.read(lambda conn: conn.execute(table(AuditEntry).select()).all())
+    assert [e.reason for e in entries if e.action == "settings.save"] == ["mais curto", "de volta"]

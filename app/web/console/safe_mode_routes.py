@@ -8,15 +8,17 @@ from litestar.response import Redirect
 from app.domain.safe_mode import Checklist
 from app.errors import Conflict, Forbidden, InvalidRequest
 from app.store import safe_mode as store
+from app.store import settings
 from app.store.lanes import GLOBAL_SCOPE
 from app.web.api.common import by, storable
 from app.web.auth import actor_of, authenticator
+from app.web.console.family_texts import patch_of
 from app.web.console.pages import SUPERADMIN
 from app.web.console.render import show, view
 from app.web.console.safe_mode import ACTION_MAX, REASON_MAX, STEP_MAX
 from app.web.console.visit import AnyRequest, services_of
 
-SAFE_MODE: Final = view("safe_mode", "safe_mode.html", "safe_now", "safe_window", "safe_forms", "safe_past")
+SAFE_MODE: Final = view("safe_mode", "safe_mode.html", "safe_now", "safe_window", "safe_forms", "safe_past", "safe_texts")
 _ACT: Final[dict[str, Any]] = {"status_code": 303, "opt": {"access": "page", "roles": [SUPERADMIN]}}
 
 
@@ -51,6 +53,19 @@ async def leave(request: AnyRequest) -> Redirect:
     """Ask to leave; the page says what came of it."""
     form, scope = await _form(request)
     return await _done(request, form, store.ask_exit, scope, services_of(request).safe_mode.policy, by(request))
+
+
+@post("/safe-mode/texts", **_ACT)
+async def texts(request: AnyRequest) -> Redirect:
+    """Word anew what families read; audited with before and after. Raises InvalidRequest for a text that cannot be used."""
+    form, scope = await _form(request)
+    who, services = by(request), services_of(request)
+    patch = {"family_texts": patch_of(form)}
+    reason = _text(form, "reason", REASON_MAX) or None
+    await services.db.write(settings.save, scope, patch, actor=who.actor, now=who.now, reason=reason, origin=who.origin)
+    services.policies.forget()
+    services.channels.forget()
+    return Redirect(_back(form), status_code=303)
 
 
 async def _form(request: AnyRequest) -> tuple[dict[str, str], str]:
@@ -90,5 +105,5 @@ def _back(form: dict[str, str]) -> str:
 
 
 safe_mode_pages: Final[list[Any]] = [
-    Router("/", route_handlers=[page, enter, recovery, leave], opt={"access": "page"}, include_in_schema=False)
+    Router("/", route_handlers=[page, enter, recovery, leave, texts], opt={"access": "page"}, include_in_schema=False)
 ]
