@@ -155,3 +155,17 @@ def test_axe_finds_nothing_on_the_alerts_page_and_nothing_scrolls_sideways(
         page.set_viewport_size({"width": width, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
     clinic.call("POST", f"/alerts/{alert_id}/ack")
+
+
+def test_a_channel_is_tested_with_one_click(
+    people: Callable[..., BrowserContext], house: House, noise: Noise, admin_state: StorageState
+) -> None:
+    page = people(storage_state=admin_state, base_url=house.server.url).new_page()
+    page.goto("/channels")
+    live(page)
+    page.get_by_role("button", name="Testar ops", exact=True).click()
+    expect(page.locator("#channel_rows")).to_contain_text("chegou")
+    assert axe(page, noise) == []
+    for width in (320, 360, 768, 1366):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -71,3 +71,11 @@ def text(message: AlertMessage) -> str:
     if message.link:
         lines.append(f"{ACK_BUTTON}: {message.link}")
     return "\n".join(lines)
+
+
+TEST_TITLE: Final = "KoraOS TESTE"
+
+
+def test_text(channel: str, now: datetime, timezone: str) -> str:
+    """The message of a channel's test button."""
+    return f"Teste do canal {channel}, às {now.astimezone(ZoneInfo(timezone)):%H:%M}. Está tudo bem; não é preciso fazer nada."

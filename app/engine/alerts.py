@@ -51,6 +51,14 @@ class AlertPolicy:
         return self.send_limit_s + 7.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """What a test message came to, and where it went (masked)."""
+
+    target: str
+    result: SendResult
+
+
 @dataclass(slots=True)
 class _Call:
     claimed: Claimed
@@ -127,6 +135,32 @@ class AlertLoop:
                     status=action,
                 )
         self._changed()
+
+    async def try_channel(self, scope: str, channel: str, recipient: str) -> Tried:
+        """Send a test to one recipient of a channel, now, and wait for the answer; touches no alert."""
+        settings = await self._channels.settings(scope)
+        spec = spec_of(settings, channel, recipient)
+        found = await self._channels.channel(scope, spec)
+        if isinstance(found, NoChannel):
+            return Tried(target=shown(spec), result=SendResult(outcome=Outcome.REJECTED, detail=found.reason))
+        text = alert_texts.test_text(channel, self._clock.now(), str(settings["timezone"]))
+        template = _template(settings, text)
+        message = OutboundMessage(
+            key=f"test-{new_id()}",
+            title=alert_texts.TEST_TITLE,
+            text=text,
+            kind="alert_test",
+            tenant_id=None if scope == GLOBAL_SCOPE else scope,
+            template=template,
+            window_open=False if template else None,
+            document={"test": True, "channel": channel, "text": text},
+        )
+        try:
+            async with asyncio.timeout(self._policy.send_limit_s):
+                result = await found.send(message)
+        except TimeoutError:
+            result = SendResult(outcome=Outcome.UNKNOWN, detail="timeout")
+        return Tried(target=shown(spec), result=result)
 
     # --- messages -------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection
 
-from app.web.console import alerts, banner, contacts, family_texts, lane, overview, phone, queue, safe_mode
+from app.web.console import alerts, banner, channels, contacts, family_texts, lane, overview, phone, queue, safe_mode
 from app.web.console.visit import Viewer, Visit
 from app.web.i18n import environment, mark
 
@@ -66,6 +66,8 @@ FRAGMENTS: Final[Mapping[str, Fragment]] = {
         _state("alert_count", "base.html", mark("Alerts"), "alerts", alerts.AlertCount, alerts.load_alert_count),
         _rows("alert_rows", "alerts.html", mark("Alerts"), "alerts", alerts.AlertRows, alerts.load_alert_rows),
         _rows("alert_detail", "alerts.html", mark("Chosen alert"), "alerts", alerts.AlertDetail, alerts.load_alert_detail),
+        _rows("channel_rows", "channels.html", mark("Targets"), "settings", channels.ChannelRows, channels.load_channel_rows),
+        _rows("routing_rows", "channels.html", mark("Routing"), "settings", channels.RoutingRows, channels.load_routing_rows),
         _state("queue_count", "base.html", mark("Queue"), "queue", banner.QueueCount, banner.load_queue_count),
         _state("numbers", "overview.html", mark("Numbers"), "queue manual tickets", overview.NumberCards, overview.load_numbers),
         _rows("needs", "overview.html", mark("Needs you now"), "queue manual tickets", overview.Needs, overview.load_needs),

@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from app.web.api.alerts import alert_routes
+from app.web.api.channels import channel_routes
 from app.web.api.contingency import contingency_routes
 from app.web.api.intake import intake_routes
 from app.web.api.people import people_routes
@@ -16,6 +17,7 @@ api_routes: Final[list[Any]] = [
     *state_routes,
     *safe_mode_routes,
     *alert_routes,
+    *channel_routes,
     *contingency_routes,
     *replay_routes,
 ]

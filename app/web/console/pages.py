@@ -77,6 +77,7 @@ PAGES: Final = (
         roles=(MANAGER, SUPERADMIN),
         key="s",
     ),
+    Page(id="channels", label=mark("Channels"), group="configure", url="/channels", icon="plug", roles=(SUPERADMIN,)),
     Page(id="phone", label=mark("Simulated phone"), group="configure", url="/phone", icon="message"),
 )
 

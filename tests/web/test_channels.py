@@ -1,0 +1,146 @@
+"""Channels: tested, set and routed; secrets go in and never come out."""
+
+import re
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import select
+
+from app.bootstrap import Services
+from app.store import settings
+from app.store.tables import AuditEntry, PhoneMessage, table
+from tests.provider import answer, provider
+from tests.web.conftest import Browser, Clinic
+
+PAGE = {"accept": "text/html"}
+SECRET = "token-of-the-chat"
+
+
+def plain(answered: httpx.Response) -> str:
+    return " ".join(re.sub(r"<[^>]+>", " ", answered.text).split())
+
+
+async def submit(browser: Browser, path: str, **form: str) -> httpx.Response:
+    data = {"_csrf": browser.csrf_token, "scope": "global", **form}
+    return await browser.client.post(path, data=data, headers=PAGE)
+
+
+async def audited(services: Services, action: str) -> list[Any]:
+    audit = table(AuditEntry)
+    query = select(audit).where(audit.c.action == action).order_by(audit.c.number)
+    return await services.db.read(lambda conn: list(conn.execute(query)))
+
+
+async def test_a_test_goes_to_one_target_and_says_what_came_of_it(
+    services: Services, client: httpx.AsyncClient, tenant: Clinic, key: dict[str, str]
+) -> None:
+    async def test(**body: Any) -> Any:
+        answered = await client.post("/api/v1/channels/test", json=body, headers=key)
+        assert answered.status_code == 200, answered.text
+        return answered.json()
+
+    async with provider(answer(200)) as good, provider(answer(500)) as bad:
+        patch = {"channels": {"ops": f"webhook:{good.url}/{SECRET}", "email": [f"webhook:{bad.url}", f"webhook:{good.url}/2"]}}
+        saved = await client.put(f"/api/v1/settings/{tenant.slug}", json=patch, headers=key)
+        assert saved.json()["channels"] == {"ops": "***", "email": "***"}
+        services.channels.forget()
+        assert await test(channel="ops") == {
+            "channel": "ops",
+            "target": "webhook:127.0.0.1",
+            "outcome": "sent",
+            "answer": None,
+        }
+        assert (await test(channel="email"))["answer"] == "http_500"
+        assert (await test(channel="email", number=2))["outcome"] == "sent"
+        assert [r.path for r in good.requests] == [f"/{SECRET}", "/2"]
+        assert good.requests[0].json["test"] is True
+    assert (await test(channel="superadmin_whatsapp"))["target"] == "simulator:superadmin_whatsapp"
+    shown = await services.db.read(lambda conn: conn.execute(select(table(PhoneMessage).c.body)).scalars().all())
+    assert ["Teste do canal" in body for body in shown] == [True]
+    entries = await audited(services, "channel.test")
+    assert [e.object for e in entries] == ["channel/ops", "channel/email", "channel/email:2", "channel/superadmin_whatsapp"]
+    assert not any(SECRET in e.after_json for e in entries)
+
+
+async def test_a_test_needs_the_right_and_a_target_that_exists(
+    client: httpx.AsyncClient, key: dict[str, str], global_key: dict[str, str], other_tenant: Clinic
+) -> None:
+    async def status(headers: dict[str, str], **body: Any) -> int:
+        return (await client.post("/api/v1/channels/test", json=body, headers=headers)).status_code
+
+    assert await status({}, channel="ops") == 401
+    assert await status(key, channel="ops", tenant_id="global") == 403
+    assert await status(key, channel="ops", tenant_id=other_tenant.slug) == 403
+    assert await status(key, channel="ops", number=2) == 400
+    assert await status(key, channel="") == 400
+    assert await status(global_key, channel="ops", tenant_id="global") == 200
+
+
+@pytest.mark.parametrize(
+    ("patch", "pointer"),
+    [
+        ({"channels": {"a:b": "x"}}, "/channels/a:b"),
+        ({"channels": {"ops": [1]}}, "/channels/ops"),
+        ({"routing": {"gap": {"channels": []}}}, "/routing/gap/channels"),
+        ({"routing": {"gap": {"fallback": 1}}}, "/routing/gap/fallback"),
+        ({"routing": {"gap": {"ack_sla_min": 0}}}, "/routing/gap/ack_sla_min"),
+        ({"routing": {"gap": {"minutes": 5}}}, "/routing/gap"),
+    ],
+)
+async def test_channels_and_routes_that_cannot_be_used_are_refused(
+    client: httpx.AsyncClient, tenant: Clinic, key: dict[str, str], patch: Any, pointer: str
+) -> None:
+    refused = await client.put(f"/api/v1/settings/{tenant.slug}", json=patch, headers=key)
+    assert refused.status_code == 400
+    assert [e["pointer"] for e in refused.json()["errors"]] == [pointer]
+
+
+async def test_the_page_sets_tests_and_routes_without_showing_a_secret(services: Services, admin_session: Browser) -> None:
+    async with provider(answer(200)) as there:
+        targets = f"webhook:{there.url}/{SECRET}\nwhatsapp:+5511987654321"
+        assert (await submit(admin_session, "/channels/save", name="ops", targets=targets, reason="novo")).status_code == 303
+        services.channels.forget()
+        assert (await submit(admin_session, "/channels/test", recipient="ops")).status_code == 303
+        assert (await submit(admin_session, "/channels/test", recipient="ops:2")).status_code == 303
+    page = await admin_session.client.get("/channels", headers=PAGE)
+    shown = plain(page)
+    assert "webhook:127.0.0.1 Testar chegou há 0 s" in shown
+    assert "whatsapp:+55...4321 Testar recusado (whatsapp_not_configured)" in shown
+    assert SECRET not in page.text
+    route = {"trigger": "gap", "channels": "ops, email", "fallback": "superadmin_sms", "owner": "ops", "ack_sla_min": "7"}
+    assert (await submit(admin_session, "/channels/route", **route, reason="turno novo")).status_code == 303
+    assert "ops, email · alternativo: superadmin_sms · Responsável: ops · confirmação em até 7 min" in plain(
+        await admin_session.client.get("/channels", headers=PAGE)
+    )
+    held = await services.db.read(settings.load, "global")
+    assert held["routing"]["gap"]["ack_sla_min"] == 7
+    saves = await audited(services, "settings.save")
+    assert [s.reason for s in saves] == ["novo", "turno novo"]
+    assert not any(SECRET in s.after_json for s in saves)
+
+
+async def test_a_change_wants_a_reason_a_known_target_and_a_superadmin(
+    services: Services, admin_session: Browser, secretary_session: Browser
+) -> None:
+    assert (await submit(admin_session, "/channels/save", name="ops", targets="simulator:", reason=" ")).status_code == 400
+    assert (await submit(admin_session, "/channels/route", trigger="gap", channels="", reason="x")).status_code == 400
+    assert (await submit(admin_session, "/channels/route", trigger="", channels="ops", reason="x")).status_code == 400
+    assert (await submit(admin_session, "/channels/test", recipient="nowhere")).status_code == 404
+    assert (await submit(admin_session, "/channels/test", scope="nowhere", recipient="ops")).status_code == 404
+    assert (await secretary_session.client.get("/channels", headers=PAGE)).status_code == 403
+    assert (await submit(secretary_session, "/channels/test", recipient="ops")).status_code == 403
+    assert await audited(services, "settings.save") == []
+
+
+async def test_a_clinics_own_channels_stand_beside_those_of_all(
+    services: Services, tenant: Clinic, other_tenant: Clinic, admin_session: Browser
+) -> None:
+    saved = await submit(
+        admin_session, "/channels/save", scope=tenant.tenant_id, name="ops", targets="simulator:plantao", reason="da casa"
+    )
+    assert saved.headers["location"] == f"/channels?clinic={tenant.slug}"
+    ours = plain(await admin_session.client.get(f"/channels?clinic={tenant.slug}", headers=PAGE))
+    assert "simulator:plantao" in ours
+    everyones = plain(await admin_session.client.get("/channels?clinic=all", headers=PAGE))
+    assert "simulator:plantao" not in everyones
