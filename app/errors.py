@@ -16,6 +16,8 @@
 Outcomes of the domain (a blocked command, a lost race) are values, never exceptions.
 """
 
+from typing import Any
+
 
 class KoraError(Exception):
     """Root of every error that this package raises on purpose."""
@@ -55,6 +57,8 @@ class RequestError(KoraError):
         self.detail = detail
         self.errors = errors or []
         self.retry_after_s = retry_after_s
+        self.extra: dict[str, Any] = {}
+        """Further members of the problem document, such as the fresh state behind a 409."""
 
 
 class InvalidRequest(RequestError):

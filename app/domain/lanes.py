@@ -90,15 +90,16 @@ class Acceptance:
 def accept_order(*, given: int | None, last_assigned: int, last_committed: int, taken: Collection[int]) -> Acceptance:
     """The place for a command whose source gave `given` (None: the next one).
 
-    `taken` holds the numbers above `last_committed` that other commands of the lane have. `last_assigned` is the highest
-    number in use, so a number at or below it may still be free: a source may deliver out of order.
+    A number at or below `last_committed` is a violation of the order, whoever had it: its turn is over. `taken` holds the
+    numbers above it that other commands of the lane have: such a number is a conflict between the two. `last_assigned` is
+    the highest number in use; one at or below it may still be free: a source may deliver out of order.
     """
     if given is None:
         return Acceptance(state=State.QUEUED_FOR_DISPATCH, number=max(last_assigned, last_committed) + 1)
-    if given in taken:
-        return Acceptance(state=State.BLOCKED_CONFLICT, number=None, reason=Reason.COMMIT_ORDER_TAKEN)
     if given <= last_committed:
         return Acceptance(state=State.BLOCKED_COMMIT_ORDER_VIOLATION, number=None, reason=Reason.COMMIT_ORDER_PASSED)
+    if given in taken:
+        return Acceptance(state=State.BLOCKED_CONFLICT, number=None, reason=Reason.COMMIT_ORDER_TAKEN)
     if given - max(last_assigned, last_committed) > GAP_MAX:
         return Acceptance(state=State.INVALID_PAYLOAD_MANUAL, number=None, reason=Reason.COMMIT_ORDER_TOO_FAR)
     return Acceptance(state=State.QUEUED_FOR_DISPATCH, number=given)

@@ -25,12 +25,12 @@ from app.store.bulk import insert_rows, joined_rows, update_rows
 from app.store.events import publish_many
 from app.store.lanes import GLOBAL_SCOPE, LaneFacts, LaneKey, merge_modes, wanted_slot
 from app.store.outbox import enqueue, outbox_row
-from app.store.tables import Appointment, AppointmentVersion, InboxCommand, Lane, Ledger, ModeRow, Proposal, Ticket, table
+from app.store.tables import Appointment, AppointmentVersion, Hold, InboxCommand, Lane, Ledger, ModeRow, Proposal, Ticket, table
 from app.store.tasks import open_tasks, task_row
 
 _LANE, _COMMAND, _LEDGER = table(Lane), table(InboxCommand), table(Ledger)
 _APPOINTMENT, _VERSION = table(Appointment), table(AppointmentVersion)
-_PROPOSAL, _TICKET, _MODE = table(Proposal), table(Ticket), table(ModeRow)
+_PROPOSAL, _TICKET, _MODE, _HOLD = table(Proposal), table(Ticket), table(ModeRow), table(Hold)
 
 MANUAL_RESULTS = frozenset(
     {
@@ -120,6 +120,12 @@ class LanePlan:
         return self.facts.key
 
     @property
+    def stopped_type(self) -> str | None:
+        """Type of the first command that gets no result in this plan."""
+        left = self.facts.commands[sum(e.command is not None for e in self.entries) :]
+        return left[0].command_type if left else None
+
+    @property
     def changes_anything(self) -> bool:
         """Whether there is something to write."""
         row = self.facts.row
@@ -192,8 +198,11 @@ def _still_allowed(conn: Connection, plans: Sequence[LanePlan], now: datetime) -
     if conn.dialect.name == "postgresql":
         query = query.with_for_update(read=True)
     rows = {row.scope: row for row in conn.execute(query)}
+    held = _held_types(conn, [plan.key[0] for plan in plans if plan.blocked_by == "held"])
     allowed = []
     for plan in plans:
+        if plan.blocked_by == "held" and (plan.key[0], plan.stopped_type) not in held:
+            continue  # resumed meanwhile: to write the wait now would outlive its cause
         mode = merge_modes(rows.get(GLOBAL_SCOPE), rows.get(plan.key[0]))
         if mode.epoch != plan.mode.epoch or mode.contingency != plan.mode.contingency:
             continue
@@ -202,6 +211,16 @@ def _still_allowed(conn: Connection, plans: Sequence[LanePlan], now: datetime) -
             continue
         allowed.append(plan)
     return allowed
+
+
+def _held_types(conn: Connection, tenant_ids: Sequence[str]) -> set[tuple[str, str]]:
+    """Command types that are paused now; the share lock makes a resume wait, so that it sees every lane it must wake."""
+    if not tenant_ids:
+        return set()
+    query = select(_HOLD).where(_HOLD.c.tenant_id.in_(sorted(set(tenant_ids))))
+    if conn.dialect.name == "postgresql":
+        query = query.with_for_update(read=True)
+    return {(row.tenant_id, row.command_type) for row in conn.execute(query)}
 
 
 def _chain(plan: LanePlan, attempt: Attempt) -> list[dict[str, Any]]:

@@ -28,6 +28,7 @@ from app.web.api.webhooks import webhook_routes
 from app.web.auth import Actor, Authenticator, enforce_access
 from app.web.console.alert_routes import alert_pages
 from app.web.console.channel_routes import channel_pages
+from app.web.console.lane_routes import lane_act_pages
 from app.web.console.routes import console_routes
 from app.web.console.safe_mode_routes import safe_mode_pages
 from app.web.health import HealthBoard, health_routes
@@ -110,6 +111,7 @@ def create_app(services: "Services") -> Litestar:
             *api_routes,
             *webhook_routes,
             *console_routes,
+            *lane_act_pages,
             *safe_mode_pages,
             *alert_pages,
             *channel_pages,

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection
 
-from app.web.console import alerts, banner, channels, contacts, family_texts, lane, overview, phone, queue, safe_mode
+from app.web.console import alerts, banner, channels, contacts, family_texts, lane, lane_acts, overview, phone, queue, safe_mode
 from app.web.console.visit import Viewer, Visit
 from app.web.i18n import environment, mark
 
@@ -77,6 +77,8 @@ FRAGMENTS: Final[Mapping[str, Fragment]] = {
         _rows("queue_rows", "queue.html", mark("Queue"), "queue", queue.QueueRows, queue.load_queue_rows),
         _rows("contact_rows", "contacts.html", mark("Contacts"), "lane", contacts.ContactRows, contacts.load_contact_rows),
         _rows("lane_summary", "lane.html", mark("Why it waits"), "lane guardians agenda", lane.LaneSummary, lane.load_lane_summary),
+        _rows("lane_acts", "lane.html", mark("Acts"), "lane", lane_acts.LaneActs, lane_acts.load_lane_acts),
+        _rows("queue_holds", "queue.html", mark("Pauses"), "queue", lane_acts.QueueHolds, lane_acts.load_queue_holds),
         _rows("lane_timeline", "lane.html", mark("Timeline"), "lane", lane.LaneTimeline, lane.load_lane_timeline),
         _rows("phone_chats", "phone.html", mark("Phones"), "lane", phone.PhoneChats, phone.load_phone_chats, every_s=2),
         _rows("phone_chat", "phone.html", mark("Conversation"), "lane", phone.PhoneChat, phone.load_phone_chat),

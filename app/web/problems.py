@@ -50,6 +50,7 @@ def problem(
     *,
     errors: Sequence[Mapping[str, str]] = (),
     headers: Mapping[str, str] | None = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> Response[Any]:
     """One problem as RFC 9457 JSON, or as a page when a person's browser asked for a page."""
     number = correlation_id(request.scope)
@@ -66,6 +67,7 @@ def problem(
         "instance": request.scope["path"],
         "correlation_id": number,
     }
+    body.update(extra or {})
     if errors:
         body["errors"] = [dict(e) for e in errors]
     return Response(msgspec.json.encode(body), status_code=status, media_type=PROBLEM_JSON, headers=dict(headers or {}))
@@ -101,7 +103,7 @@ def _request_error(request: AnyRequest, error: RequestError) -> Response[Any]:
         headers["WWW-Authenticate"] = 'Bearer realm="kora"'
     if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         headers["Connection"] = "close"  # the rest of the body is not wanted
-    return problem(request, error.status, error.title, error.detail, errors=error.errors, headers=headers)
+    return problem(request, error.status, error.title, error.detail, errors=error.errors, headers=headers, extra=error.extra)
 
 
 def _storage_unavailable(request: AnyRequest, error: StorageUnavailable) -> Response[Any]:

@@ -137,7 +137,7 @@ def test_no_lane_starves_however_many_urgent_ones_keep_coming(pressure: list[tup
         (9, (7, 9, 10), State.BLOCKED_CONFLICT, None, Reason.COMMIT_ORDER_TAKEN),
         (6, (), State.BLOCKED_COMMIT_ORDER_VIOLATION, None, Reason.COMMIT_ORDER_PASSED),
         (1, (), State.BLOCKED_COMMIT_ORDER_VIOLATION, None, Reason.COMMIT_ORDER_PASSED),
-        (4, (4,), State.BLOCKED_CONFLICT, None, Reason.COMMIT_ORDER_TAKEN),
+        (4, (4,), State.BLOCKED_COMMIT_ORDER_VIOLATION, None, Reason.COMMIT_ORDER_PASSED),
         (10 + GAP_MAX, (), State.QUEUED_FOR_DISPATCH, 10 + GAP_MAX, None),
         (11 + GAP_MAX, (), State.INVALID_PAYLOAD_MANUAL, None, Reason.COMMIT_ORDER_TOO_FAR),
     ],

@@ -141,13 +141,14 @@ async def test_a_place_that_has_passed_or_is_taken_is_refused_and_seen(api: Api)
     passed, ahead = await api.one(api.command(commit_order=1)), await api.one(api.command(commit_order=3), wait=0)
     taken = await api.one(api.command(commit_order=3))
     far = await api.one(api.command(commit_order=5_000))
-    # the number of a command that was decided is both passed and taken; taken is what is said
-    assert (passed["status"], passed["commit_order"]) == ("blocked_conflict", None)
+    # the number of a command that was decided is both passed and taken; that its turn is over is what is said
+    assert (passed["status"], passed["reason"]) == ("blocked_commit_order_violation", "commit_order_passed")
+    assert passed["commit_order"] is None
     assert (ahead["status"], ahead["commit_order"]) == ("queued_for_dispatch", 3)
     assert (taken["status"], taken["reason"]) == ("blocked_conflict", "commit_order_taken")
     assert (far["status"], far["reason"]) == ("invalid_payload_manual", "commit_order_too_far")
     detail = await api.get(f"/commands/{passed['command_id']}")
-    assert (detail["result"], detail["commit_order"]) == ("blocked_conflict", None)
+    assert (detail["result"], detail["commit_order"]) == ("blocked_commit_order_violation", None)
 
 
 @pytest.mark.story("S-PC-01-001")

@@ -6,6 +6,7 @@ from app.web.api.alerts import alert_routes
 from app.web.api.channels import channel_routes
 from app.web.api.contingency import contingency_routes
 from app.web.api.intake import intake_routes
+from app.web.api.lane_acts import lane_act_routes
 from app.web.api.people import people_routes
 from app.web.api.replays import replay_routes
 from app.web.api.safe_mode import safe_mode_routes
@@ -15,6 +16,7 @@ api_routes: Final[list[Any]] = [
     *intake_routes,
     *people_routes,
     *state_routes,
+    *lane_act_routes,
     *safe_mode_routes,
     *alert_routes,
     *channel_routes,

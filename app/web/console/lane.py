@@ -67,7 +67,8 @@ class LaneFacts:
     visits: tuple[Appointment, ...]
 
 
-def _head(conn: Connection, visit: Visit) -> LaneHead:
+def head_of(conn: Connection, visit: Visit) -> LaneHead:
+    """The contact that the address names. Raises NotFound."""
     if visit.chosen is None:
         raise NotFound("There is no such contact.")
     # the path as it was sent: an id may contain slashes
@@ -80,7 +81,7 @@ def _head(conn: Connection, visit: Visit) -> LaneHead:
 
 def load_lane_summary(conn: Connection, visit: Visit) -> LaneSummary:
     """Who it is, and the one answer."""
-    head = _head(conn, visit)
+    head = head_of(conn, visit)
     tenant_id, contact_id = head.clinic.tenant_id, head.contact_id
     found = timeline(conn, tenant_id, contact_id)
     commands = [i for i in found.items if i.kind == "command"]
@@ -94,7 +95,7 @@ def load_lane_summary(conn: Connection, visit: Visit) -> LaneSummary:
 
 def load_lane_timeline(conn: Connection, visit: Visit) -> LaneTimeline:
     """Messages and commands, newest first."""
-    head = _head(conn, visit)
+    head = head_of(conn, visit)
     before = _before(visit.one("before"))
     found: Timeline = timeline(conn, head.clinic.tenant_id, head.contact_id, before=before)
     older = found.older.isoformat().replace("+00:00", "Z") if found.older is not None else None
@@ -109,7 +110,7 @@ def load_lane_timeline(conn: Connection, visit: Visit) -> LaneTimeline:
 
 def load_lane_facts(conn: Connection, visit: Visit) -> LaneFacts:
     """Versions, permissions and appointments."""
-    head = _head(conn, visit)
+    head = head_of(conn, visit)
     tenant_id, contact_id = head.clinic.tenant_id, head.contact_id
     return LaneFacts(
         head=head,

@@ -1,0 +1,81 @@
+"""Addresses behind the forms of the contact's page and the queue; the same store functions as the API."""
+
+from collections.abc import Callable
+from typing import Any, Final
+from urllib.parse import quote
+
+from litestar import Router, post
+from litestar.response import Redirect
+
+from app.errors import Forbidden, InvalidRequest
+from app.store import holds, lane_acts
+from app.store.lane_acts import Act
+from app.web.api.common import by, storable
+from app.web.api.lane_acts import REASON_MAX, lanes_changed
+from app.web.auth import actor_of, authenticator
+from app.web.console.lane_acts import STEERS
+from app.web.console.visit import AnyRequest, services_of
+
+_ACT: Final[dict[str, Any]] = {"status_code": 303, "opt": {"access": "page", "roles": list(STEERS)}}
+_ACTS: Final[dict[str, Callable[..., Any]]] = {
+    Act.PAUSE: lane_acts.pause,
+    Act.RELEASE: lane_acts.release,
+    Act.STEP: lane_acts.single_step,
+    Act.RETRY: lane_acts.retry,
+    Act.SKIP: lane_acts.skip,
+}
+
+
+@post("/lane-acts", **_ACT)
+async def act_on_lane(request: AnyRequest) -> Redirect:
+    """One act on one contact. Raises Conflict (409, nothing happened) when it has moved on since the person looked."""
+    form, tenant_id, slug = await _form(request)
+    contact_id, act = form.get("contact_id", ""), _ACTS.get(form.get("act", ""))
+    if act is None:
+        raise InvalidRequest("Say what is to be done.", errors=[{"pointer": "/act", "detail": "is not one of the acts"}])
+    details: dict[str, Any] = {}
+    if act is lane_acts.skip:
+        number = form.get("number", "")
+        if not (number.isascii() and number.isdigit() and len(number) < 16):
+            raise InvalidRequest("Say which place is passed over.", errors=[{"pointer": "/number", "detail": "must be a number"}])
+        details = {"number": int(number), "node_id": services_of(request).node_id}
+    await services_of(request).db.write(act, tenant_id, contact_id, by(request), _reason(form), **details)
+    lanes_changed(request)
+    return Redirect(f"/contacts/{quote(slug, safe='')}/{quote(contact_id, safe='')}", status_code=303)
+
+
+@post("/queue/holds", **_ACT)
+async def change_hold(request: AnyRequest) -> Redirect:
+    """Pause or resume a type of request in the clinic. Raises Conflict when somebody else did meanwhile."""
+    form, tenant_id, slug = await _form(request)
+    command_type = form.get("command_type", "")
+    if command_type not in holds.HOLDABLE:
+        raise InvalidRequest("Say what is paused.", errors=[{"pointer": "/command_type", "detail": "is not a type of request"}])
+    act = holds.resume if form.get("act") == "resume" else holds.hold
+    await services_of(request).db.write(act, tenant_id, command_type, by(request), _reason(form))
+    lanes_changed(request)
+    return Redirect(f"/queue?clinic={quote(slug, safe='')}", status_code=303)
+
+
+async def _form(request: AnyRequest) -> tuple[dict[str, str], str, str]:
+    """The form's texts and the clinic that it is about: id and slug. Raises Forbidden for a clinic of others."""
+    raw = await request.form()
+    form = {name: value for name, value in raw.items() if isinstance(value, str) and storable(value)}
+    row = await authenticator(request).tenant(form.get("clinic", ""))
+    if row is None or not actor_of(request).sees(row.tenant_id):
+        raise Forbidden("This clinic is not yours.")
+    return form, str(row.tenant_id), str(row.slug)
+
+
+def _reason(form: dict[str, str]) -> str:
+    reason = form.get("reason", "").strip()[:REASON_MAX]
+    if not reason:
+        raise InvalidRequest(
+            "Say why; it stays in the audit trail.", errors=[{"pointer": "/reason", "detail": "must not be empty"}]
+        )
+    return reason
+
+
+lane_act_pages: Final[list[Any]] = [
+    Router("/", route_handlers=[act_on_lane, change_hold], opt={"access": "page"}, include_in_schema=False)
+]
