@@ -7,7 +7,7 @@ run it and any of them may die anywhere.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from app.clock import Clock
-from app.domain.safe_mode import ContingencyResult, SafeModeResult, activation_retry_s
+from app.domain.safe_mode import ContingencyResult, ExitAnswer, SafeModeResult, activation_retry_s
 from app.domain.states import ModeState
 from app.engine.health import Health
 from app.errors import StorageError
@@ -26,7 +26,17 @@ from app.store import notices
 from app.store.alerts import raise_alert
 from app.store.database import Database
 from app.store.episodes import SafeModePolicy, open_scopes, tenant_of
-from app.store.safe_mode import Cause, enter_overdue, enter_stores_down, overdue
+from app.store.people import By
+from app.store.safe_mode import (
+    Cause,
+    Entry,
+    ask_exit,
+    enter_by_hand,
+    enter_overdue,
+    enter_stores_down,
+    overdue,
+    record_recovery,
+)
 from app.store.stabilisation import Progress, advance
 
 log = structlog.get_logger("engine.safe_mode")
@@ -79,11 +89,41 @@ class SafeModeLoop:
         await self._settle()
         return BUSY_POLL_S if scopes else max(BUSY_POLL_S, min(POLL_S, 5.0 / self._clock.scale))
 
-    def changed(self) -> None:
-        """Somebody changed an episode in this process: look at once."""
+    # --- what people do -------------------------------------------------------------------------------------------------
+
+    async def enter_by_hand(self, scope: str, reason: str, by: By) -> Entry:
+        """A superadmin switches it on. Raises Conflict where it is on already."""
+        entry = await self._database.write(enter_by_hand, scope, reason, by)
+        self._entered(scope, entry.episode_id, entry.reentered)
         self.wake.set()
-        for notify in self.on_change:
-            notify()
+        return entry
+
+    async def recover(
+        self, scope: str, by: By, *, action: str | None, runbook_step: str | None, checklist: Mapping[str, bool]
+    ) -> None:
+        """Record what was done and the ticks. Raises Conflict where there is no safe mode."""
+        await self._database.write(record_recovery, scope, by, action=action, runbook_step=runbook_step, checklist=checklist)
+        log.info("recovery", flow_id="F-06", scope=scope, status="recorded", recovery_action=action is not None)
+        self._acted()
+
+    async def leave(self, scope: str, by: By) -> ExitAnswer:
+        """Ask for the exit. Raises Conflict where there never was anything to leave."""
+        answer = await self._database.write(ask_exit, scope, self.policy, by)
+        log.info(
+            "safe_mode_exit",
+            flow_id="F-06",
+            correlation_id=by.correlation_id,
+            scope=scope,
+            status=answer.result or ModeState.RECOVERING,
+            health_window=answer.reason,
+            missing=len(answer.missing),
+        )
+        self._acted()
+        return answer
+
+    def _acted(self) -> None:
+        self.wake.set()
+        self._notify()
 
     # --- entry ----------------------------------------------------------------------------------------------------------
 

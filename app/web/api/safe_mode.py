@@ -9,7 +9,6 @@ from litestar.params import JSONBody
 from app.domain.safe_mode import Checklist
 from app.domain.states import ModeState
 from app.errors import Forbidden
-from app.store import safe_mode
 from app.store.lanes import GLOBAL_SCOPE
 from app.store.views import safe_mode as view
 from app.web.api.common import AnyRequest, Document, TenantId, Texts, by, problems, require_json, services_of, tenant_of
@@ -67,9 +66,7 @@ async def enter(request: AnyRequest, data: JSONBody[EnterBody]) -> Document:
     texts.check()
     given = data.tenant_id
     scope = GLOBAL_SCOPE if given is None and actor_of(request).tenant_ids is None else await tenant_of(request, given)
-    services = services_of(request)
-    await services.db.write(safe_mode.enter_by_hand, scope, reason, by(request))
-    services.safe_mode.changed()
+    await services_of(request).safe_mode.enter_by_hand(scope, reason, by(request))
     return await shown(request, scope)
 
 
@@ -90,11 +87,7 @@ async def recovery(request: AnyRequest, data: JSONBody[RecoveryBody]) -> Documen
     texts.check()
     ticks = {name: tick for name in Checklist.__slots__ if (tick := getattr(data.checklist, name)) is not None}
     scope = await own_scope(request, data.tenant_id)
-    services = services_of(request)
-    await services.db.write(
-        safe_mode.record_recovery, scope, by(request), action=action, runbook_step=runbook_step, checklist=ticks
-    )
-    services.safe_mode.changed()
+    await services_of(request).safe_mode.recover(scope, by(request), action=action, runbook_step=runbook_step, checklist=ticks)
     return await shown(request, scope)
 
 
@@ -103,9 +96,7 @@ async def leave(request: AnyRequest, tenant_id: TenantId = None) -> Response[Doc
     """The terminal state; 202 while the window of green health still runs: the exit then completes by itself."""
     only_superadmins(request)
     scope = await own_scope(request, tenant_id)
-    services = services_of(request)
-    answer = await services.db.write(safe_mode.ask_exit, scope, services.safe_mode.policy, by(request))
-    services.safe_mode.changed()
+    answer = await services_of(request).safe_mode.leave(scope, by(request))
     now = await shown(request, scope)
     document = {
         "result": answer.result,

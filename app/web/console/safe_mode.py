@@ -251,7 +251,7 @@ def _causes(conn: Connection, visit: Visit, episode: Row[Any] | None) -> tuple[C
             summary=row.summary,
             at=row.at,
             acknowledged=acks.get(row.cause_id),
-            url=visit.urls.to("/alerts") if row.kind == "alert" and page("alerts") is not None else None,
+            url=visit.urls.to("/alerts", alert=row.cause_id) if row.kind == "alert" and page("alerts") is not None else None,
         )
         for row in causes_of(conn, episode.episode_id)
     )

@@ -1,5 +1,7 @@
 """Addresses of the safe mode page; what a superadmin does there goes through the same store functions as the API."""
 
+from collections.abc import Awaitable
+from contextlib import suppress
 from typing import Any, Final
 
 from litestar import Response, Router, get, post
@@ -7,7 +9,6 @@ from litestar.response import Redirect
 
 from app.domain.safe_mode import Checklist
 from app.errors import Conflict, Forbidden, InvalidRequest
-from app.store import safe_mode as store
 from app.store import settings
 from app.store.lanes import GLOBAL_SCOPE
 from app.web.api.common import by, storable
@@ -35,7 +36,7 @@ async def enter(request: AnyRequest) -> Redirect:
     reason = _text(form, "reason", REASON_MAX)
     if not reason:
         raise InvalidRequest("Say why safe mode is switched on.", errors=[{"pointer": "/reason", "detail": "must not be empty"}])
-    return await _done(request, form, store.enter_by_hand, scope, reason, by(request))
+    return await _done(form, services_of(request).safe_mode.enter_by_hand(scope, reason, by(request)))
 
 
 @post("/safe-mode/recovery", **_ACT)
@@ -44,15 +45,16 @@ async def recovery(request: AnyRequest) -> Redirect:
     form, scope = await _form(request)
     action, step = _text(form, "action", ACTION_MAX), _text(form, "runbook_step", STEP_MAX)
     ticks = {name: form.get(name) == "on" for name in Checklist.__slots__}
-    changes = {"action": action or None, "runbook_step": step or None, "checklist": ticks}
-    return await _done(request, form, store.record_recovery, scope, by(request), **changes)
+    loop = services_of(request).safe_mode
+    act = loop.recover(scope, by(request), action=action or None, runbook_step=step or None, checklist=ticks)
+    return await _done(form, act)
 
 
 @post("/safe-mode/exit", **_ACT)
 async def leave(request: AnyRequest) -> Redirect:
     """Ask to leave; the page says what came of it."""
     form, scope = await _form(request)
-    return await _done(request, form, store.ask_exit, scope, services_of(request).safe_mode.policy, by(request))
+    return await _done(form, services_of(request).safe_mode.leave(scope, by(request)))
 
 
 @post("/safe-mode/texts", **_ACT)
@@ -87,14 +89,10 @@ def _text(form: dict[str, str], name: str, max_length: int) -> str:
     return form.get(name, "").strip()[:max_length]
 
 
-async def _done(request: AnyRequest, form: dict[str, str], act: Any, *args: Any, **kwargs: Any) -> Redirect:
+async def _done(form: dict[str, str], act: Awaitable[object]) -> Redirect:
     """Do it and show the page again; what somebody else did meanwhile is shown there too."""
-    services = services_of(request)
-    try:
-        await services.db.write(act, *args, **kwargs)
-    except Conflict:
-        return Redirect(_back(form), status_code=303)  # already so, or over by now: the page says which
-    services.safe_mode.changed()
+    with suppress(Conflict):  # already so, or over by now: the page says which
+        await act
     return Redirect(_back(form), status_code=303)
 
 
