@@ -70,7 +70,7 @@ FRAGMENTS: Final[Mapping[str, Fragment]] = {
         _rows("routing_rows", "channels.html", mark("Routing"), "settings", channels.RoutingRows, channels.load_routing_rows),
         _state("queue_count", "base.html", mark("Queue"), "queue", banner.QueueCount, banner.load_queue_count),
         _state("numbers", "overview.html", mark("Numbers"), "queue manual tickets", overview.NumberCards, overview.load_numbers),
-        _rows("needs", "overview.html", mark("Needs you now"), "queue manual tickets", overview.Needs, overview.load_needs),
+        _rows("needs", "overview.html", mark("Needs you now"), "queue manual tickets alerts", overview.Needs, overview.load_needs),
         _rows("flow", "overview.html", mark("Flow"), "queue", overview.FlowPanel, overview.load_flow, every_s=10),
         _rows("nodes", "overview.html", mark("Processes"), "overview queue", overview.Nodes, overview.load_nodes, every_s=10),
         _rows("queue_filters", "queue.html", mark("Filters"), "", queue.QueueFilters, queue.load_queue_filters),

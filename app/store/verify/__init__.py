@@ -1,9 +1,9 @@
-"""`kora verify`: walk the whole stored history and list everything that contradicts our promises (reliability.md, I1 to I5).
+"""`kora verify`: walk the whole stored history and list everything that contradicts our promises (reliability.md, I1 to I7).
 
 Read-only and streaming: memory does not grow with the history, except for one contact's messages at a time. All checks see
 one snapshot of the database, so it may run beside live nodes. An empty list means: every accepted item has exactly one
 terminal result or is visibly pending, commit orders are dense and effects happened in that order, once, with their ledger
-entry, inside every fence, and both hash chains are whole.
+entry, inside every fence, alerts climbed their whole ladders and stopped at their ACK, and both hash chains are whole.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,6 +12,12 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
+from app.store.verify.alerts import (
+    acks_are_what_they_say,
+    deadlines_are_in_force,
+    ladders_are_whole,
+    nothing_is_claimed_after_an_ack,
+)
 from app.store.verify.chains import audit_chains, lane_chains
 from app.store.verify.effects import (
     agenda_equals_history,
@@ -47,6 +53,10 @@ CHECKS: Final[tuple[Callable[[Connection], Iterator[Violation]], ...]] = (
     agenda_equals_history,
     no_overlaps,
     decided_inside_the_fences,
+    acks_are_what_they_say,
+    nothing_is_claimed_after_an_ack,
+    ladders_are_whole,
+    deadlines_are_in_force,
     audit_chains,
 )
 """Every check, in the order in which a person would want to read what they find."""

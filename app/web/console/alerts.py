@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from app.store.accounts import find_user
 from app.store.views import alerts as views
 from app.store.views.scope import clinics
+from app.web.console.pages import page
 from app.web.console.sentences import Badge
 from app.web.console.visit import Viewer, Visit
 from app.web.i18n import mark
@@ -17,6 +18,7 @@ from app.web.words import Words
 
 PAGE_SIZE: Final = 50
 GROUP_SHOWN: Final = 20
+NEEDS_SHOWN: Final = 4
 
 _SEVERITIES: Final = {
     "critical": ("P1", mark("Critical"), "triangle", "crit"),
@@ -174,6 +176,19 @@ def load_alert_rows(conn: Connection, visit: Visit) -> AlertRows:
         next_url=visit.urls.to("/alerts", page=number + 1) if len(rows) > PAGE_SIZE else None,
         first_url=visit.urls.to("/alerts") if number else None,
     )
+
+
+def open_alerts(conn: Connection, visit: Visit) -> tuple[AlertLine, ...]:
+    """The worst alerts that nobody has taken on, one line for each storm; none for roles that do not see the page."""
+    alerts_page = page("alerts")
+    if alerts_page is None or visit.role not in alerts_page.roles:
+        return ()
+    rows = views.board(conn, visit.scope, offset=0, limit=PAGE_SIZE)
+    leaders: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row["status"] == "open":
+            leaders.setdefault(row["group_id"], row)
+    return _lines(conn, visit, list(leaders.values())[:NEEDS_SHOWN])
 
 
 def load_alert_detail(conn: Connection, visit: Visit) -> AlertDetail:

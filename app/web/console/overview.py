@@ -7,6 +7,7 @@ from typing import Final
 from sqlalchemy import Connection
 
 from app.store.views.overview import Flow, Need, NodeState, Numbers, flow, live_nodes, needs, numbers
+from app.web.console.alerts import AlertLine, open_alerts
 from app.web.console.sentences import Badge, class_badge, need_name, why_need
 from app.web.console.visit import Viewer, Visit
 
@@ -30,6 +31,8 @@ class Needs:
 
     lines: tuple[NeedLine, ...]
     several: bool
+    alerts: tuple[AlertLine, ...] = ()
+    """Open alerts, worst first, for the roles that take them on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,7 @@ def load_needs(conn: Connection, visit: Visit) -> Needs:
                 late=need.due_at is not None and need.due_at <= words.now,
             )
         )
-    return Needs(tuple(lines), visit.several)
+    return Needs(tuple(lines), visit.several, open_alerts(conn, visit))
 
 
 def load_numbers(conn: Connection, viewer: Viewer) -> NumberCards:

@@ -1,0 +1,89 @@
+"""Checks over alerts (reliability.md, I6 and I7): whole ladders, nothing claimed after an ACK, deadlines in force."""
+
+from collections.abc import Iterator
+
+from sqlalchemy import Connection, and_, case, func, or_, select
+
+from app.domain.alerts import AlertResult
+from app.domain.states import ModeState
+from app.store.alert_ladder import ladder
+from app.store.tables import AckRecord, Alert, AlertStep, ModeRow, table
+from app.store.verify.violation import Violation, stream
+
+_ALERT, _STEP, _RECORD, _MODE = table(Alert), table(AlertStep), table(AckRecord), table(ModeRow)
+
+
+def acks_are_what_they_say(conn: Connection) -> Iterator[Violation]:
+    """An acknowledged alert has its moment, its record and the result that follows from both; nobody else's has."""
+    a, effective = _ALERT.c, _RECORD.c.effective.is_(True)
+    taken = and_(_RECORD.c.alert_id == a.alert_id, _RECORD.c.kind == "ack", _RECORD.c.at == a.acked_at, effective)
+    wrong = or_(
+        and_(a.status == "acknowledged", a.acked_at.is_(None)),
+        and_(a.acked_at.is_not(None), _RECORD.c.record_id.is_(None)),
+        and_(a.safe_mode_at.is_not(None), a.acked_at < a.safe_mode_at, a.result != AlertResult.ACK_RECEIVED),
+        and_(a.safe_mode_at.is_not(None), a.acked_at >= a.safe_mode_at, a.result != AlertResult.ACK_TIMEOUT_ESCALATED),
+        and_(a.acked_at.is_(None), a.result.in_([AlertResult.ACK_RECEIVED, AlertResult.ALERT_FIRED_ACKNOWLEDGED])),
+    )
+    query = (
+        select(a.alert_id, a.tenant_id, a.status, a.result, a.acked_at).select_from(_ALERT.outerjoin(_RECORD, taken)).where(wrong)
+    )
+    for row in stream(conn, query):
+        told = (
+            f"It is {row.status} with result {row.result} and ACK at {row.acked_at}, which do not fit each other and its records."
+        )
+        yield Violation("alert_ack", row.tenant_id, f"alert {row.alert_id}", told)
+
+
+def nothing_is_claimed_after_an_ack(conn: Connection) -> Iterator[Violation]:
+    """No message of an alert was taken up after its ACK, and none waits to be."""
+    a, s = _ALERT.c, _STEP.c
+    query = (
+        select(s.step_id, a.alert_id, a.tenant_id, s.begun_at, a.acked_at)
+        .select_from(_STEP.join(_ALERT, a.alert_id == s.alert_id))
+        .where(a.acked_at.is_not(None), or_(s.begun_at > a.acked_at, s.done_at.is_(None)))
+    )
+    for row in stream(conn, query):
+        told = f"Step {row.step_id} was claimed at {row.begun_at}, but the ACK came at {row.acked_at}."
+        yield Violation("alert_step_after_ack", row.tenant_id, f"alert {row.alert_id}", told)
+
+
+def ladders_are_whole(conn: Connection) -> Iterator[Violation]:
+    """Every alert has all rungs of its policy, and a rung that is done says how."""
+    own = and_(_STEP.c.fallback_of.is_(None), _STEP.c.step_key.not_like("pass_on:%"))
+    steps = (
+        select(
+            _STEP.c.alert_id,
+            func.sum(case((own, 1), else_=0)).label("rungs"),
+            func.sum(case((and_(_STEP.c.done_at.is_not(None), _STEP.c.outcome.is_(None)), 1), else_=0)).label("mute"),
+        )
+        .group_by(_STEP.c.alert_id)
+        .subquery()
+    )
+    query = select(_ALERT, steps.c.rungs, steps.c.mute).outerjoin(steps, steps.c.alert_id == _ALERT.c.alert_id)
+    for row in stream(conn, query):
+        expected = len(ladder(row))
+        if (row.rungs or 0) < expected:
+            told = f"It has {row.rungs or 0} of the {expected} steps of its ladder."
+            yield Violation("alert_ladder", row.tenant_id, f"alert {row.alert_id}", told)
+        if row.mute:
+            told = f"{row.mute} steps are done without an outcome."
+            yield Violation("alert_ladder", row.tenant_id, f"alert {row.alert_id}", told)
+
+
+def deadlines_are_in_force(conn: Connection) -> Iterator[Violation]:
+    """An open critical alert that nobody acknowledged has its moment of safe mode in its scope's mode row."""
+    a, m = _ALERT.c, _MODE.c
+    query = (
+        select(a.alert_id, a.tenant_id, a.safe_mode_at, m.safe_deadline)
+        .select_from(_ALERT.outerjoin(_MODE, m.scope == a.scope))
+        .where(
+            a.status == "open",
+            a.acked_at.is_(None),
+            a.safe_mode_at.is_not(None),
+            or_(m.scope.is_(None), m.state == ModeState.NORMAL),
+            or_(m.safe_deadline.is_(None), m.safe_deadline > a.safe_mode_at),
+        )
+    )
+    for row in stream(conn, query):
+        told = f"Safe mode begins at {row.safe_mode_at} by it, but the mode of its scope says {row.safe_deadline}."
+        yield Violation("alert_deadline", row.tenant_id, f"alert {row.alert_id}", told)
