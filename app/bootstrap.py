@@ -135,7 +135,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
     hub = StreamHub(database, clock, metrics)
     supervisor = Supervisor()
     nodes = Nodes(database, clock, supervisor, locks, node_id=settings.node_id)
-    health = Health(database, clock, supervisor, locks, outbox.circuits, node_id=settings.node_id)
+    health = Health(database, clock, supervisor, locks, outbox.circuits, metrics, node_id=settings.node_id)
     safe_mode = SafeModeLoop(database, clock, health, metrics, public_url=settings.public_url)
     audit = Audit(database, clock, metrics, failures)
     audit.on_raised.append(alerts.wake.set)

@@ -72,6 +72,7 @@ class Metrics:
         self.lanes_waiting = Gauge("kora_lanes_waiting", "Lanes with waiting commands", registry=r)
         self.items_waiting = Gauge("kora_items_waiting", "Waiting commands and unheard messages", ["kind"], registry=r)
         self.safe_mode = Gauge("kora_safe_mode_scopes", "Scopes not in normal mode", registry=r)
+        self.health_check = Gauge("kora_health_check", "1 = green at this node's newest look, 0 = red", ["check"], registry=r)
         self.http_requests = Counter("kora_http_requests", "Requests by method and status class", ["method", "status"], registry=r)
         self.http_seconds = Histogram("kora_http_seconds", "Time to answer", ["route"], buckets=LATENCY_BUCKETS_S, registry=r)
 

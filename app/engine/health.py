@@ -28,6 +28,7 @@ from app.engine.redis_locks import RedisLocks
 from app.engine.supervisor import Supervisor
 from app.errors import StorageError
 from app.ids import new_id
+from app.metrics import Metrics
 from app.store.database import Database
 from app.store.episodes import open_scopes
 from app.store.health import Check, backlogs, keep, probe_write
@@ -80,6 +81,7 @@ class Health:
         supervisor: Supervisor,
         locks: LaneLocks,
         circuits: Circuits,
+        metrics: Metrics,
         *,
         node_id: str,
         policy: HealthPolicy | None = None,
@@ -88,7 +90,7 @@ class Health:
         self.on_sample: list[Callable[[], None]] = []
         self.policy = (policy or HealthPolicy()).scaled(clock.scale)
         self._database, self._clock, self._supervisor, self._locks = database, clock, supervisor, locks
-        self._circuits, self._node_id = circuits, node_id
+        self._circuits, self._metrics, self._node_id = circuits, metrics, node_id
         self.latest: tuple[datetime, Mapping[str, Check]] | None = None
         self.stores_down_at: datetime | None = None
         """Set when Redis and the database were both silent at one look; safe mode is entered once one can be written to."""
@@ -109,6 +111,8 @@ class Health:
         checks = await self.look()
         now = self._clock.now()
         self.latest = (now, checks)
+        for name, check in checks.items():
+            self._metrics.health_check.labels(check=name).set(check.green)
         try:
             await self._database.write(keep, self._node_id, checks, now)
         except DBAPIError as error:  # a full disk, for example: no sample is as good as a red one

@@ -92,7 +92,7 @@ class SafeModeLoop:
     # --- what people do -------------------------------------------------------------------------------------------------
 
     async def enter_by_hand(self, scope: str, reason: str, by: By) -> Entry:
-        """A superadmin switches it on. Raises Conflict where it is on already."""
+        """A superadmin switches it on, or adds a reason to an episode that is open."""
         entry = await self._database.write(enter_by_hand, scope, reason, by)
         self._entered(scope, entry.episode_id, entry.reentered)
         self.wake.set()
@@ -118,6 +118,9 @@ class SafeModeLoop:
             health_window=answer.reason,
             missing=len(answer.missing),
         )
+        if answer.result is SafeModeResult.SAFE_MODE_EXIT_DENIED_MISSING_CHECKLIST:
+            summary = "Somebody tried to leave safe mode before its gates were complete."
+            await self._alert(tenant_of(scope), "safe_mode_exit_denied", summary, f"safe-mode-exit-denied:{scope}")
         self._acted()
         return answer
 

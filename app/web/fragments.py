@@ -84,7 +84,13 @@ FRAGMENTS: Final[Mapping[str, Fragment]] = {
         _rows("phone_chat", "phone.html", mark("Conversation"), "lane", phone.PhoneChat, phone.load_phone_chat),
         _rows("lane_facts", "lane.html", mark("Versions"), "lane guardians agenda", lane.LaneFacts, lane.load_lane_facts),
         _rows(
-            "safe_now", "safe_mode.html", mark("Safe mode"), "safe_mode alerts queue", safe_mode.SafeNow, safe_mode.load_safe_now
+            "safe_now",
+            "safe_mode.html",
+            mark("Safe mode"),
+            "safe_mode alerts queue health",
+            safe_mode.SafeNow,
+            safe_mode.load_safe_now,
+            every_s=2,
         ),
         _rows(
             "safe_window",

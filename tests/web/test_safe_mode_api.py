@@ -28,7 +28,7 @@ async def api(services: Services, client: httpx.AsyncClient) -> Api:
 @pytest.mark.story("S-PC-03-002")
 async def test_safe_mode_by_hand_parks_what_changes_the_agenda_and_says_so(api: Api) -> None:
     assert (await api.get("/safe-mode"))["state"] == "normal"
-    entered = await post(api, "enter", {"reason": "o Redis parou"}, 201)
+    entered = await post(api, "enter", {"reason": "o Redis parou"})
     assert entered["state"] == "safe_mode_active"
     assert entered["blocked_types"] == ["cancel", "reschedule", "schedule"]
     assert [c["summary"] for c in entered["causes"]] == ["o Redis parou"]
@@ -36,12 +36,15 @@ async def test_safe_mode_by_hand_parks_what_changes_the_agenda_and_says_so(api: 
     await serve(api)
     assert [(await result(api, i))["status"] for i in ids] == ["pending_safe_mode", "pending_safe_mode"]
     assert (await api.get("/safe-mode"))["parked"] == 2
-    assert (await api.call("POST", "/safe-mode/enter", json={"reason": "de novo"})).status_code == 409
+    again = await post(api, "enter", {"reason": "o Redis parou"})
+    assert [c["summary"] for c in again["causes"]] == ["o Redis parou"]
+    more = await post(api, "enter", {"reason": "e o n8n também"})
+    assert (more["episode_id"], len(more["causes"])) == (entered["episode_id"], 2)
 
 
 @pytest.mark.story("S-PC-03-004")
 async def test_the_exit_is_refused_with_what_is_missing_until_every_gate_is_there(api: Api, manual_clock: ManualClock) -> None:
-    await post(api, "enter", {"reason": "teste"}, 201)
+    await post(api, "enter", {"reason": "teste"})
     await look(api, manual_clock, 25)
     names = ["recovery_action", "recovery_by", "runbook_step", *ALL_TICKS]
     assert (await post(api, "exit"))["missing"] == names
@@ -59,7 +62,7 @@ async def test_the_exit_is_refused_with_what_is_missing_until_every_gate_is_ther
 async def test_the_exit_waits_for_ten_green_minutes_then_completes_by_itself_and_drains_in_order(
     api: Api, manual_clock: ManualClock
 ) -> None:
-    await post(api, "enter", {"reason": "teste"}, 201)
+    await post(api, "enter", {"reason": "teste"})
     ids = await send(api, api.command(), api.command("follow_up", {"text": "oi"}))
     await serve(api)
     await post(api, "recovery", DONE)
@@ -87,7 +90,7 @@ async def test_the_exit_waits_for_ten_green_minutes_then_completes_by_itself_and
 @pytest.mark.story("S-PC-03-004")
 @BOTH
 async def test_a_red_check_in_minute_six_sets_the_window_back_to_zero_and_names_itself(api: Api, manual_clock: ManualClock) -> None:
-    await post(api, "enter", {"reason": "teste"}, 201)
+    await post(api, "enter", {"reason": "teste"})
     await post(api, "recovery", DONE)
     await look(api, manual_clock)
     await post(api, "exit", status=202)
@@ -108,7 +111,7 @@ async def test_a_red_check_in_minute_six_sets_the_window_back_to_zero_and_names_
 
 @pytest.mark.story("S-PC-03-004")
 async def test_a_hole_between_samples_restarts_the_window_without_ending_the_attempt(api: Api, manual_clock: ManualClock) -> None:
-    await post(api, "enter", {"reason": "teste"}, 201)
+    await post(api, "enter", {"reason": "teste"})
     await post(api, "recovery", DONE)
     await look(api, manual_clock)
     await post(api, "exit", status=202)
@@ -124,7 +127,7 @@ async def test_a_hole_between_samples_restarts_the_window_without_ending_the_att
 @pytest.mark.story("S-PC-03-004")
 @BOTH
 async def test_red_while_draining_parks_what_is_left_at_once_and_is_counted(api: Api, manual_clock: ManualClock) -> None:
-    await post(api, "enter", {"reason": "teste"}, 201)
+    await post(api, "enter", {"reason": "teste"})
     (held,) = await send(api, api.command())
     await serve(api)
     await post(api, "recovery", DONE)
@@ -139,7 +142,7 @@ async def test_red_while_draining_parks_what_is_left_at_once_and_is_counted(api:
 
 
 async def test_a_new_action_starts_the_window_anew(api: Api, manual_clock: ManualClock) -> None:
-    await post(api, "enter", {"reason": "teste"}, 201)
+    await post(api, "enter", {"reason": "teste"})
     state = await look(api, manual_clock, 6)
     assert state["health_window"]["green_s"] == 150
     state = await post(api, "recovery", DONE)
@@ -150,7 +153,7 @@ async def test_a_new_action_starts_the_window_anew(api: Api, manual_clock: Manua
 
 @BOTH
 async def test_the_most_urgent_lanes_leave_first_and_no_faster_than_the_rate(api: Api, manual_clock: ManualClock) -> None:
-    await post(api, "enter", {"reason": "teste"}, 201)
+    await post(api, "enter", {"reason": "teste"})
     families = [f"c-{n}" for n in range(4)]
     for name in families:
         await api.put(f"/contacts/{name}", {"phone": None, "name": name})
@@ -176,7 +179,7 @@ async def test_a_global_key_without_a_clinic_enters_for_all_and_a_clinics_key_ca
 ) -> None:
     other = await open_api(services, client, "clinica-vizinha")
     answer = await client.post("/api/v1/safe-mode/enter", headers=global_key, json={"reason": "tudo parado"})
-    assert (answer.status_code, answer.json()["scope"]) == (201, "global")
+    assert (answer.status_code, answer.json()["scope"]) == (200, "global")
     for each in (api, other):
         assert (await each.get("/safe-mode"))["state"] == "safe_mode_active"
         assert (await each.call("POST", "/safe-mode/exit")).status_code == 403
@@ -188,7 +191,7 @@ async def test_a_global_key_without_a_clinic_enters_for_all_and_a_clinics_key_ca
 
 async def test_a_clinics_safe_mode_leaves_the_others_alone(api: Api, client: httpx.AsyncClient, services: Services) -> None:
     other = await open_api(services, client, "clinica-vizinha")
-    await post(api, "enter", {"reason": "só aqui"}, 201)
+    await post(api, "enter", {"reason": "só aqui"})
     ours = {"tenant_id": api.clinic.slug}
     assert (await other.call("GET", "/safe-mode", params=ours)).status_code == 403
     assert (await other.call("POST", "/safe-mode/exit", params=ours)).status_code == 403
@@ -216,7 +219,7 @@ async def test_leaving_what_was_never_entered_is_a_conflict_and_bad_words_are_re
 
 
 async def test_messages_of_families_are_heard_in_safe_mode(api: Api) -> None:
-    await post(api, "enter", {"reason": "teste"}, 201)
+    await post(api, "enter", {"reason": "teste"})
     event_id = await hear(api)
     await api.services.conversations.tick()
     assert (await api.get(f"/events/{event_id}"))["status"] == "processed"

@@ -126,6 +126,7 @@ async def test_the_exit_needs_the_ack_of_every_cause(api: Api, manual_clock: Man
     await post(api, "recovery", DONE)
     denied = await post(api, "exit")
     assert (denied["result"], denied["missing"]) == ("safe_mode_exit_denied_missing_checklist", [f"ack:{alert_id}"])
+    assert await triggers(api) == ["safe_mode_exit_denied"]
     await acknowledge(api, alert_id)
     await look(api, manual_clock)
     await post(api, "exit", status=202)
@@ -139,7 +140,7 @@ async def test_the_exit_needs_the_ack_of_every_cause(api: Api, manual_clock: Man
 
 @pytest.mark.story("S-PC-03-004")
 async def test_an_alert_that_still_counts_goes_on_counting_after_the_exit(api: Api, manual_clock: ManualClock) -> None:
-    await post(api, "enter", {"reason": "teste"}, 201)
+    await post(api, "enter", {"reason": "teste"})
     await post(api, "recovery", DONE)
     await look(api, manual_clock)
     await post(api, "exit", status=202)
@@ -153,7 +154,7 @@ async def test_an_alert_that_still_counts_goes_on_counting_after_the_exit(api: A
 
 @pytest.mark.story("S-PC-03-004")
 async def test_another_deadline_during_the_recovery_throws_it_back_and_is_alerted(api: Api, manual_clock: ManualClock) -> None:
-    await post(api, "enter", {"reason": "teste"}, 201)
+    await post(api, "enter", {"reason": "teste"})
     await look(api, manual_clock)
     await raise_alert(api)
     await look(api, manual_clock, 15)
@@ -222,7 +223,7 @@ async def test_each_family_hears_once_per_intent_and_the_next_shift_has_a_ticket
 @pytest.mark.story("S-PC-03-003")
 async def test_what_whatsapp_could_not_carry_goes_over_the_second_channel(api: Api, manual_clock: ManualClock) -> None:
     await api.put(f"/settings/{api.clinic.slug}", {"contacts_channel": "whatsapp:", "contacts_fallback_channel": "simulator:"})
-    await post(api, "enter", {"reason": "teste"}, 201)
+    await post(api, "enter", {"reason": "teste"})
     await send(api, api.command())
     await serve(api)
     await tell(api)
@@ -238,7 +239,7 @@ async def test_what_whatsapp_could_not_carry_goes_over_the_second_channel(api: A
 @pytest.mark.story("S-PC-03-003")
 async def test_a_family_that_cannot_be_told_is_in_the_ticket_and_people_are_alerted(api: Api, manual_clock: ManualClock) -> None:
     await api.put(f"/settings/{api.clinic.slug}", {"contacts_channel": "whatsapp:"})
-    await post(api, "enter", {"reason": "teste"}, 201)
+    await post(api, "enter", {"reason": "teste"})
     await send(api, api.command())
     await serve(api)
     await tell(api)
@@ -253,7 +254,7 @@ async def test_a_clinic_may_word_what_its_families_read(api: Api) -> None:
     bad = await api.call("PUT", f"/settings/{api.clinic.slug}", json={"family_texts": {"schedule": {"open": "Olá {nome}"}}})
     assert (bad.status_code, bad.json()["errors"][0]["pointer"]) == (400, "/family_texts/schedule/open")
     await api.put(f"/settings/{api.clinic.slug}", {"family_texts": {"schedule": {"open": "Até {hora}."}}, "phone": "4000"})
-    await post(api, "enter", {"reason": "teste"}, 201)
+    await post(api, "enter", {"reason": "teste"})
     await send(api, api.command())
     await serve(api)
     await tell(api)
@@ -313,7 +314,7 @@ async def test_an_activation_that_cannot_be_written_is_alerted_retried_and_block
 @pytest.mark.story("S-PC-03-003")
 @BOTH
 async def test_a_ticket_that_cannot_be_opened_is_alerted_and_tried_again(api: Api) -> None:
-    await post(api, "enter", {"reason": "teste"}, 201)
+    await post(api, "enter", {"reason": "teste"})
     await send(api, api.command())
     await serve(api)
     async with refused_inserts(api, "ticket"):
@@ -328,7 +329,7 @@ async def test_a_ticket_that_cannot_be_opened_is_alerted_and_tried_again(api: Ap
 
 
 async def test_red_health_while_draining_is_alerted(api: Api, manual_clock: ManualClock) -> None:
-    await post(api, "enter", {"reason": "teste"}, 201)
+    await post(api, "enter", {"reason": "teste"})
     await send(api, api.command())
     await serve(api)
     await post(api, "recovery", DONE)

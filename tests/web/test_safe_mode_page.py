@@ -68,7 +68,7 @@ async def test_a_superadmin_switches_it_on_recovers_and_leaves_with_forms_alone(
 async def test_the_strip_goes_back_to_zero_and_names_the_check_that_did_it(
     api: Api, admin_session: Browser, manual_clock: ManualClock
 ) -> None:
-    await post(api, "enter", {"reason": "teste"}, 201)
+    await post(api, "enter", {"reason": "teste"})
     await look(api, manual_clock, 13)
     strip = await words(admin_session)
     assert "6 min de 10 min no verde" in strip
@@ -97,7 +97,7 @@ async def test_the_page_says_who_acknowledged_what_and_what_families_were_told(
 async def test_a_manager_sees_why_and_cannot_act_and_a_secretary_does_not_see_the_page(
     api: Api, app: Litestar, services: Services, secretary_session: Browser
 ) -> None:
-    await post(api, "enter", {"reason": "teste"}, 201)
+    await post(api, "enter", {"reason": "teste"})
     person = await add_person(services, "manager", [api.clinic.tenant_id])
     async with browser_client(app) as opened:
         manager = await sign_in(services, opened, person)

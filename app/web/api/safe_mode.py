@@ -11,7 +11,7 @@ from app.domain.states import ModeState
 from app.errors import Forbidden
 from app.store.lanes import GLOBAL_SCOPE
 from app.store.views import safe_mode as view
-from app.web.api.common import AnyRequest, Document, TenantId, Texts, by, problems, require_json, services_of, tenant_of
+from app.web.api.common import AnyRequest, Document, TenantId, Texts, by, json_body, problems, require_json, services_of, tenant_of
 from app.web.auth import actor_of
 
 READ: Final[dict[str, Any]] = {"opt": {"access": "scope:read"}, "tags": ["safe mode"]}
@@ -53,9 +53,9 @@ async def get_safe_mode(request: AnyRequest, tenant_id: TenantId = None) -> Docu
 @post(
     "/api/v1/safe-mode/enter",
     before_request=require_json,
-    status_code=201,
+    status_code=200,
     summary="Enter safe mode by hand",
-    responses=problems(404, 409),
+    responses=problems(404),
     **ADMIN,
 )
 async def enter(request: AnyRequest, data: JSONBody[EnterBody]) -> Document:
@@ -95,7 +95,9 @@ async def recovery(request: AnyRequest, data: JSONBody[RecoveryBody]) -> Documen
 async def leave(request: AnyRequest, tenant_id: TenantId = None) -> Response[Document]:
     """The terminal state; 202 while the window of green health still runs: the exit then completes by itself."""
     only_superadmins(request)
-    scope = await own_scope(request, tenant_id)
+    body = await json_body(request) if await request.body() else None
+    named = body.get("tenant_id") if isinstance(body, dict) else None
+    scope = await own_scope(request, tenant_id if named is None else named)
     answer = await services_of(request).safe_mode.leave(scope, by(request))
     now = await shown(request, scope)
     document = {
@@ -121,7 +123,7 @@ async def shown(request: AnyRequest, scope: str) -> Document:
     return await services.db.read(view.overview, scope, services.safe_mode.policy.window, services.clock.now())
 
 
-async def scope_of(request: AnyRequest, given: str | None) -> str:
+async def scope_of(request: AnyRequest, given: object) -> str:
     """The scope that decides for what the caller asks about."""
     everybody = given is None and actor_of(request).tenant_ids is None
     tenant_id = None if everybody else await tenant_of(request, given)
@@ -129,7 +131,7 @@ async def scope_of(request: AnyRequest, given: str | None) -> str:
     return await services.db.read(view.strictest, tenant_id, services.clock.now())
 
 
-async def own_scope(request: AnyRequest, given: str | None) -> str:
+async def own_scope(request: AnyRequest, given: object) -> str:
     """The scope that the caller works on. Raises Forbidden for a clinic's key where safe mode holds everywhere."""
     scope = await scope_of(request, given)
     if scope == GLOBAL_SCOPE and actor_of(request).tenant_ids is not None:
