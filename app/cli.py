@@ -17,12 +17,15 @@ from app.bootstrap import prepare_folder
 from app.cli_replay import replay_commands
 from app.clock import SystemClock
 from app.credentials import hash_password, new_api_key
+from app.domain.alerts import ROUTING
 from app.errors import KoraError
 from app.ids import new_id
 from app.settings import DEVELOPMENT_SECRET, Settings
 from app.store import accounts, audit
 from app.store.database import Database
+from app.store.lanes import GLOBAL_SCOPE
 from app.store.migrate import current, head, upgrade
+from app.store.settings import load as load_settings
 from app.store.verify import verify as verify_history
 
 T = TypeVar("T")
@@ -443,6 +446,8 @@ async def _findings(settings: Settings) -> list[tuple[bool, str]]:
         revision = await current(database)
         fix = "" if revision == head() else "; run: kora migrate"
         found.append((revision == head(), f"schema is {revision or 'empty'}, the code wants {head()}{fix}"))
+        if revision == head():
+            found.append(await _channels_finding(settings, database))
     except (KoraError, OSError) as error:
         found.append((False, f"database does not answer: {error}; check KORA_DATABASE_URL"))
     finally:
@@ -455,6 +460,17 @@ async def _findings(settings: Settings) -> list[tuple[bool, str]]:
     found.append((free > 500, f"{free} MB free on this disk (500 MB or more are needed)"))
     found.append((True, f"serving would listen on {settings.host}:{settings.port}, people reach {settings.public_url}"))
     return found
+
+
+async def _channels_finding(settings: Settings, database: Database) -> tuple[bool, str]:
+    """Whether a critical alert would reach anybody: without a target, a channel is the simulated phone."""
+    targets = (await database.read(load_settings, GLOBAL_SCOPE))["channels"]
+    route = ROUTING["critical"]
+    silent = [name for name in (*route.channels, route.fallback) if not targets.get(name)]
+    if not silent:
+        return True, "critical alerts have targets on every channel of their route"
+    note = f"channels without a target, only the simulated phone shows their alerts: {', '.join(silent)}"
+    return not settings.is_production, f"{note}; set them on the Channels page or in /api/v1/settings/global"
 
 
 async def _redis_finding(settings: Settings) -> tuple[bool, str]:

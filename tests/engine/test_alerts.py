@@ -237,6 +237,41 @@ async def test_a_sender_that_vanished_is_replaced_when_its_lease_ends(db: Databa
     assert [(s.outcome, s.tries) for s in await sends(db, alert_id, outcome="sent")] == [("sent", 1)] * 2
 
 
+async def test_a_clock_that_jumps_loses_no_step_and_sends_none_twice(db: Database, manual_clock: ManualClock) -> None:
+    alert_id = await db.write(open_one)
+    async with node(db, manual_clock) as loop:
+        for minute in (0, 60, 0, 5, 65, -60, 30):
+            manual_clock.set(minutes(minute))
+            await settled(loop)
+    outcomes = Counter((s.channel, s.outcome) for s in await sends(db, alert_id))
+    assert outcomes == {("ops", "sent"): 1, ("superadmin_whatsapp", "sent"): 2, ("superadmin_whatsapp", "merged"): 5}
+    assert (await alert_row(db, alert_id)).level == "safe_mode"
+    assert [m.body.count("atrasada") for m in await phone(db)] == [0, 1]
+
+
+async def test_whoever_passes_it_on_hands_it_to_the_next_target_and_the_resends_follow(
+    db: Database, manual_clock: ManualClock
+) -> None:
+    await db.write(lambda conn: configure(conn, channels={"superadmin_whatsapp": ["simulator:ana", "simulator:bia"]}))
+    alert_id = await db.write(open_one)
+    async with node(db, manual_clock) as loop:
+        await settled(loop)
+        manual_clock.set(minutes(1))
+        me = "superadmin_whatsapp"
+        passed = await db.write(
+            lambda conn: alerts.pass_on(conn, alert_id, by=f"recipient:{me}", how="link", now=minutes(1), recipient=me)
+        )
+        assert passed.recipient == "superadmin_whatsapp:2"
+        await settled(loop)
+        manual_clock.set(minutes(5))
+        await settled(loop)
+    assert [m.body.splitlines()[0] for m in await phone(db, "ana")] == ["KoraOS CRÍTICO"]
+    told = [m.body for m in await phone(db, "bia")]
+    assert "passou este aviso para você" in told[0]
+    assert "tentativa 2" in told[1]
+    assert len(told) == 2
+
+
 # --- failing targets ----------------------------------------------------------------------------------------------------
 
 

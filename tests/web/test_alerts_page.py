@@ -139,6 +139,21 @@ async def test_nobody_acts_on_what_they_do_not_see(
     assert (await row(services, theirs)).status == "open"
 
 
+async def test_the_overview_names_open_alerts_first_for_those_who_take_them_on(
+    services: Services, tenant: Clinic, admin_session: Browser, secretary_session: Browser
+) -> None:
+    for number in range(3):
+        await raise_one(services, tenant.tenant_id, number)
+    mild = await raise_one(services, tenant.tenant_id, 9, severity="high", trigger="takeover")
+    shown = await text(admin_session, "/")
+    assert "P1 Crítica Redis 0" in shown
+    assert "Redis 1" not in shown, "one line for a storm"
+    assert shown.index("Redis 0") < shown.index("Redis 9")
+    assert "faltam 15 min" in shown
+    assert f"alert={mild}" in (await admin_session.client.get("/", headers=PAGE)).text
+    assert "Redis" not in await text(secretary_session, "/")
+
+
 async def test_the_frame_counts_open_alerts_of_the_viewers_clinics(services: Services, tenant: Clinic) -> None:
     await raise_one(services, tenant.tenant_id)
     await raise_one(services, None, 2, severity="high")
