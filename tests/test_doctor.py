@@ -18,5 +18,5 @@ async def test_production_without_targets_for_critical_alerts_must_be_fixed(sqli
         assert (await _channels_finding(production, sqlite_db))[0] is False
         names = ["ops", "superadmin_whatsapp", "superadmin_sms"]
         given = dict.fromkeys(names[: names.index(missing) if missing else 3], "json://alerts.example.com")
-        await sqlite_db.write(lambda conn, given=given: save(conn, "global", {"channels": given}, actor="user:ana", now=NOON))
+        await sqlite_db.write(save, "global", {"channels": given}, actor="user:ana", now=NOON)
     assert await _channels_finding(production, sqlite_db) == (True, "critical alerts have targets on every channel of their route")
