@@ -29,6 +29,7 @@ from app.web.auth import Actor, Authenticator, enforce_access
 from app.web.console.alert_routes import alert_pages
 from app.web.console.channel_routes import channel_pages
 from app.web.console.lane_routes import lane_act_pages
+from app.web.console.replay_routes import replay_pages
 from app.web.console.routes import console_routes
 from app.web.console.safe_mode_routes import safe_mode_pages
 from app.web.health import HealthBoard, health_routes
@@ -115,6 +116,7 @@ def create_app(services: "Services") -> Litestar:
             *safe_mode_pages,
             *alert_pages,
             *channel_pages,
+            *replay_pages,
             *stream_routes,
             *phone_routes,
             *ack_routes,

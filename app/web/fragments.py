@@ -11,7 +11,20 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection
 
-from app.web.console import alerts, banner, channels, contacts, family_texts, lane, lane_acts, overview, phone, queue, safe_mode
+from app.web.console import (
+    alerts,
+    banner,
+    channels,
+    contacts,
+    family_texts,
+    lane,
+    lane_acts,
+    overview,
+    phone,
+    queue,
+    replay,
+    safe_mode,
+)
 from app.web.console.visit import Viewer, Visit
 from app.web.i18n import environment, mark
 
@@ -80,6 +93,25 @@ FRAGMENTS: Final[Mapping[str, Fragment]] = {
         _rows("lane_acts", "lane.html", mark("Acts"), "lane", lane_acts.LaneActs, lane_acts.load_lane_acts),
         _rows("queue_holds", "queue.html", mark("Pauses"), "queue", lane_acts.QueueHolds, lane_acts.load_queue_holds),
         _rows("lane_timeline", "lane.html", mark("Timeline"), "lane", lane.LaneTimeline, lane.load_lane_timeline),
+        _rows(
+            "replay_channels",
+            "replay.html",
+            mark("Channels"),
+            "safe_mode replay",
+            replay.ReplayChannels,
+            replay.load_replay_channels,
+        ),
+        _rows(
+            "replay_backlog",
+            "replay.html",
+            mark("What waits"),
+            "queue replay safe_mode",
+            replay.ReplayBacklog,
+            replay.load_replay_backlog,
+            every_s=2,
+        ),
+        _rows("replay_form", "replay.html", mark("New dry run"), "", replay.ReplayForm, replay.load_replay_form),
+        _rows("replay_plan", "replay.html", mark("Replay"), "replay", replay.ReplayPlan, replay.load_replay_plan),
         _rows("phone_chats", "phone.html", mark("Phones"), "lane", phone.PhoneChats, phone.load_phone_chats, every_s=2),
         _rows("phone_chat", "phone.html", mark("Conversation"), "lane", phone.PhoneChat, phone.load_phone_chat),
         _rows("lane_facts", "lane.html", mark("Versions"), "lane guardians agenda", lane.LaneFacts, lane.load_lane_facts),

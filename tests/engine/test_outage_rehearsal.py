@@ -30,7 +30,7 @@ class Outage:
     client: httpx.Client
 
     def get(self, path: str, **params: Any) -> Any:
-        answer = self.client.get(f"/api/v1{path}", params=params)
+        answer = self.client.get(f"/api/v1{path}", params=params or None)
         assert answer.is_success, answer.text
         return answer.json()
 

@@ -1,6 +1,6 @@
 """Replay batches as the API, the console and the report show them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -43,6 +43,17 @@ def tenant_of_batch(conn: Connection, replay_id: str) -> str | None:
     """The clinic of a batch; None when there is no such batch."""
     found = conn.execute(select(_BATCH.c.tenant_id).where(_BATCH.c.replay_id == replay_id)).scalar()
     return str(found) if found is not None else None
+
+
+def names(conn: Connection, tenant_id: str, contact_ids: Sequence[str]) -> dict[str, str]:
+    """Names of contacts by id; those without one are left out."""
+    wanted = sorted(set(contact_ids))
+    if not wanted:
+        return {}
+    query = select(_CONTACT.c.contact_id, _CONTACT.c.name).where(
+        _CONTACT.c.tenant_id == tenant_id, _CONTACT.c.contact_id.in_(wanted), _CONTACT.c.name.is_not(None)
+    )
+    return {row.contact_id: row.name for row in conn.execute(query)}
 
 
 def batches(conn: Connection, tenant_id: str, *, after: tuple[datetime, str] | None, limit: int) -> list[dict[str, Any]]:

@@ -78,6 +78,15 @@ PAGES: Final = (
         key="s",
     ),
     Page(id="channels", label=mark("Channels"), group="configure", url="/channels", icon="plug", roles=(SUPERADMIN,)),
+    Page(
+        id="replay",
+        label=mark("Replay"),
+        group="respond",
+        url="/replay",
+        icon="replay",
+        roles=(MANAGER, SUPERADMIN),
+        key="r",
+    ),
     Page(id="phone", label=mark("Simulated phone"), group="configure", url="/phone", icon="message"),
 )
 
