@@ -28,6 +28,10 @@ class Clock(Protocol):
         """Take `reference` (the database's real time) as the truth; returns how far this machine was off."""
         ...
 
+    def off(self, reference: datetime) -> timedelta:
+        """How far this machine is off `reference`; nothing is changed, so time never steps back for a moment's delay."""
+        ...
+
     async def sleep(self, seconds: float) -> None:
         """Sleep for `seconds` of this clock's time."""
         ...
@@ -48,8 +52,7 @@ class SystemClock:
 
     def anchor(self, reference: datetime) -> timedelta:
         """Shift to the reference; with a scale other than 1 only the first anchoring counts."""
-        elapsed = timedelta(seconds=time.monotonic() - self._mono0)
-        off = reference - (self._real0 + elapsed)
+        off = self.off(reference)
         self._real0 += off
         if self.scale == 1.0:
             self._start = self._real0
@@ -70,6 +73,10 @@ class SystemClock:
         reached = at + timedelta(seconds=gap.total_seconds() * self.scale) if gap <= RUNNING_GAP else at
         self._start += max(reached, real) - now
 
+    def off(self, reference: datetime) -> timedelta:
+        """Distance from the reference in real time."""
+        return reference - (self._real0 + timedelta(seconds=time.monotonic() - self._mono0))
+
     async def sleep(self, seconds: float) -> None:
         """Sleep `seconds` of scaled time."""
         await asyncio.sleep(seconds / self.scale)
@@ -89,6 +96,10 @@ class ManualClock:
 
     def anchor(self, reference: datetime) -> timedelta:
         """A manual clock is its own truth."""
+        return timedelta(0)
+
+    def off(self, reference: datetime) -> timedelta:
+        """A manual clock is never off."""
         return timedelta(0)
 
     def set(self, moment: datetime) -> None:

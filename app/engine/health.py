@@ -194,7 +194,9 @@ class Health:
             return Check(green=False, detail=type(error).__name__)
         if reference is None:
             return Check(green=False, detail="the database did not say its time")
-        off_s = abs(self._clock.anchor(reference).total_seconds())
+        off_s = abs(self._clock.off(reference).total_seconds())
+        if off_s > self.policy.clock_skew_max_s:
+            self._clock.anchor(reference)  # a machine that slept: red once, and right again from here on
         return Check(green=off_s <= self.policy.clock_skew_max_s, detail=f"{off_s:.2f} s")
 
     def _folder(self) -> Path | None:

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Connection, insert, text
 
 from app.bootstrap import Services, build
-from app.clock import ManualClock
+from app.clock import Clock, ManualClock, SystemClock
 from app.engine.supervisor import Heartbeat
 from app.errors import StorageUnavailable
 from app.settings import Settings
@@ -18,7 +18,7 @@ from tests.builders import clinic, contact
 from tests.services import PostgresServer, RedisServer
 
 
-async def services_on(url: str, clock: ManualClock, redis_url: str | None = None) -> Services:
+async def services_on(url: str, clock: Clock, redis_url: str | None = None) -> Services:
     settings = Settings(database_url=url, redis_url=redis_url, secret_key="x" * 40, env="test", node_id="n1", public_url="http://t")
     return await build(settings, clock=clock, logs=False)
 
@@ -91,6 +91,16 @@ async def test_a_loop_that_failed_its_last_round_and_a_closed_channel_are_red(se
     found = await services.health.look()
     assert {name for name, check in found.items() if not check.green} == {"loops", "channels"}
     assert (found["loops"].detail, found["channels"].detail) == ("outbox", "evolution")
+
+
+async def test_a_clock_that_is_off_is_red_once_and_set_right(postgres_url: str) -> None:
+    clock = SystemClock()
+    services = await services_on(postgres_url, clock)
+    real, _ = clock.pair()
+    clock.anchor(real - timedelta(minutes=2))  # as a machine that slept for two minutes
+    assert await red(services) == {"clock_skew"}
+    assert await red(services) == set()
+    await services.close()
 
 
 async def test_when_redis_and_the_database_were_both_silent_safe_mode_follows_for_everybody(

@@ -84,6 +84,9 @@ async def test_the_exit_waits_for_ten_green_minutes_then_completes_by_itself_and
     assert [(await result(api, i))["result"] for i in ids] == ["replayed", "replayed"]
     assert (await look(api, manual_clock, step_s=5))["state"] == "normal"
     assert (await post(api, "exit"))["result"] == "safe_mode_exit_completed"
+    everybody = Api(api.client, api.services, api.clinic, await add_key(api.services, None))
+    assert (await everybody.get("/safe-mode"))["last_exit_result"] == "safe_mode_exit_completed"
+    assert (await post(everybody, "exit"))["result"] == "safe_mode_exit_completed"
     assert await api.services.db.read(verify) == []
 
 
@@ -187,6 +190,52 @@ async def test_a_global_key_without_a_clinic_enters_for_all_and_a_clinics_key_ca
         await serve(each)
         assert (await result(each, held))["status"] == "pending_safe_mode"
     assert (await client.get("/api/v1/safe-mode", headers=global_key)).json()["parked"] == 2
+
+
+async def test_leaving_for_all_clinics_leaves_a_clinic_in_its_own_safe_mode(
+    api: Api, client: httpx.AsyncClient, services: Services, global_key: dict[str, str], manual_clock: ManualClock
+) -> None:
+    other = await open_api(services, client, "clinica-vizinha")
+    everybody = Api(client, services, other.clinic, global_key)
+    await post(api, "enter", {"reason": "só aqui"})
+    await post(everybody, "enter", {"reason": "tudo parado"})
+    (ours,), (theirs,) = await send(api, api.command()), await send(other, other.command())
+    await serve(api)
+    await post(everybody, "recovery", DONE)
+    await look(everybody, manual_clock)
+    await post(everybody, "exit", status=202)
+    everywhere = {"tenant_id": "global"}
+    answer = await everybody.call("POST", "/safe-mode/exit", params=everywhere)
+    assert (answer.status_code, answer.json()["state"]) == (202, "recovering")
+    await look(everybody, manual_clock, 20)
+    assert (await everybody.get("/safe-mode", **everywhere))["state"] == "draining"
+    for _ in range(3):
+        await look(everybody, manual_clock, step_s=5)
+        await serve(api)
+    assert [(await result(api, ours))["status"], (await result(other, theirs))["result"]] == ["pending_safe_mode", "replayed"]
+    assert (await other.get("/safe-mode"))["state"] == "normal"
+    assert [(await each.get("/safe-mode"))["scope"] for each in (api, everybody)] == [api.clinic.tenant_id] * 2
+    await post(api, "recovery", DONE)
+    await look(api, manual_clock)
+    await post(api, "exit", status=202)
+    await look(api, manual_clock, 20)
+    await look(api, manual_clock, step_s=5)
+    await serve(api)
+    assert (await result(api, ours))["result"] == "replayed"
+    assert await services.db.read(verify) == []
+
+
+async def test_of_several_clinics_a_global_key_must_name_the_one_it_means(
+    api: Api, client: httpx.AsyncClient, services: Services, global_key: dict[str, str]
+) -> None:
+    other = await open_api(services, client, "clinica-vizinha")
+    everybody = Api(client, services, other.clinic, global_key)
+    await post(api, "enter", {"reason": "aqui"})
+    assert (await post(everybody, "exit"))["state"] == "safe_mode_active"  # there is only one it can mean
+    await post(other, "enter", {"reason": "ali"})
+    await post(everybody, "exit", status=400)
+    answer = await post(everybody, "exit", {"tenant_id": "clinica-vizinha"})
+    assert answer["result"] == "safe_mode_exit_denied_missing_checklist"
 
 
 async def test_a_clinics_safe_mode_leaves_the_others_alone(api: Api, client: httpx.AsyncClient, services: Services) -> None:

@@ -138,6 +138,17 @@ async def test_the_exit_needs_the_ack_of_every_cause(api: Api, manual_clock: Man
     assert (await result(api, done))["result"] == "applied_once"
 
 
+async def test_an_alert_that_ended_after_its_deadline_still_needs_its_ack(api: Api, manual_clock: ManualClock) -> None:
+    alert_id = await raise_alert(api)
+    await look(api, manual_clock, 31)
+    assert (await api.call("POST", f"/alerts/{alert_id}/resolve", json={})).status_code == 200
+    await post(api, "recovery", DONE)
+    assert (await post(api, "exit"))["missing"] == [f"ack:{alert_id}"]
+    await acknowledge(api, alert_id)
+    await look(api, manual_clock)
+    await post(api, "exit", status=202)
+
+
 @pytest.mark.story("S-PC-03-004")
 async def test_an_alert_that_still_counts_goes_on_counting_after_the_exit(api: Api, manual_clock: ManualClock) -> None:
     await post(api, "enter", {"reason": "teste"})

@@ -33,10 +33,16 @@ def modes(conn: Connection, scopes: list[str] | None = None) -> dict[str, Row[An
 
 
 def strictest(conn: Connection, tenant_id: str | None, now: datetime) -> str:
-    """The scope that decides for a tenant (its own, or `global` where that is stricter); without a tenant the strictest of all."""
-    if tenant_id is None:
-        return strictest_of(conn, None, GLOBAL_SCOPE, now)
-    return strictest_of(conn, [GLOBAL_SCOPE, tenant_id], tenant_id, now)
+    """The scope that decides for a tenant (its own, or `global` where that is stricter); without a tenant the strictest of all.
+
+    Where all is normal it is the one that was in safe mode last: its last exit is what somebody asks about.
+    """
+    scopes = None if tenant_id is None else [GLOBAL_SCOPE, tenant_id]
+    found = strictest_of(conn, scopes, tenant_id or GLOBAL_SCOPE, now)
+    if state_of(modes(conn, [found]).get(found), now) is ModeState.NORMAL:
+        last = episodes(conn, scopes, 1)
+        return str(last[0].scope) if last else found
+    return found
 
 
 def strictest_of(conn: Connection, scopes: list[str] | None, first: str, now: datetime) -> str:

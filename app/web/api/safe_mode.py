@@ -8,7 +8,8 @@ from litestar.params import JSONBody
 
 from app.domain.safe_mode import Checklist
 from app.domain.states import ModeState
-from app.errors import Forbidden
+from app.errors import Forbidden, InvalidRequest
+from app.store.episodes import open_scopes
 from app.store.lanes import GLOBAL_SCOPE
 from app.store.views import safe_mode as view
 from app.web.api.common import AnyRequest, Document, TenantId, Texts, by, json_body, problems, require_json, services_of, tenant_of
@@ -65,7 +66,8 @@ async def enter(request: AnyRequest, data: JSONBody[EnterBody]) -> Document:
     reason = texts.need("/reason", data.reason, 500)
     texts.check()
     given = data.tenant_id
-    scope = GLOBAL_SCOPE if given is None and actor_of(request).tenant_ids is None else await tenant_of(request, given)
+    everybody = given in (None, GLOBAL_SCOPE)
+    scope = GLOBAL_SCOPE if everybody and actor_of(request).tenant_ids is None else await tenant_of(request, given)
     await services_of(request).safe_mode.enter_by_hand(scope, reason, by(request))
     return await shown(request, scope)
 
@@ -124,7 +126,9 @@ async def shown(request: AnyRequest, scope: str) -> Document:
 
 
 async def scope_of(request: AnyRequest, given: object) -> str:
-    """The scope that decides for what the caller asks about."""
+    """The scope that decides for what the caller asks about; `global` names the one of all clinics."""
+    if actor_of(request).tenant_ids is None and given == GLOBAL_SCOPE:
+        return GLOBAL_SCOPE
     everybody = given is None and actor_of(request).tenant_ids is None
     tenant_id = None if everybody else await tenant_of(request, given)
     services = services_of(request)
@@ -132,13 +136,28 @@ async def scope_of(request: AnyRequest, given: object) -> str:
 
 
 async def own_scope(request: AnyRequest, given: object) -> str:
-    """The scope that the caller works on. Raises Forbidden for a clinic's key where safe mode holds everywhere."""
+    """The scope that the caller works on: where none is named the open one, `global` before a clinic's.
+
+    Raises Forbidden for a clinic's key where safe mode holds everywhere, InvalidRequest where several clinics could be meant.
+    """
+    if actor_of(request).tenant_ids is None and given is None:
+        scopes = await services_of(request).db.read(open_scopes)
+        if GLOBAL_SCOPE in scopes:
+            return GLOBAL_SCOPE
+        if not scopes:
+            return await scope_of(request, None)
+        if len(scopes) > 1:
+            detail = {"pointer": "/tenant_id", "detail": "is required"}
+            raise InvalidRequest("Safe mode is on in several clinics: tenant_id says which one is meant.", errors=[detail])
+        return scopes[0]
     scope = await scope_of(request, given)
     if scope == GLOBAL_SCOPE and actor_of(request).tenant_ids is not None:
         state = (await shown(request, scope))["state"]
         if state != ModeState.NORMAL:
             raise Forbidden("Safe mode holds for all clinics; a superadmin leaves it.")
         return await tenant_of(request, given)
+    if scope == GLOBAL_SCOPE and given not in (None, GLOBAL_SCOPE):
+        return await tenant_of(request, given)  # a clinic was named: its own safe mode, not everybody's
     return scope
 
 
