@@ -14,7 +14,8 @@ import apprise
 from app.channels.addresses import AllowList, checked_address
 from app.channels.outbound import OutboundMessage, Outcome, SendResult, refused
 
-TIMEOUT_S: Final = 15.0
+TIMEOUT_S: Final = 7.0
+"""Below the patience of the alert loop, so that a service that hangs gives its thread back."""
 
 
 @cache

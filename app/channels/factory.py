@@ -61,6 +61,12 @@ def channel_for(spec: str, credentials: Mapping[str, Any], world: World) -> Chan
         raise ChannelUnavailable("bad_channel_url") from error
 
 
+def is_apprise(spec: str) -> bool:
+    """Whether a spec is one of apprise's services, which take half a second to load once."""
+    scheme, _, rest = spec.strip().partition(":")
+    return scheme.lower() not in ("simulator", "webhook") and (scheme.lower() not in PROVIDERS or rest.startswith("//"))
+
+
 def default_spec(credentials: Mapping[str, Any]) -> str:
     """Where messages to families go: `contacts_channel`, else the provider that can send, else the simulated phone."""
     chosen = credentials.get("contacts_channel")

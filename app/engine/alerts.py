@@ -14,7 +14,8 @@ from typing import Any
 
 import structlog
 
-from app.channels.outbound import OutboundMessage, Outcome, ReplyButton, SendResult, Template
+from app.channels.factory import is_apprise
+from app.channels.outbound import Channel, OutboundMessage, Outcome, ReplyButton, SendResult, Template
 from app.channels.targets import shown
 from app.clock import Clock
 from app.credentials import new_ack_token
@@ -120,6 +121,12 @@ class AlertLoop:
         """Messages that are on their way."""
         return len(self._calls)
 
+    async def _channel(self, scope: str, spec: str) -> Channel | NoChannel:
+        """The channel; what is slow to load is loaded beside the event loop, so that it holds up nobody."""
+        if is_apprise(spec):
+            await asyncio.to_thread(_load_apprise)
+        return await self._channels.channel(scope, spec)
+
     # --- changes of state -----------------------------------------------------------------------------------------------
 
     async def _climb(self, now: datetime) -> None:
@@ -140,7 +147,7 @@ class AlertLoop:
         """Send a test to one recipient of a channel, now, and wait for the answer; touches no alert."""
         settings = await self._channels.settings(scope)
         spec = spec_of(settings, channel, recipient)
-        found = await self._channels.channel(scope, spec)
+        found = await self._channel(scope, spec)
         if isinstance(found, NoChannel):
             return Tried(target=shown(spec), result=SendResult(outcome=Outcome.REJECTED, detail=found.reason))
         text = alert_texts.test_text(channel, self._clock.now(), str(settings["timezone"]))
@@ -195,7 +202,7 @@ class AlertLoop:
         settings = await self._channels.settings(scope)
         spec = spec_of(settings, claimed.step.channel, claimed.step.recipient)
         call.target = shown(spec)
-        channel = await self._channels.channel(scope, spec)
+        channel = await self._channel(scope, spec)
         if isinstance(channel, NoChannel):
             call.result = SendResult(outcome=Outcome.REJECTED, detail=channel.reason)
             return
@@ -306,6 +313,13 @@ class AlertLoop:
         left_s = (min(moments) - now).total_seconds() / self._clock.scale
         # a step can be due and yet wait for room at its target
         return min(poll_s, max(0.02, left_s))
+
+
+def _load_apprise() -> None:
+    """In a thread, and only where somebody uses it: the import alone is most of the time."""
+    from app.channels.apprise import load_services
+
+    load_services()
 
 
 def spec_of(settings: dict[str, Any], channel: str, recipient: str) -> str:

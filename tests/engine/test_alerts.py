@@ -308,6 +308,21 @@ async def test_a_target_that_fails_gets_its_fallback_at_once_and_delays_nobody(
     assert "caminho alternativo" in shown.body
 
 
+async def test_a_service_of_apprise_carries_alerts_too(db: Database, manual_clock: ManualClock) -> None:
+    async with provider(answer(200)) as there, node(db, manual_clock) as loop:
+        channels = {"ops": f"json://user:secret@127.0.0.1:{there.port}/", "superadmin_whatsapp": "nonsense"}
+        await db.write(lambda conn: configure(conn, channels=channels))
+        alert_id = await db.write(open_one)
+        await settled(loop)
+        assert "KoraOS CRÍTICO" in there.requests[0].json["title"]
+        assert "n8n does not answer" in there.requests[0].json["message"]
+    done = {s.channel: (s.outcome, s.target, s.answer) for s in await sends(db, alert_id) if s.due_at == NOON}
+    assert done["ops"] == ("sent", "json:127.0.0.1", None)
+    assert done["superadmin_whatsapp"][0] == "failed"
+    assert done["superadmin_whatsapp"][2] == "bad_channel_url"
+    assert done["superadmin_sms"][0] == "sent"
+
+
 async def test_two_failures_of_one_minute_share_one_fallback_and_a_failing_fallback_ends_there(
     db: Database, manual_clock: ManualClock
 ) -> None:

@@ -94,3 +94,22 @@ async def test_an_empty_phone_says_so(secretary_session: Browser) -> None:
     page = await secretary_session.client.get("/phone", headers={"accept-language": "en"})
     assert page.status_code == 200
     assert "simulator:" in page.text
+
+
+async def test_links_of_the_system_can_be_followed_and_those_of_families_cannot(
+    services: Services, admin_session: Browser, tenant: Clinic
+) -> None:
+    ours, theirs = "https://kora.example/ack/x", "https://elsewhere.example/"
+
+    def fill(conn: Connection) -> None:
+        now = services.clock.now()
+        _two_clinics(conn, tenant.tenant_id, "ten-other", now)
+        message = table(InboxMessage)
+        conn.execute(message.update().values(payload_json=json.dumps({"text": f"Veja {theirs}"})))
+        show(conn, [said(tenant.tenant_id, MARIA, f"Veja {ours}", "k-link")], now)
+
+    await services.db.write(fill)
+    page = await admin_session.client.get("/phone", headers={"accept": "text/html"})
+    assert f'<a href="{ours}"' in page.text
+    assert theirs in page.text
+    assert f'href="{theirs}' not in page.text
