@@ -31,6 +31,7 @@ from app.engine.policies import PolicyCache
 from app.engine.redis_locks import RedisLocks
 from app.engine.replay import Replay
 from app.engine.safe_mode import SafeModeLoop
+from app.engine.skew import SkewWatch
 from app.engine.stream import StreamHub
 from app.engine.supervisor import Loop, Supervisor
 from app.engine.watch import Audit, Heartbeat, report_defect
@@ -63,6 +64,7 @@ class Services:
     drain: Drain
     alerts: AlertLoop
     replay: Replay
+    skew: SkewWatch
     channels: ChannelBook
     policies: PolicyCache
     locks: LaneLocks
@@ -132,6 +134,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
     drain = Drain(database, clock)
     alerts = AlertLoop(database, clock, channels, metrics, public_url=settings.public_url, secret_key=settings.secret_key)
     replay = Replay(database, clock, policies)
+    skew = SkewWatch(database, clock)
     hub = StreamHub(database, clock, metrics)
     supervisor = Supervisor()
     nodes = Nodes(database, clock, supervisor, locks, node_id=settings.node_id)
@@ -139,7 +142,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
     safe_mode = SafeModeLoop(database, clock, health, metrics, public_url=settings.public_url)
     audit = Audit(database, clock, metrics, failures)
     audit.on_raised.append(alerts.wake.set)
-    loops: list[Loop] = [intake, conversations, dispatch, drain, replay, outbox, alerts, audit, nodes, health, safe_mode]
+    loops: list[Loop] = [intake, conversations, dispatch, drain, replay, skew, outbox, alerts, audit, nodes, health, safe_mode]
     if settings.heartbeat_url:
         loops.append(Heartbeat(http, settings.heartbeat_url, supervisor, audit))
     services = Services(
@@ -155,6 +158,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
         drain=drain,
         alerts=alerts,
         replay=replay,
+        skew=skew,
         channels=channels,
         policies=policies,
         locks=locks,
@@ -188,6 +192,7 @@ def _join(services: Services) -> None:
         services.hub,
     )
     intake.on_accepted += [dispatch.wake.set, conversations.wake.set, hub.wake]
+    intake.on_item.append(services.skew.note)
     conversations.on_heard += [dispatch.wake.set, hub.wake]
     services.replay.on_change += [dispatch.wake.set, hub.wake]
     services.drain.on_released += [dispatch.wake.set, hub.wake]

@@ -7,8 +7,9 @@ the batch size follows the load by itself and a lone request never waits for com
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
 
 import structlog
@@ -63,6 +64,8 @@ class Intake:
     def __init__(self, database: Database, clock: Clock, policies: PolicyCache, metrics: Metrics) -> None:
         self.wake = asyncio.Event()
         self.on_accepted: list[Wakeable] = []
+        self.on_item: list[Callable[[Command | Message | Malformed, datetime], None]] = []
+        """Called with each item that was queued and when it was received."""
         self._database, self._clock, self._policies, self._metrics = database, clock, policies, metrics
         self._buffer: list[_Request] = []
         self._sizes = _Sizes()
@@ -172,11 +175,14 @@ class Intake:
 
     async def _accept(self, submissions: list[Submission]) -> list[Receipt]:
         room = await self._room(submissions)
-        receipts = await self._database.write(accept, submissions, self._clock.now(), room=room)
+        now = self._clock.now()
+        receipts = await self._database.write(accept, submissions, now, room=room)
         for submission, receipt in zip(submissions, receipts, strict=True):
             self._metrics.accepted(receipt.kind, receipt.status)
             if receipt.status is State.QUEUED_FOR_DISPATCH:
                 self._sizes.known[submission.tenant_id] = self._sizes.known.get(submission.tenant_id, 0) + 1
+                for look in self.on_item:
+                    look(submission.item, now)
             log.info(
                 "accepted",
                 flow_id="F-01",

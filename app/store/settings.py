@@ -39,6 +39,7 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "wait_limit_s": 300,
     "max_queue_size": 5000,
     "drain_per_s": 2,
+    "clock_skew_s": 60,
     "channels": {},
     "contacts_channel": None,
     "contacts_fallback_channel": None,
@@ -64,6 +65,7 @@ _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "wait_limit_s": (int, float),
     "max_queue_size": int,
     "drain_per_s": (int, float),
+    "clock_skew_s": (int, float),
     "channels": dict,
     "contacts_channel": str,
     "contacts_fallback_channel": str,
@@ -174,7 +176,7 @@ def _faults(patch: Mapping[str, Any]) -> Iterator[FieldError]:
                     yield FieldError(f"/{key}/{name}", f"is not one of {', '.join(sorted(names))}")
                 elif not _number(minutes, 0, 60 * 24 * 365):
                     yield FieldError(f"/{key}/{name}", "must be minutes between 0 and a year")
-        elif key in ("wait_limit_s", "d1_cutoff_min") and value is not None and not _number(value, 0, 86_400):
+        elif key in ("wait_limit_s", "d1_cutoff_min", "clock_skew_s") and value is not None and not _number(value, 0, 86_400):
             yield FieldError(f"/{key}", "must be between 0 and 86400")
         elif key == "family_texts" and value is not None:
             yield from (FieldError(f"/{key}{path}", detail) for path, detail in text_faults(value))

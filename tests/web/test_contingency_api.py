@@ -1,5 +1,6 @@
 """Contingency through the API with the real engine on a clock that only the test moves (F-05)."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -170,3 +171,20 @@ async def test_a_backlog_that_grows_slows_the_drain_down_and_becomes_an_incident
     assert drain["rate_per_s"] == pytest.approx(0.01 / 8)
     (alert,) = (await api.get("/alerts"))["items"]
     assert (alert["trigger"], alert["severity"], alert["status"]) == ("replay_backlog", "high", "open")
+
+
+async def test_a_source_whose_clock_is_ahead_is_shown_and_alerted_until_it_is_right_again(
+    api: Api, manual_clock: ManualClock
+) -> None:
+    soon = (api.now + timedelta(seconds=61)).isoformat()
+    await api.one(api.command(occurred_at=soon))
+    await api.services.skew.tick()
+    (clock,) = (await api.get("/clock-skew"))["items"]
+    assert (clock["source"], clock["state"], clock["skew_s"], clock["samples"]) == ("orchestrator", "ahead", 61, 1)
+    (alert,) = (await api.get("/alerts"))["items"]
+    assert (alert["trigger"], alert["severity"], alert["status"]) == ("clock_skew", "warning", "open")
+    manual_clock.advance(minutes=30)
+    await api.one(api.command())
+    await api.services.skew.tick()
+    assert [c["state"] for c in (await api.get("/clock-skew"))["items"]] == ["fine"]
+    assert [a["status"] for a in (await api.get("/alerts"))["items"]] in ([], ["resolved"])

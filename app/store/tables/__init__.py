@@ -8,6 +8,7 @@ tenant. Lanes, not commands, carry what dispatch needs, so a claim never scans t
 from app.store.tables.alerts import AckRecord, AckToken, Alert, AlertStep
 from app.store.tables.base import metadata, table
 from app.store.tables.clinic import Appointment, AppointmentVersion, Contact, Guardian, Lane, LaneLock, Patient, Therapist
+from app.store.tables.clocks import SourceClock
 from app.store.tables.contingency import ContingencyChannel, DrainRow
 from app.store.tables.effects import DeliveryStatus, Ledger, ManualTask, Outbox, Ticket
 from app.store.tables.inbox import InboxCommand, InboxMessage, MalformedItem, Proposal
@@ -56,6 +57,7 @@ __all__ = [
     "SafeStep",
     "ScaledTime",
     "SettingsDoc",
+    "SourceClock",
     "Tenant",
     "Therapist",
     "Ticket",

@@ -7,7 +7,7 @@ from litestar import get, put
 from litestar.params import JSONBody
 from sqlalchemy import Connection
 
-from app.store import contingency, drain
+from app.store import clocks, contingency, drain
 from app.web.api.common import (
     AnyRequest,
     Document,
@@ -72,8 +72,21 @@ async def put_contingency(request: AnyRequest, data: JSONBody[ContingencyBody], 
     return {"contingency_active": now["active"], **now, **own}
 
 
+@get(
+    "/api/v1/clock-skew",
+    opt={"access": "scope:read"},
+    summary="How far the clocks of a clinic's sources seem off",
+    responses=problems(404),
+    **_OPT,
+)
+async def get_clock_skew(request: AnyRequest, tenant_id: TenantId = None) -> Document:
+    """Each source as last measured: `ahead` or `behind` by more than the clinic's `clock_skew_s`, or `fine`."""
+    found = await services_of(request).db.read(clocks.clocks, await tenant_of(request, tenant_id))
+    return {"items": found, "next_cursor": None}
+
+
 def _shown(conn: Connection, tenant_id: str) -> Document:
     return contingency.status(conn, tenant_id) | {"drain": drain.latest(conn, tenant_id)}
 
 
-contingency_routes: Final = [get_contingency, put_contingency]
+contingency_routes: Final = [get_contingency, put_contingency, get_clock_skew]

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, case, func, select
 from app.domain.reasons import explain
 from app.domain.replay_batch import REPLAYABLE, BatchStatus
 from app.domain.states import PARKED, CommandType, State
-from app.store import contingency, drain
+from app.store import clocks, contingency, drain
 from app.store.tables import InboxCommand, table
 from app.store.views import replays
 from app.store.views.scope import Clinic
@@ -65,6 +65,8 @@ class ReplayChannels:
     active: bool = False
     since: datetime | None = None
     csrf: str = ""
+    clocks: tuple[str, ...] = ()
+    """Sources whose clock is off, in a sentence each."""
     choose: tuple[tuple[str, str, bool], ...] = ()
     """Clinics to choose from: name, address, whether contingency is on."""
 
@@ -164,7 +166,25 @@ def load_replay_channels(conn: Connection, visit: Visit) -> ReplayChannels:
                 by_health=state.get("origin") == "health",
             )
         )
-    return ReplayChannels(clinic=visit.chosen, lines=tuple(lines), active=now["active"], since=now["since"], csrf=visit.csrf_token)
+    off = tuple(_clock_said(visit.words, c) for c in clocks.clocks(conn, visit.chosen.tenant_id) if c["state"] != "fine")
+    return ReplayChannels(
+        clinic=visit.chosen, lines=tuple(lines), active=now["active"], since=now["since"], csrf=visit.csrf_token, clocks=off
+    )
+
+
+def _clock_said(words: Words, clock: Mapping[str, Any]) -> str:
+    """Which clock is off, and what that does."""
+    label = CHANNEL_NAMES["api"] if clock["source"] == "orchestrator" else CHANNEL_NAMES.get(clock["source"], clock["source"])
+    name, span = words.text(label), words.span(abs(clock["skew_s"]))
+    if clock["state"] == "ahead":
+        return words.text(
+            "The clock of %(source)s is ahead by about %(span)s: its late requests look younger than they are.",
+            source=name,
+            span=span,
+        )
+    return words.text(
+        "The clock of %(source)s seems behind by about %(span)s: its requests look older than they are.", source=name, span=span
+    )
 
 
 def load_replay_backlog(conn: Connection, visit: Visit) -> ReplayBacklog:

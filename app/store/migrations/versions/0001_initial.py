@@ -849,6 +849,19 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("scope", name=op.f("pk_settings_doc")),
     )
     op.create_table(
+        "source_clock",
+        sa.Column("tenant_id", sa.String(length=40), nullable=False),
+        sa.Column("source", sa.String(length=20), nullable=False),
+        sa.Column("state", sa.String(length=8), nullable=False),
+        sa.Column("since", UTCDateTime(), nullable=False),
+        sa.Column("measured_at", UTCDateTime(), nullable=False),
+        sa.Column("samples", sa.Integer(), nullable=False),
+        sa.Column("least_lag_s", sa.Float(), nullable=False),
+        sa.Column("most_lag_s", sa.Float(), nullable=False),
+        sa.CheckConstraint("state IN ('fine','ahead','behind')", name=op.f("ck_source_clock_state")),
+        sa.PrimaryKeyConstraint("tenant_id", "source", name=op.f("pk_source_clock")),
+    )
+    op.create_table(
         "tenant",
         sa.Column("tenant_id", sa.String(length=40), nullable=False),
         sa.Column("slug", sa.String(length=60), nullable=False),
@@ -980,6 +993,7 @@ def downgrade() -> None:
     op.drop_table("ticket")
     op.drop_table("therapist")
     op.drop_table("tenant")
+    op.drop_table("source_clock")
     op.drop_table("settings_doc")
     op.drop_table("scaled_time")
     op.drop_index(op.f("ix_safe_step_episode_id"), table_name="safe_step")
