@@ -9,6 +9,7 @@ from litestar import Litestar
 from app.bootstrap import Services
 from app.clock import ManualClock
 from app.store.tables import AuditEntry, table
+from app.store.views.safe_mode import episodes
 from tests.web.api_client import Api, open_api
 from tests.web.conftest import Browser, Clinic, add_person, browser_client, sign_in
 from tests.web.safe_mode_driver import ALL_TICKS, acknowledge, break_channel, look, post, raise_alert, tell
@@ -41,7 +42,7 @@ async def submit(browser: Browser, act: str, scope: str, **fields: str) -> httpx
 
 
 async def test_a_superadmin_switches_it_on_recovers_and_leaves_with_forms_alone(
-    api: Api, admin_session: Browser, manual_clock: ManualClock
+    api: Api, admin_session: Browser, services: Services, manual_clock: ManualClock
 ) -> None:
     assert "Modo seguro desligado" in await words(admin_session)
     scope = api.clinic.tenant_id
@@ -62,6 +63,12 @@ async def test_a_superadmin_switches_it_on_recovers_and_leaves_with_forms_alone(
     for sentence in ("Modo seguro ligado: o Redis parou.", "Recuperação: Redis reiniciado · redis-3.", "Normal de novo."):
         assert sentence in story
     assert "Superadmin" in story
+    episode_id = (await services.db.read(episodes, None, 1))[0].episode_id
+    alone = await words(admin_session, f"{PAGE}&episode={episode_id}")
+    for fact in ("Passo do roteiro redis-3", "Registrado por Superadmin", "Lista de conferência 4 de 4"):
+        assert fact in alone
+    assert "Ligar o modo seguro" not in alone
+    assert (await admin_session.client.get(f"{PAGE}&episode=nowhere", headers={"Accept": "text/html"})).status_code == 404
 
 
 @pytest.mark.story("S-PC-03-004")

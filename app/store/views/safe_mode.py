@@ -157,5 +157,10 @@ def episodes(conn: Connection, scopes: list[str] | None, limit: int) -> list[Row
     return list(conn.execute(query))
 
 
+def episode(conn: Connection, episode_id: str) -> Row[Any] | None:
+    """One episode."""
+    return conn.execute(select(_EPISODE).where(_EPISODE.c.episode_id == episode_id)).first()
+
+
 def _iso(moment: datetime | None) -> str | None:
     return None if moment is None else moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

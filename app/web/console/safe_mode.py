@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row, select
 from app.domain.green_window import NO_SAMPLE, expire, green_for
 from app.domain.safe_mode import Checklist, SafeModeResult
 from app.domain.states import ModeState, State
+from app.errors import NotFound
 from app.store.episodes import acks_of, causes_of, checklist_of, gates_of, missing_of, open_episode, parked, steps_of, window_of
 from app.store.lanes import GLOBAL_SCOPE
 from app.store.notices import counts, tickets_of
@@ -185,13 +186,18 @@ class Story:
     reason: str
     reentries: int
     lines: tuple[StoryLine, ...]
+    url: str
+    facts: tuple[tuple[str, str], ...] = ()
+    """Only where one episode is shown alone, to be read or printed."""
 
 
 @dataclass(frozen=True, slots=True)
 class SafePast:
-    """Context of `safe_past`."""
+    """Context of `safe_past`; `alone` = the one episode that the address names."""
 
     stories: tuple[Story, ...]
+    alone: bool = False
+    all_url: str = ""
 
 
 # --- loading ------------------------------------------------------------------------------------------------------------
@@ -399,26 +405,66 @@ def _lack(words: Words, code: str) -> str:
 
 
 def load_safe_past(conn: Connection, visit: Visit) -> SafePast:
-    """Episodes as stories, newest first."""
-    words, rows = visit.words, view.episodes(conn, scopes_of(visit), PAST_MAX)
+    """Episodes as stories, newest first; with `?episode=` that one alone. Raises NotFound for one that is not there to be seen."""
+    wanted = visit.one("episode")
+    rows = view.episodes(conn, scopes_of(visit), PAST_MAX) if not wanted else _one(conn, visit, wanted)
     names = _names(conn, visit, [row.scope for row in rows])
     steps = {row.episode_id: steps_of(conn, row.episode_id) for row in rows}
     people = _people(conn, {step.actor for found in steps.values() for step in found})
-    return SafePast(
-        tuple(
-            Story(
-                episode_id=row.episode_id,
-                scope_name=names[row.scope],
-                entered_at=row.entered_at,
-                ended_at=row.ended_at,
-                lasted=words.span((row.ended_at or words.now) - row.entered_at),
-                reason=next((s.detail or "" for s in steps[row.episode_id] if s.kind == "entered"), ""),
-                reentries=row.reentries,
-                lines=tuple(_story_line(words, step, people) for step in steps[row.episode_id]),
-            )
-            for row in rows
-        )
+    stories = tuple(_story(conn, visit, row, names[row.scope], steps[row.episode_id], people, bool(wanted)) for row in rows)
+    return SafePast(stories, bool(wanted), visit.urls.to("/safe-mode"))
+
+
+def _one(conn: Connection, visit: Visit, episode_id: str) -> list[Row[Any]]:
+    row = view.episode(conn, episode_id)
+    scopes = scopes_of(visit)
+    if row is None or (scopes is not None and row.scope not in scopes):
+        raise NotFound("There is no such episode.")
+    return [row]
+
+
+def _story(
+    conn: Connection, visit: Visit, row: Row[Any], name: str, steps: Sequence[Row[Any]], people: Mapping[str, str], whole: bool
+) -> Story:
+    words = visit.words
+    return Story(
+        episode_id=row.episode_id,
+        scope_name=name,
+        entered_at=row.entered_at,
+        ended_at=row.ended_at,
+        lasted=words.span((row.ended_at or words.now) - row.entered_at),
+        reason=next((s.detail or "" for s in steps if s.kind == "entered"), ""),
+        reentries=row.reentries,
+        lines=tuple(_story_line(words, step, people) for step in steps),
+        url=visit.urls.to("/safe-mode", episode=row.episode_id),
+        facts=_facts(conn, words, row, people) if whole else (),
     )
+
+
+def _facts(conn: Connection, words: Words, row: Row[Any], people: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """What there is to know about an episode besides its story."""
+    ticks, found = asdict(checklist_of(row)), counts(conn, row.episode_id)
+    facts = [
+        (words.text("On since"), words.exact(row.entered_at)),
+        (words.text("Normal since"), words.exact(row.ended_at) if row.ended_at else words.text("still open")),
+        (words.text("Reasons"), "; ".join(dict.fromkeys(c.summary for c in causes_of(conn, row.episode_id)))),
+        (words.text("What was done"), row.recovery_action or words.text("nothing yet")),
+        (words.text("Step of the runbook"), row.runbook_step or "-"),
+        (words.text("Checklist"), words.text("%(n)d of %(all)d", n=sum(ticks.values()), all=len(ticks))),
+        (words.text("Messages to families"), words.number(sum(found.values()))),
+        (words.text("Messages that failed"), words.number(found.get("contingency_message_failed_ticket_opened", 0))),
+        (words.text("Critical tickets"), words.number(len(tickets_of(conn, row.episode_id)))),
+        (words.text("Contacts released"), words.number(row.released)),
+        (words.text("Episode"), row.episode_id),
+        (words.text("Correlation id"), row.correlation_id),
+    ]
+    if row.recovery_by:
+        facts.insert(5, (words.text("Recorded by"), _actor(words, row.recovery_by, people)))
+    return tuple(facts)
+
+
+def _actor(words: Words, actor: str, people: Mapping[str, str]) -> str:
+    return people.get(actor) or ("KoraOS" if actor.startswith("system:") else words.text("a program with a key"))
 
 
 def _story_line(words: Words, step: Row[Any], people: Mapping[str, str]) -> StoryLine:
@@ -430,7 +476,7 @@ def _story_line(words: Words, step: Row[Any], people: Mapping[str, str]) -> Stor
     elif step.kind in ("exit_aborted", "reentered"):
         detail = ", ".join(words.text(FAILED.get(name, name)) for name in detail.split(", "))
     text = words.text(STORY[step.kind], detail=detail) if step.kind in STORY else detail
-    actor = people.get(step.actor) or ("KoraOS" if step.actor.startswith("system:") else words.text("a program with a key"))
+    actor = _actor(words, step.actor, people)
     return StoryLine(step.at, text, actor)
 
 
