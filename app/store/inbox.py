@@ -90,6 +90,8 @@ class _Batch:
     messages: list[dict[str, Any]] = field(default_factory=list)
     commands: list[dict[str, Any]] = field(default_factory=list)
     malformed: list[dict[str, Any]] = field(default_factory=list)
+    malformed_at: list[int] = field(default_factory=list)
+    """Index of the receipt behind each row of `malformed`."""
     tasks: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -117,6 +119,7 @@ def accept(
         else:
             receipt = _take_command(batch, submission, item, seen_commands, left)
         batch.receipts[index] = receipt
+        batch.malformed_at += [index] * (len(batch.malformed) - len(batch.malformed_at))
     _write(conn, batch)
     return [r for r in batch.receipts if r is not None]
 
@@ -570,18 +573,24 @@ def _write(conn: Connection, batch: _Batch) -> None:
 
 
 def _write_malformed(conn: Connection, batch: _Batch) -> None:
-    """Keep unusable items once per content; the same bytes again only raise the counter."""
+    """Keep unusable items once per content; the same bytes again raise the counter and are answered with the ids kept."""
     if not batch.malformed:
         return
     unique: dict[tuple[str, str], dict[str, Any]] = {}
     for row in batch.malformed:
         unique.setdefault((row["tenant_id"], row["raw_hash"]), row)
     keys = [{"tenant_id": t, "raw_hash": h} for t, h in unique]
-    stored = joined_rows(conn, _MALFORMED, keys, keys=("tenant_id", "raw_hash"), columns=("tenant_id", "raw_hash"))
-    known = {(row.tenant_id, row.raw_hash) for row in stored}
+    columns = ("tenant_id", "raw_hash", "item_id", "correlation_id")
+    stored = joined_rows(conn, _MALFORMED, keys, keys=("tenant_id", "raw_hash"), columns=columns)
+    known = {(row.tenant_id, row.raw_hash): (row.item_id, row.correlation_id) for row in stored}
     insert_rows(conn, _MALFORMED, [row for key, row in unique.items() if key not in known], ignore_conflicts=True)
     again = [{"tenant_id": t, "raw_hash": h} for t, h in unique if (t, h) in known]
     update_rows(conn, _MALFORMED, again, keys=("tenant_id", "raw_hash"), expressions={"times": "t.times + 1"})
+    kept = {key: (row["item_id"], row["correlation_id"]) for key, row in unique.items()} | known
+    for index, row in zip(batch.malformed_at, batch.malformed, strict=True):
+        receipt, (item_id, correlation_id) = batch.receipts[index], kept[(row["tenant_id"], row["raw_hash"])]
+        assert receipt is not None
+        batch.receipts[index] = replace(receipt, item_id=row["given_id"] or item_id, correlation_id=correlation_id)
 
 
 def _lane_update(key: LaneKey, lane: _LaneState, now: datetime) -> dict[str, Any]:

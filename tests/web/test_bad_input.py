@@ -194,6 +194,15 @@ async def test_an_unpaired_surrogate_is_refused_or_kept_but_never_fails(api: Api
         assert answer.status_code == 400 or answer.json()["status"] == "invalid_payload_manual"
 
 
+async def test_the_same_unusable_bytes_again_are_answered_with_the_id_under_which_they_are_kept(api: Api) -> None:
+    broken = {"command_type": "dance", "payload": {"a": 1}}
+    answer = await api.call("POST", "/commands", json={"commands": [broken, broken]})
+    first, twin = answer.json()["items"]
+    again = (await api.call("POST", "/commands", json=broken)).json()
+    assert len({(r["command_id"], r["correlation_id"]) for r in (first, twin, again)}) == 1
+    assert (await api.get(f"/commands/{first['command_id']}"))["result"] == "invalid_payload_manual"
+
+
 # --- who asks -----------------------------------------------------------------------------------------------------------
 
 

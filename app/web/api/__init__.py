@@ -7,6 +7,7 @@ from app.web.api.channels import channel_routes
 from app.web.api.contingency import contingency_routes
 from app.web.api.intake import intake_routes
 from app.web.api.lane_acts import lane_act_routes
+from app.web.api.manual import manual_routes
 from app.web.api.people import people_routes
 from app.web.api.replays import replay_routes
 from app.web.api.safe_mode import safe_mode_routes
@@ -17,6 +18,7 @@ api_routes: Final[list[Any]] = [
     *people_routes,
     *state_routes,
     *lane_act_routes,
+    *manual_routes,
     *safe_mode_routes,
     *alert_routes,
     *channel_routes,

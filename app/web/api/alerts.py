@@ -27,6 +27,7 @@ from app.web.api.common import (
     check_ids,
     cursor_time,
     json_body,
+    json_or_nothing,
     page,
     problems,
     read_cursor,
@@ -43,13 +44,7 @@ READ: Final[dict[str, Any]] = {"opt": {"access": "scope:read"}, "tags": ["alerts
 WRITE: Final[dict[str, Any]] = {"opt": {"access": "scope:operate"}, "tags": ["alerts"], "before_request": require_json}
 
 
-async def _json_or_nothing(request: AnyRequest) -> None:
-    """An act needs no body; one that is there must be JSON."""
-    if await request.body():
-        await require_json(request)
-
-
-ACT: Final[dict[str, Any]] = {**WRITE, "status_code": 200, "before_request": _json_or_nothing}
+ACT: Final[dict[str, Any]] = {**WRITE, "status_code": 200, "before_request": json_or_nothing}
 _STATUSES: Final = ("open", "acknowledged", "resolved")
 
 

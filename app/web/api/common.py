@@ -98,6 +98,12 @@ async def json_body(request: AnyRequest) -> Any:
         raise InvalidRequest(f"The body is not JSON: {error}.") from error
 
 
+async def json_or_nothing(request: AnyRequest) -> None:
+    """An act needs no body; one that is there must be JSON."""
+    if await request.body():
+        await require_json(request)
+
+
 async def require_json(request: AnyRequest) -> None:
     """Before a handler with a typed body: refuse what would break the framework's own reading of it."""
     await json_body(request)
