@@ -26,9 +26,18 @@ READS = [
 ]
 MOVING = ["/commands/{command}"]
 """What goes on changing by itself: deliveries are on their way."""
-ELSEWHERE = ["/safe-mode", "/alerts", "/alerts/{alert}"]
+ELSEWHERE = [
+    "/safe-mode",
+    "/alerts",
+    "/alerts/{alert}",
+    "/contingency",
+    "/clock-skew",
+    "/replays",
+    "/replays/{replay}",
+    "/replays/{replay}/report",
+]
 """Tried in the test of its own part."""
-LISTS = ["/contacts", "/patients", "/therapists", "/appointments", "/queue"]
+LISTS = ["/contacts", "/patients", "/therapists", "/appointments", "/queue", "/holds"]
 
 
 @pytest.fixture
@@ -47,6 +56,7 @@ async def two(running_services: Services, running_client: httpx.AsyncClient) -> 
     assert applied["result"] == "applied_once"
     await theirs.one(theirs.command(contact_id="c-theirs", commit_order=9), wait=0)
     await theirs.one({"command_id": "bad-theirs"}, wait=0)
+    await theirs.put("/holds", {"command_type": "cancel", "active": True, "reason": "theirs"})
     event = (await theirs.call("POST", "/events", json=theirs.event(contact_id="c-theirs"))).json()
     await theirs.processed(event["event_id"])
     await theirs.once("/contacts/c-theirs", lambda contact: contact["lane"]["blocked_by"] == "gap")
