@@ -2,13 +2,27 @@
 
 import httpx
 import pytest
+from sqlalchemy import text
 
 from app.bootstrap import Services
 from app.clock import ManualClock
 from app.store.verify import verify
 from tests.web.api_client import CONTACT, Api, open_api
 from tests.web.conftest import add_key, add_tenant
-from tests.web.safe_mode_driver import ALL_TICKS, DONE, TARGET, break_channel, hear, look, post, result, send, serve
+from tests.web.safe_mode_driver import (
+    ALL_TICKS,
+    DONE,
+    TARGET,
+    acknowledge,
+    break_channel,
+    hear,
+    look,
+    post,
+    raise_alert,
+    result,
+    send,
+    serve,
+)
 
 BOTH = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
 
@@ -273,3 +287,28 @@ async def test_messages_of_families_are_heard_in_safe_mode(api: Api) -> None:
     await api.services.conversations.tick()
     assert (await api.get(f"/events/{event_id}"))["status"] == "processed"
     assert (await api.get(f"/contacts/{CONTACT}"))["conversation_version"] == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "tamper"),
+    [
+        ("effect_in_safe_mode", "UPDATE ledger SET committed_at = (SELECT at FROM safe_cause)"),
+        ("exit_without_recovery", "UPDATE safe_episode SET recovery_action = NULL"),
+        ("exit_without_checklist", "UPDATE safe_episode SET checklist_json = '{}'"),
+        ("exit_without_ack", "UPDATE alert SET acked_at = NULL"),
+    ],
+)
+async def test_the_checker_sees_what_safe_mode_must_not_allow(api: Api, manual_clock: ManualClock, code: str, tamper: str) -> None:
+    await send(api, api.command())
+    await serve(api)
+    manual_clock.advance(minutes=1)
+    alert_id = await raise_alert(api)
+    await look(api, manual_clock, 30)
+    await acknowledge(api, alert_id)
+    await post(api, "recovery", DONE)
+    await look(api, manual_clock)
+    await post(api, "exit", status=202)
+    assert (await look(api, manual_clock, 20))["state"] == "draining"
+    assert await api.services.db.read(verify) == []
+    await api.services.db.write(lambda conn: conn.execute(text(tamper)))
+    assert code in {v.code for v in await api.services.db.read(verify)}

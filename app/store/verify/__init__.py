@@ -3,7 +3,8 @@
 Read-only and streaming: memory does not grow with the history, except for one contact's messages at a time. All checks see
 one snapshot of the database, so it may run beside live nodes. An empty list means: every accepted item has exactly one
 terminal result or is visibly pending, commit orders are dense and effects happened in that order, once, with their ledger
-entry, inside every fence, alerts climbed their whole ladders and stopped at their ACK, and both hash chains are whole.
+entry, inside every fence and outside safe mode, alerts climbed their whole ladders and stopped at their ACK, and both hash
+chains are whole.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ from app.store.verify.items import (
     manual_results_have_their_task,
     messages_in_sequence,
 )
+from app.store.verify.safe_mode import exits_had_their_gates, safe_mode_was_kept
 from app.store.verify.violation import Violation
 
 __all__ = ["CHECKS", "Violation", "findings", "verify"]
@@ -57,6 +59,8 @@ CHECKS: Final[tuple[Callable[[Connection], Iterator[Violation]], ...]] = (
     nothing_is_claimed_after_an_ack,
     ladders_are_whole,
     deadlines_are_in_force,
+    safe_mode_was_kept,
+    exits_had_their_gates,
     audit_chains,
 )
 """Every check, in the order in which a person would want to read what they find."""
