@@ -60,6 +60,20 @@ class _Failures:
     alerted: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """What one look found: alerts past their deadline by scope, open scopes, and whether a message to a family has ended."""
+
+    overdue: dict[str, list[Cause]]
+    scopes: list[str]
+    unsettled: bool
+
+
+def _glance(conn: Connection, now: datetime) -> _Seen:
+    """All that a quiet round needs, in one read."""
+    return _Seen(overdue=overdue(conn, now), scopes=open_scopes(conn), unsettled=notices.unsettled(conn))
+
+
 class SafeModeLoop:
     """The loop behind entry, window, notices and exit. `on_change` is called when a mode changed, lanes or messages may go."""
 
@@ -76,8 +90,9 @@ class SafeModeLoop:
 
     async def tick(self) -> float:
         """One look at everything; returns the real seconds until the next."""
-        await self._enter()
-        scopes = await self._database.read(open_scopes)
+        seen = await self._database.read(_glance, self._clock.now())
+        entered = await self._enter(seen.overdue)
+        scopes = await self._database.read(open_scopes) if entered else seen.scopes
         self._metrics.safe_mode.set(len(scopes))
         for scope in scopes:
             progress = await self._database.write(advance, scope, self.policy, self._clock.now())
@@ -86,7 +101,8 @@ class SafeModeLoop:
             self._told_at = time.monotonic()
             for scope in scopes:
                 await self._tell(scope)
-        await self._settle()
+        if seen.unsettled:
+            await self._settle()
         return BUSY_POLL_S if scopes else max(BUSY_POLL_S, min(POLL_S, 5.0 / self._clock.scale))
 
     # --- what people do -------------------------------------------------------------------------------------------------
@@ -130,14 +146,16 @@ class SafeModeLoop:
 
     # --- entry ----------------------------------------------------------------------------------------------------------
 
-    async def _enter(self) -> None:
-        now = self._clock.now()
-        if self._health.stores_down_at is not None:
-            entry = await self._database.write(enter_stores_down, self._health.stores_down_at, now)
+    async def _enter(self, late: Mapping[str, Sequence[Cause]]) -> bool:
+        """Write down what holds already; whether there was anything."""
+        now, down_at = self._clock.now(), self._health.stores_down_at
+        if down_at is not None:
+            entry = await self._database.write(enter_stores_down, down_at, now)
             self._health.stores_down_at = None
             self._entered("global", entry.episode_id, entry.reentered)
-        for scope, causes in (await self._database.read(overdue, now)).items():
+        for scope, causes in late.items():
             await self._activate(scope, causes, now)
+        return bool(late) or down_at is not None
 
     async def _activate(self, scope: str, causes: Sequence[Cause], now: datetime) -> None:
         """Write the entry; what fails is tried again a bounded number of times, and people hear of it at once."""
@@ -240,7 +258,7 @@ class SafeModeLoop:
         await self._alert(tenant_of(tenant_id), "ticket_open_failed", summary, f"ticket-open:{tenant_id}")
 
     async def _settle(self) -> None:
-        for outcome in await self._settled():
+        for outcome in await self._database.write(notices.settle, self._clock.now()):
             log.info(
                 "contingency_message",
                 flow_id="F-06",
@@ -253,11 +271,6 @@ class SafeModeLoop:
             if outcome.result is ContingencyResult.CONTINGENCY_MESSAGE_FAILED_TICKET_OPENED:
                 summary = "Families could not be told about safe mode; the ticket names them."
                 await self._alert(outcome.tenant_id, "contingency_message_failed", summary, "contingency-message")
-
-    async def _settled(self) -> list[notices.Outcome]:
-        if not await self._database.read(notices.unsettled):
-            return []
-        return await self._database.write(notices.settle, self._clock.now())
 
     def _notify(self) -> None:
         for notify in self.on_change:

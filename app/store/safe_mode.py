@@ -105,6 +105,18 @@ def enter(conn: Connection, scope: str, causes: Sequence[Cause], by: By) -> Entr
         set_state(conn, mode, after, by, why=reason, **values)
     elif new:
         conn.execute(update(_MODE).where(_MODE.c.scope == scope).values(reason=_reason(conn, episode_id)))
+        append(
+            conn,
+            chain=scope,
+            actor=by.actor,
+            action="safe_mode.cause",
+            object=f"safe_episode/{episode_id}",
+            after={"causes": [c.cause_id for c in new]},
+            reason=reason,
+            origin=by.origin,
+            correlation_id=by.correlation_id,
+            now=by.now,
+        )
         publish(conn, tenant_of(scope), "safe_mode", [scope], by.now)
     if reentered:
         assert episode is not None

@@ -231,6 +231,25 @@ async def test_each_family_hears_once_per_intent_and_the_next_shift_has_a_ticket
     assert [t.state for t in await rows(api, TICKET)] == ["in_progress"]
 
 
+async def test_an_alert_of_everybody_tells_the_families_of_every_clinic_and_each_has_its_ticket(
+    api: Api, client: httpx.AsyncClient, services: Services, global_key: dict[str, str], manual_clock: ManualClock
+) -> None:
+    other = await open_api(services, client, "clinica-vizinha")
+    everybody = Api(client, services, other.clinic, global_key)
+    await raise_alert(everybody)
+    await look(api, manual_clock, 30)
+    await send(api, api.command())
+    await send(other, other.command())
+    await serve(api)
+    for _ in range(2):
+        await tell(api)
+    clinics = sorted([api.clinic.tenant_id, other.clinic.tenant_id])
+    assert sorted(n.tenant_id for n in await rows(api, NOTICE)) == clinics
+    assert sorted(t.tenant_id for t in await rows(api, TICKET)) == sorted([*clinics, "global"])
+    parked = {t.tenant_id: msgspec.json.decode(t.context_json)["parked"] for t in await rows(api, TICKET)}
+    assert parked[clinics[0]] == parked[clinics[1]] == {"schedule": 1}
+
+
 @pytest.mark.story("S-PC-03-003")
 async def test_what_whatsapp_could_not_carry_goes_over_the_second_channel(api: Api, manual_clock: ManualClock) -> None:
     await api.put(f"/settings/{api.clinic.slug}", {"contacts_channel": "whatsapp:", "contacts_fallback_channel": "simulator:"})
