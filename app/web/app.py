@@ -29,6 +29,7 @@ from app.web.auth import Actor, Authenticator, enforce_access
 from app.web.console.alert_routes import alert_pages
 from app.web.console.channel_routes import channel_pages
 from app.web.console.lane_routes import lane_act_pages
+from app.web.console.manual_routes import manual_pages
 from app.web.console.replay_routes import replay_pages
 from app.web.console.routes import console_routes
 from app.web.console.safe_mode_routes import safe_mode_pages
@@ -113,6 +114,7 @@ def create_app(services: "Services") -> Litestar:
             *webhook_routes,
             *console_routes,
             *lane_act_pages,
+            *manual_pages,
             *safe_mode_pages,
             *alert_pages,
             *channel_pages,

@@ -19,6 +19,7 @@ from app.web.console import (
     family_texts,
     lane,
     lane_acts,
+    manual,
     overview,
     phone,
     queue,
@@ -81,6 +82,9 @@ FRAGMENTS: Final[Mapping[str, Fragment]] = {
         _rows("alert_detail", "alerts.html", mark("Chosen alert"), "alerts", alerts.AlertDetail, alerts.load_alert_detail),
         _rows("channel_rows", "channels.html", mark("Targets"), "settings", channels.ChannelRows, channels.load_channel_rows),
         _rows("routing_rows", "channels.html", mark("Routing"), "settings", channels.RoutingRows, channels.load_routing_rows),
+        _state("manual_count", "base.html", mark("Manual review"), "manual", manual.ManualCount, manual.load_manual_count),
+        _rows("manual_rows", "manual.html", mark("Tasks"), "manual", manual.ManualRows, manual.load_manual_rows, every_s=2),
+        _rows("manual_detail", "manual.html", mark("Task"), "manual lane", manual.ManualDetail, manual.load_manual_detail),
         _state("queue_count", "base.html", mark("Queue"), "queue", banner.QueueCount, banner.load_queue_count),
         _state("numbers", "overview.html", mark("Numbers"), "queue manual tickets", overview.NumberCards, overview.load_numbers),
         _rows("needs", "overview.html", mark("Needs you now"), "queue manual tickets alerts", overview.Needs, overview.load_needs),
@@ -149,7 +153,7 @@ FRAGMENTS: Final[Mapping[str, Fragment]] = {
 }
 """All of them by id."""
 
-FRAME: Final = ("banner", "queue_count", "alert_count")
+FRAME: Final = ("banner", "queue_count", "manual_count", "alert_count")
 """State fragments of every page."""
 
 STATE: Final = tuple(f for f in FRAGMENTS.values() if f.state)

@@ -57,6 +57,7 @@ PAGES: Final = (
         short=mark("Queue"),
         count="queue_count",
     ),
+    Page(id="manual", label=mark("Manual review"), group="operate", url="/manual", icon="person", key="m", count="manual_count"),
     Page(id="contacts", label=mark("Contacts"), group="operate", url="/contacts", icon="contacts", key="c", short=mark("Contacts")),
     Page(
         id="alerts",

@@ -158,9 +158,14 @@ def why_need(words: Words, need: Need) -> str:
         return words.text("The AI is silent since %(time)s. %(reason)s", time=words.clock(need.since), reason=need.reason)
     if need.kind == "stuck":
         return stopped_by(words, need.state)
-    if need.reason in _MESSAGES:
-        return words.text(_MESSAGES[need.reason])
-    return explain(need.state, need.reason, words.locale).why
+    return task_reason(words, need.state, need.reason)
+
+
+def task_reason(words: Words, cause: str, reason: str) -> str:
+    """Why a task is there, in one sentence."""
+    if reason in _MESSAGES:
+        return words.text(_MESSAGES[reason])
+    return explain(cause, reason, words.locale).why
 
 
 def need_name(words: Words, need: Need) -> str:

@@ -1,0 +1,243 @@
+"""Manual review: tasks by deadline under tabs by cause, and the chosen one with what is behind it and what may be done."""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Connection
+
+from app.domain.manual import OFFERED, UNDO_WITHIN, Outcome, Tab, tab_of
+from app.domain.reasons import explain
+from app.errors import InvalidRequest
+from app.store import manual
+from app.store.accounts import find_user
+from app.store.views.scope import clinics
+from app.web.console.pages import MANAGER, SUPERADMIN
+from app.web.console.sentences import Badge, class_badge, command_name, task_reason
+from app.web.console.visit import Viewer, Visit
+from app.web.i18n import mark
+
+PAGE_SIZE: Final = 50
+PAYLOAD_MAX: Final = 4_000
+
+TAB_NAMES: Final = {
+    Tab.EXPIRED: mark("Expired"),
+    Tab.CONFLICT: mark("Conflicts"),
+    Tab.INVALID: mark("Unusable"),
+    Tab.REVIEW: mark("To review"),
+    Tab.DELIVERY: mark("Messages not sent"),
+    Tab.CONFIRMATION: mark("Not confirmed"),
+    Tab.OTHER: mark("Others"),
+}
+OUTCOME_NAMES: Final = {
+    Outcome.DONE_WITH_FAMILY: mark("Settled with the family"),
+    Outcome.APPLIED_BY_COMMAND: mark("Carried out"),
+    Outcome.NOT_NEEDED: mark("Not needed any more"),
+    Outcome.DUPLICATE: mark("Repeated"),
+    Outcome.FAMILY_NOT_REACHED: mark("Family not reached"),
+    Outcome.PERMISSION_MISSING: mark("Permission missing"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManualCount:
+    """Context of the state fragment `manual_count`."""
+
+    open: int
+
+
+def load_manual_count(conn: Connection, viewer: Viewer) -> ManualCount:
+    """How many tasks are not closed."""
+    return ManualCount(open=sum(manual.counts(conn, viewer.scope).values()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TabLink:
+    """One tab with how many tasks it has."""
+
+    name: str
+    count: int
+    url: str
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskLine:
+    """One row of the list."""
+
+    task_id: str
+    rev: int
+    url: str
+    badge: Badge
+    title: str
+    who: str
+    clinic: str
+    why: str
+    owner: str
+    mine: bool
+    due_at: datetime
+    created_at: datetime
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManualRows:
+    """Context of the fragment `manual_rows`."""
+
+    tabs: tuple[TabLink, ...]
+    lines: tuple[TaskLine, ...]
+    total: int
+    csrf: str
+    outcomes: tuple[tuple[str, str], ...]
+    next_url: str | None
+    here: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManualDetail:
+    """Context of the fragment `manual_detail`; `task` is None when none is chosen."""
+
+    task: dict[str, Any] | None
+    line: TaskLine | None
+    next_action: str
+    payload: str
+    lane_url: str | None
+    outcome: str
+    can_reopen: bool
+    can_release: bool
+    csrf: str
+    outcomes: tuple[tuple[str, str], ...]
+    changed: bool
+    answer: str
+
+
+def load_manual_rows(conn: Connection, visit: Visit) -> ManualRows:
+    """Tasks of the chosen tab."""
+    words, chosen = visit.words, _tab(visit.one("tab"))
+    counted = manual.counts(conn, visit.scope)
+    totals = {tab: sum(n for cause, n in counted.items() if tab_of(cause) is tab) for tab in Tab}
+    found = manual.tasks(conn, visit.scope, tab=chosen, after=_after(visit.one("cursor")), limit=PAGE_SIZE + 1)
+    more, found = len(found) > PAGE_SIZE, found[:PAGE_SIZE]
+    tabs = [TabLink(name=words.text("All"), count=sum(totals.values()), url=visit.urls.to("/manual"), chosen=chosen is None)]
+    tabs += [
+        TabLink(name=words.text(TAB_NAMES[tab]), count=count, url=visit.urls.to("/manual", tab=tab.value), chosen=tab is chosen)
+        for tab, count in totals.items()
+        if count or tab is chosen
+    ]
+    here = chosen.value if chosen else None
+    cursor = f"{found[-1]['due_at'].isoformat()}~{found[-1]['task_id']}" if more else None
+    return ManualRows(
+        tabs=tuple(tabs),
+        lines=tuple(_lines(conn, visit, found)),
+        total=totals[chosen] if chosen else sum(totals.values()),
+        csrf=visit.csrf_token,
+        outcomes=_outcomes(visit),
+        next_url=visit.urls.to("/manual", tab=here, cursor=cursor) if cursor else None,
+        here=visit.urls.to("/manual", tab=here),
+    )
+
+
+def load_manual_detail(conn: Connection, visit: Visit) -> ManualDetail:
+    """The task of `?task=`, else the first of the list."""
+    words, wanted = visit.words, visit.one("task")
+    if not wanted:
+        first = manual.tasks(conn, visit.scope, tab=_tab(visit.one("tab")), after=_after(visit.one("cursor")), limit=1)
+        wanted = first[0]["task_id"] if first else ""
+    task = manual.task(conn, visit.scope, wanted) if wanted else None
+    line = next(_lines(conn, visit, [task])) if task is not None else None
+    told = explain(task["cause"], task["reason"], words.locale) if task is not None else None
+    clinic = clinics(conn, [task["tenant_id"]]).get(task["tenant_id"]) if task is not None else None
+    resolution = task["resolution"] if task is not None else None
+    return ManualDetail(
+        task=task,
+        line=line,
+        next_action=told.next_action if told is not None else "",
+        payload=_pretty(task["payload"]) if task is not None else "",
+        lane_url=visit.urls.lane(clinic, task["contact_id"], item=task["command_id"] or task["item_id"])
+        if task is not None and clinic is not None and task["contact_id"]
+        else None,
+        outcome=words.text(OUTCOME_NAMES.get(resolution, resolution)) if resolution else "",
+        can_reopen=task is not None
+        and task["resolved_at"] is not None
+        and resolution != Outcome.APPLIED_BY_COMMAND
+        and words.now - task["resolved_at"] <= UNDO_WITHIN,
+        can_release=line is not None and task is not None and task["owner"] is not None and (line.mine or leads(visit.role)),
+        csrf=visit.csrf_token,
+        outcomes=_outcomes(visit),
+        changed=visit.one("changed") == "1",
+        answer=_answer(visit, visit.one("result")),
+    )
+
+
+def leads(role: str) -> bool:
+    """Whether a person may give back what others hold."""
+    return role in (MANAGER, SUPERADMIN)
+
+
+def _lines(conn: Connection, visit: Visit, found: list[dict[str, Any]]) -> Any:
+    words, names = visit.words, clinics(conn, [t["tenant_id"] for t in found])
+    people: dict[str, str] = {}
+    for task in found:
+        owner = task["owner"]
+        if owner and owner not in people:
+            people[owner] = _person(conn, visit, owner)
+        yield TaskLine(
+            task_id=task["task_id"],
+            rev=task["rev"],
+            url=visit.urls.to("/manual", tab=visit.one("tab") or None, task=task["task_id"]),
+            badge=class_badge(words, task["priority"]),
+            title=command_name(words, task["command_type"])
+            if task["command_type"]
+            else words.text(TAB_NAMES[tab_of(task["cause"])]),
+            who=task["contact_name"] or task["contact_id"] or words.text("unknown contact"),
+            clinic=names[task["tenant_id"]].name if visit.several else "",
+            why=task_reason(words, task["cause"], task["reason"]),
+            owner=people.get(owner, "") if owner else "",
+            mine=owner == visit.person.audit_name,
+            due_at=task["due_at"],
+            created_at=task["created_at"],
+            chosen=visit.one("task") == task["task_id"],
+        )
+
+
+def _person(conn: Connection, visit: Visit, owner: str) -> str:
+    """The name of whoever holds a task."""
+    kind, _, ident = owner.partition(":")
+    row = find_user(conn, ident) if kind == "user" else None
+    return str(row.name) if row is not None else visit.words.text("a program")
+
+
+def _outcomes(visit: Visit) -> tuple[tuple[str, str], ...]:
+    return tuple((o.value, visit.words.text(OUTCOME_NAMES[o])) for o in OFFERED)
+
+
+def _tab(text: str) -> Tab | None:
+    return Tab(text) if text in set(Tab) else None
+
+
+def _after(text: str) -> tuple[datetime, str] | None:
+    if not text:
+        return None
+    moment, _, task_id = text.partition("~")
+    try:
+        at = datetime.fromisoformat(moment)
+    except ValueError as error:
+        raise InvalidRequest("The cursor of this address cannot be read; start again from the first page.") from error
+    if at.tzinfo is None:
+        raise InvalidRequest("The cursor of this address cannot be read; start again from the first page.")
+    return at, task_id[:40]
+
+
+def _pretty(payload: Any) -> str:
+    return json.dumps(msgspec.to_builtins(payload), ensure_ascii=False, indent=2)[:PAYLOAD_MAX] if payload is not None else ""
+
+
+def _answer(visit: Visit, result: str) -> str:
+    """What became of a command that was just carried out."""
+    if not result:
+        return ""
+    state, _, reason = result.partition(".")
+    told = explain(state, reason or None, visit.words.locale)
+    return f"{told.why} {told.next_action}".strip()

@@ -1,0 +1,116 @@
+"""Addresses of the manual review page; what a person does there goes through the same store functions as the API."""
+
+from typing import Any, Final
+
+from litestar import Response, Router, get, post
+from litestar.response import Redirect
+
+from app.domain.manual import OFFERED
+from app.errors import Conflict, InvalidRequest, NotFound
+from app.store import manual
+from app.web.api.common import by, storable
+from app.web.api.manual import BULK_MAX, carry_out, close_all, tasks_changed
+from app.web.auth import actor_of
+from app.web.console.manual import leads
+from app.web.console.render import show, view
+from app.web.console.visit import AnyRequest, scope_of, services_of
+
+MANUAL: Final = view("manual", "manual.html", "manual_rows", "manual_detail")
+_ACT: Final[dict[str, Any]] = {"status_code": 303, "opt": {"access": "page"}}
+
+
+@get("/manual")
+async def page(request: AnyRequest) -> Response[str]:
+    """What a machine must not do, the oldest deadline first; `?task=` names the one that is shown."""
+    return await show(request, MANUAL)
+
+
+@post("/manual/act", **_ACT)
+async def act(request: AnyRequest) -> Redirect:
+    """Claim, give back, close, reopen or carry out one task; what changed meanwhile is shown instead."""
+    form = await _form(request)
+    task_id, name = form.get("task_id", "")[:40], form.get("act", "")
+    tenant_id = (await _tenants(request, [task_id])).get(task_id)
+    if tenant_id is None:
+        raise NotFound("There is no such task.")
+    rev, more = _rev(form), {}
+    try:
+        if name == "apply":
+            reason = _need(form, "reason", "Say why it is carried out after all.", 1_000)
+            command = await carry_out(request, tenant_id, task_id, reason, confirmed=form.get("confirmed") == "on", rev=rev)
+            more["result"] = f"{command.get('result') or command.get('status')}.{command.get('reason') or ''}"
+        else:
+            await _change(request, name, tenant_id, task_id, form, rev)
+    except Conflict:
+        more["changed"] = "1"
+    tasks_changed(request)
+    return _back(request, task=task_id, **more)
+
+
+@post("/manual/close", **_ACT)
+async def close_many(request: AnyRequest) -> Redirect:
+    """Close the ticked tasks with one outcome; the form asks first and says how many."""
+    form = await _form(request)
+    raw = await request.form()
+    ticked = [v for v in raw.getall("task", []) if isinstance(v, str) and storable(v)][:BULK_MAX]
+    if not ticked or form.get("sure") != "on":
+        detail = {"pointer": "/sure" if ticked else "/task", "detail": "must be ticked"}
+        raise InvalidRequest("Tick the tasks, and that they are to be closed.", errors=[detail])
+    resolution = _outcome(form)
+    done = await close_all(request, await _tenants(request, ticked), resolution, form.get("note", "").strip()[:1_000] or None)
+    left = sum(not entry["closed"] for entry in done)
+    return _back(request, **({"changed": "1"} if left else {}))
+
+
+async def _change(request: AnyRequest, name: str, tenant_id: str, task_id: str, form: dict[str, str], rev: int | None) -> None:
+    services, who = services_of(request), by(request)
+    anyones = leads(actor_of(request).role or "")
+    if name == "claim":
+        await services.db.write(manual.claim, tenant_id, task_id, who, rev=rev)
+    elif name == "release":
+        await services.db.write(manual.release, tenant_id, task_id, who, rev=rev, anyones=anyones)
+    elif name == "reopen":
+        await services.db.write(manual.reopen, tenant_id, task_id, who, rev=rev)
+    elif name == "resolve":
+        note = form.get("note", "").strip()[:1_000] or None
+        await services.db.write(manual.resolve, tenant_id, task_id, who, resolution=_outcome(form), note=note, rev=rev)
+    else:
+        raise InvalidRequest("Say what is to be done.", errors=[{"pointer": "/act", "detail": "is not one of the acts"}])
+
+
+async def _form(request: AnyRequest) -> dict[str, str]:
+    raw = await request.form()
+    return {name: value for name, value in raw.items() if isinstance(value, str) and storable(value)}
+
+
+async def _tenants(request: AnyRequest, task_ids: list[str]) -> dict[str, str]:
+    return await services_of(request).db.read(manual.tenants_of, scope_of(actor_of(request)), task_ids)
+
+
+def _outcome(form: dict[str, str]) -> str:
+    resolution = form.get("resolution", "")
+    if resolution not in OFFERED:
+        raise InvalidRequest("Say how it ended.", errors=[{"pointer": "/resolution", "detail": "must be chosen"}])
+    return resolution
+
+
+def _need(form: dict[str, str], name: str, sentence: str, max_length: int) -> str:
+    value = form.get(name, "").strip()[:max_length]
+    if not value:
+        raise InvalidRequest(sentence, errors=[{"pointer": f"/{name}", "detail": "must not be empty"}])
+    return value
+
+
+def _rev(form: dict[str, str]) -> int | None:
+    text = form.get("rev", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
+def _back(request: AnyRequest, **params: str) -> Redirect:
+    kept = {name: request.query_params[name] for name in ("tab", "clinic") if name in request.query_params}
+    return Redirect("/manual", status_code=303, query_params=kept | params)
+
+
+manual_pages: Final[list[Any]] = [
+    Router("/", route_handlers=[page, act, close_many], opt={"access": "page"}, include_in_schema=False)
+]

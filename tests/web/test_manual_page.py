@@ -1,0 +1,100 @@
+"""The manual review page over HTTP, without scripts: tabs, one task, what a secretary does to it."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import httpx
+import pytest
+
+from app.bootstrap import Services
+from app.web.app import create_app
+from tests.web.api_client import Api, open_api
+from tests.web.conftest import Browser, add_person, browser_client, sign_in
+
+PAGE = {"accept": "text/html"}
+
+
+@pytest.fixture
+async def api(running_services: Services, running_client: httpx.AsyncClient) -> Api:
+    return await open_api(running_services, running_client)
+
+
+@pytest.fixture
+async def rita(running_services: Services, api: Api) -> AsyncIterator[Browser]:
+    person = await add_person(running_services, "secretary", [api.clinic.tenant_id])
+    async with browser_client(create_app(running_services)) as opened:
+        yield await sign_in(running_services, opened, person)
+
+
+async def expired(api: Api, number: int = 1) -> str:
+    long_ago = (api.now - timedelta(hours=3)).isoformat()
+    late = await api.one(api.command(payload=api.slot(number, f"a-{number}"), occurred_at=long_ago))
+    (task,) = [t for t in (await api.get("/manual-tasks"))["items"] if t["command_id"] == late["command_id"]]
+    return str(task["task_id"])
+
+
+async def shown(browser: Browser, **query: str) -> str:
+    answer = await browser.client.get("/manual", params=query, headers=PAGE)
+    assert answer.status_code == 200
+    return answer.text
+
+
+async def send(browser: Browser, path: str, **form: object) -> httpx.Response:
+    return await browser.client.post(path, data={"_csrf": browser.csrf_token, **form}, headers=PAGE)
+
+
+async def test_a_secretary_finds_an_expired_request_sees_why_and_settles_it(api: Api, rita: Browser) -> None:
+    task_id = await expired(api)
+    page = await shown(rita)
+    assert "prazo" in page
+    assert "Sem responsável" in page
+    assert (await send(rita, "/manual/act", task_id=task_id, act="claim", rev="1")).status_code == 303
+    assert f'value="{task_id}"' in await shown(rita, task=task_id)
+    bad = await send(rita, "/manual/act", task_id=task_id, act="resolve", rev="2")
+    assert bad.status_code == 400
+    done = await send(rita, "/manual/act", task_id=task_id, act="resolve", rev="2", resolution="done_with_family", note="ligado")
+    assert done.headers["location"].startswith("/manual?")
+    closed = await shown(rita, task=task_id)
+    assert "Resolvido com a família" in closed
+    assert 'value="reopen"' in closed
+
+
+async def test_she_carries_it_out_through_the_gate(api: Api, rita: Browser) -> None:
+    task_id = await expired(api)
+    form = {"task_id": task_id, "act": "apply", "rev": "1", "reason": "confirmado por telefone"}
+    refused = await send(rita, "/manual/act", **form)
+    assert "blocked_unconfirmed" in refused.headers["location"]
+    applied = await send(rita, "/manual/act", **{**form, "rev": "2", "confirmed": "on"})
+    assert "applied_once" in applied.headers["location"]
+    assert (await api.get("/appointments/a-1"))["status"] == "scheduled"
+    assert "Executado" in await shown(rita, task=task_id)
+
+
+async def test_what_changed_meanwhile_is_shown_and_not_overwritten(api: Api, rita: Browser) -> None:
+    task_id = await expired(api)
+    await api.call("POST", f"/manual-tasks/{task_id}/claim")
+    late = await send(rita, "/manual/act", task_id=task_id, act="claim", rev="1")
+    assert "changed=1" in late.headers["location"]
+    page = await shown(rita, task=task_id, changed="1")
+    assert "Nada foi feito" in page
+    assert 'value="resolve"' not in page
+
+
+async def test_closing_many_asks_first_and_leaves_what_others_hold(api: Api, rita: Browser) -> None:
+    ids = [await expired(api, n) for n in (1, 2, 3)]
+    await api.call("POST", f"/manual-tasks/{ids[2]}/claim")
+    form = {"task": ids, "resolution": "not_needed"}
+    assert (await send(rita, "/manual/close", **form)).status_code == 400
+    assert len((await api.get("/manual-tasks"))["items"]) == 3
+    done = await send(rita, "/manual/close", **form, sure="on")
+    assert "changed=1" in done.headers["location"]
+    assert [t["task_id"] for t in (await api.get("/manual-tasks"))["items"]] == [ids[2]]
+
+
+async def test_tasks_of_another_clinic_do_not_exist(api: Api, rita: Browser) -> None:
+    stranger = await open_api(api.services, api.client, "clinica-vizinha")
+    task_id = await expired(stranger)
+    assert f'value="{task_id}"' not in await shown(rita, task=task_id)
+    assert (await send(rita, "/manual/act", task_id=task_id, act="claim", rev="1")).status_code == 404
+    await send(rita, "/manual/close", task=[task_id], resolution="not_needed", sure="on")
+    assert (await stranger.get(f"/manual-tasks/{task_id}"))["status"] == "open"
