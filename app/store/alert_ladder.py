@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Row, and_, func, or_, select, update
+from sqlalchemy import Boolean, Connection, Row, and_, func, literal_column, or_, select, update
 
 from app.domain import alerts as domain
 from app.domain.alerts import ROUTING, Action, AlertResult, Route, Step
@@ -24,6 +24,8 @@ from app.store.tables import Alert, AlertStep, table
 _ALERT, _STEP = table(Alert), table(AlertStep)
 
 CRITICAL: Final = "critical"
+UNRESOLVED: Final = literal_column("alert.status <> 'resolved'", Boolean)
+"""As it is written in the index of open alerts: history, however long, is not looked at."""
 LATE_AFTER: Final = timedelta(seconds=60)
 """A step that is done this much after it was due is marked late."""
 

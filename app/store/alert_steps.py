@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, func, or_, select, 
 from app.domain.alerts import Action
 from app.domain.delivery import DeliveryUpdate, Outcome, SendResult, furthest
 from app.ids import new_id
-from app.store.alert_ladder import LATE_AFTER, locked, route_in
+from app.store.alert_ladder import LATE_AFTER, UNRESOLVED, locked, route_in
 from app.store.bulk import insert_rows
 from app.store.events import publish
 from app.store.tables import AckToken, Alert, AlertStep, Tenant, table
@@ -244,7 +244,7 @@ def agenda(conn: Connection) -> Agenda:
     waiting = func.coalesce(_STEP.c.lease_until, _STEP.c.due_at)
     send = select(waiting).where(_STEP.c.done_at.is_(None), _STEP.c.action == Action.SEND).order_by(waiting).limit(1)
     climb = select(_STEP.c.due_at).where(_STEP.c.done_at.is_(None), _STEP.c.action != Action.SEND).order_by(_STEP.c.due_at).limit(1)
-    rest = select(func.min(_ALERT.c.ended_at)).where(_ALERT.c.status != "resolved", _ALERT.c.ended_at.is_not(None))
+    rest = select(func.min(_ALERT.c.ended_at)).where(_ALERT.c.ended_at.is_not(None))
     return Agenda(conn.execute(send).scalar(), conn.execute(climb).scalar(), conn.execute(rest).scalar())
 
 
@@ -263,5 +263,5 @@ def overdue(conn: Connection, now: datetime, grace: timedelta) -> list[Row[Any]]
 
 def open_alerts(conn: Connection) -> list[Row[Any]]:
     """Alerts that climb: open and not acknowledged."""
-    query = select(_ALERT).where(_ALERT.c.status == "open", _ALERT.c.acked_at.is_(None))
+    query = select(_ALERT).where(UNRESOLVED, _ALERT.c.status == "open", _ALERT.c.acked_at.is_(None))
     return list(conn.execute(query.order_by(_ALERT.c.raised_at).limit(1_000)))

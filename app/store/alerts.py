@@ -459,6 +459,7 @@ def resolve(
             status="resolved",
             resolved_at=now,
             resolved_by=by[:200],
+            ended_at=None,
             changes_json=_changes(_times(row), now),
             rev=_ALERT.c.rev + 1,
         )
@@ -491,9 +492,7 @@ def resolve_by_key(
 
 def settle_flapping(conn: Connection, now: datetime) -> list[str]:
     """End the alerts whose source said so and that have been at rest for a whole window since; returns their ids."""
-    query = select(_ALERT.c.alert_id).where(
-        _ALERT.c.status != "resolved", _ALERT.c.ended_at.is_not(None), _ALERT.c.ended_at <= now - FLAP_WINDOW
-    )
+    query = select(_ALERT.c.alert_id).where(_ALERT.c.ended_at.is_not(None), _ALERT.c.ended_at <= now - FLAP_WINDOW)
     rested = [row.alert_id for row in conn.execute(query)]
     for alert_id in rested:
         resolve(conn, alert_id, by="system:alerts", now=now)

@@ -20,6 +20,7 @@ class Alert(SQLModel, table=True):
         CheckConstraint("status IN ('open','acknowledged','resolved')", name="status"),
         partial("uq_alert_open", "scope", "dedup_key", where="status <> 'resolved'", unique=True),
         partial("ix_alert_unacknowledged", "scope", "safe_mode_at", where="acked_at IS NULL AND safe_mode_at IS NOT NULL"),
+        partial("ix_alert_flapping", "ended_at", where="ended_at IS NOT NULL"),
         Index("ix_alert_raised", "scope", "raised_at"),
         Index("ix_alert_group", "group_id"),
         Index("ix_alert_dedup", "scope", "dedup_key", "raised_at"),

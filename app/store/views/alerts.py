@@ -9,6 +9,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, Row, and_, case, func, or_, select
 
 from app.domain.alerts import Action
+from app.store.alert_ladder import UNRESOLVED
 from app.store.lanes import GLOBAL_SCOPE
 from app.store.tables import AckRecord, Alert, AlertStep, table
 from app.store.views.scope import Scope, within
@@ -44,12 +45,20 @@ def listed(
 
 
 def board(conn: Connection, scope: Scope, *, offset: int, limit: int) -> list[dict[str, Any]]:
-    """The console's list: open ones first, then acknowledged, then resolved; the worst and latest storms first, each together."""
+    """The console's list: open, then acknowledged, of each the worst and latest storms first; then the resolved, latest first."""
     worst = case((_ALERT.c.severity == "critical", 0), (_ALERT.c.severity == "high", 1), else_=2)
-    turn = case((_ALERT.c.status == "open", 0), (_ALERT.c.status == "acknowledged", 1), else_=2)
+    turn = case((_ALERT.c.status == "open", 0), else_=1)
     order = (turn, worst, _ALERT.c.group_started_at.desc(), _ALERT.c.group_id, _ALERT.c.raised_at, _ALERT.c.alert_id)
-    query = select(_ALERT).where(visible(scope)).order_by(*order).offset(offset).limit(limit)
-    return [_document(row) for row in conn.execute(query)]
+    current = select(_ALERT).where(visible(scope), UNRESOLVED).order_by(*order).offset(offset).limit(limit)
+    rows = list(conn.execute(current))
+    left = limit - len(rows)
+    if left > 0:
+        unresolved = select(func.count()).select_from(_ALERT).where(visible(scope), UNRESOLVED)
+        skip = max(0, offset - int(conn.execute(unresolved).scalar_one()))
+        past = select(_ALERT).where(visible(scope), _ALERT.c.status == "resolved")
+        past = past.order_by(_ALERT.c.raised_at.desc(), _ALERT.c.alert_id.desc()).offset(skip).limit(left)
+        rows += conn.execute(past)
+    return [_document(row) for row in rows]
 
 
 def members(conn: Connection, group_id: str, scope: Scope, *, limit: int) -> list[dict[str, Any]]:
@@ -181,7 +190,7 @@ def counts(conn: Connection, scope: Scope) -> AlertCounts:
     critical = case((_ALERT.c.severity == "critical", 1), else_=0)
     row = conn.execute(
         select(func.count(), func.coalesce(func.sum(critical), 0), func.min(_ALERT.c.safe_mode_at)).where(
-            visible(scope), _ALERT.c.status == "open"
+            visible(scope), UNRESOLVED, _ALERT.c.status == "open"
         )
     ).one()
     return AlertCounts(open=int(row[0]), critical=int(row[1]), next_safe_mode_at=row[2])

@@ -88,6 +88,14 @@ def upgrade() -> None:
     )
     op.create_index("ix_alert_correlation", "alert", ["correlation_id"], unique=False)
     op.create_index("ix_alert_dedup", "alert", ["scope", "dedup_key", "raised_at"], unique=False)
+    op.create_index(
+        "ix_alert_flapping",
+        "alert",
+        ["ended_at"],
+        unique=False,
+        sqlite_where=sa.text("ended_at IS NOT NULL"),
+        postgresql_where=sa.text("ended_at IS NOT NULL"),
+    )
     op.create_index("ix_alert_group", "alert", ["group_id"], unique=False)
     op.create_index("ix_alert_raised", "alert", ["scope", "raised_at"], unique=False)
     op.create_index(
@@ -1146,6 +1154,12 @@ def downgrade() -> None:
     )
     op.drop_index("ix_alert_raised", table_name="alert")
     op.drop_index("ix_alert_group", table_name="alert")
+    op.drop_index(
+        "ix_alert_flapping",
+        table_name="alert",
+        sqlite_where=sa.text("ended_at IS NOT NULL"),
+        postgresql_where=sa.text("ended_at IS NOT NULL"),
+    )
     op.drop_index("ix_alert_dedup", table_name="alert")
     op.drop_index("ix_alert_correlation", table_name="alert")
     op.drop_table("alert")
