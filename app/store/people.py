@@ -252,7 +252,7 @@ def put_guardian(
     if _one(conn, _PATIENT, tenant_id=tenant_id, patient_id=patient_id) is None:
         raise NotFound("There is no such patient.")
     ensure_lanes(conn, [(tenant_id, contact_id)], by.now)
-    version = _lock_lane(conn, tenant_id, contact_id)
+    version = lock_guardian_version(conn, tenant_id, contact_id)
     key = {"tenant_id": tenant_id, "patient_id": patient_id, "contact_id": contact_id}
     before = _one(conn, _GUARDIAN, **key)
     wanted = {name: permission.get(name) for name in PERMISSIONS}
@@ -291,7 +291,7 @@ def revoke_guardian(
     key = {"tenant_id": tenant_id, "patient_id": patient_id, "contact_id": contact_id}
     if _one(conn, _GUARDIAN, **key) is None:
         raise NotFound("This contact has no permission for this patient.")
-    version = _lock_lane(conn, tenant_id, contact_id)
+    version = lock_guardian_version(conn, tenant_id, contact_id)
     before = _one(conn, _GUARDIAN, **key)
     if before is not None and before.revoked_at is None:
         conn.execute(
@@ -324,12 +324,15 @@ def _write_guardian(conn: Connection, key: Mapping[str, str], row: dict[str, Any
     conn.execute(update(_GUARDIAN).where(*(_GUARDIAN.c[k] == v for k, v in key.items())).values(**values))
 
 
-def _lock_lane(conn: Connection, tenant_id: str, contact_id: str) -> int:
-    """The contact's guardian_version, held until the end of the transaction."""
+def lock_guardian_version(conn: Connection, tenant_id: str, contact_id: str) -> int:
+    """The contact's guardian_version, held until the end of the transaction. Raises NotFound for an unknown contact."""
     query = select(_LANE.c.guardian_version).where(_LANE.c.tenant_id == tenant_id, _LANE.c.contact_id == contact_id)
     if conn.dialect.name == "postgresql":
         query = query.with_for_update()
-    return int(conn.execute(query).scalar_one())
+    version = conn.execute(query).scalar()
+    if version is None:
+        raise NotFound("There is no such contact.")
+    return int(version)
 
 
 def _permissions_changed(conn: Connection, tenant_id: str, patient_id: str, contact_id: str, version: int, by: By) -> None:

@@ -28,6 +28,7 @@ from app.web.api.webhooks import webhook_routes
 from app.web.auth import Actor, Authenticator, enforce_access
 from app.web.console.alert_routes import alert_pages
 from app.web.console.channel_routes import channel_pages
+from app.web.console.guardian_routes import guardian_pages
 from app.web.console.lane_routes import lane_act_pages
 from app.web.console.manual_routes import manual_pages
 from app.web.console.replay_routes import replay_pages
@@ -115,6 +116,7 @@ def create_app(services: "Services") -> Litestar:
             *console_routes,
             *lane_act_pages,
             *manual_pages,
+            *guardian_pages,
             *safe_mode_pages,
             *alert_pages,
             *channel_pages,
