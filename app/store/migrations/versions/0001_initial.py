@@ -217,6 +217,7 @@ def upgrade() -> None:
         sa.Column("hash", sa.String(length=64), nullable=False),
         sa.PrimaryKeyConstraint("chain", "number", name=op.f("pk_audit_entry")),
     )
+    op.create_index("ix_audit_entry_object", "audit_entry", ["chain", "object"], unique=False)
     op.create_table(
         "audit_head",
         sa.Column("chain", sa.String(length=40), nullable=False),
@@ -1116,6 +1117,7 @@ def downgrade() -> None:
     op.drop_index("ix_command_correlation", table_name="command")
     op.drop_table("command")
     op.drop_table("audit_head")
+    op.drop_index("ix_audit_entry_object", table_name="audit_entry")
     op.drop_table("audit_entry")
     op.drop_table("appointment_version")
     op.drop_index(
