@@ -360,13 +360,15 @@ async def test_hanging_calls_leave_room_for_other_alerts(db: Database, manual_cl
 
 @pytest.mark.story("S-PC-03-001")
 async def test_a_storm_of_500_alerts_of_three_kinds_is_three_messages_per_target(db: Database, manual_clock: ManualClock) -> None:
+    a_second = 10 if db.is_sqlite else 3  # PostgreSQL shows the same with fewer, in less time
+    total = 50 * a_second
     async with node(db, manual_clock) as loop:
         for second in range(50):
             manual_clock.set(NOON + timedelta(seconds=second))
 
             def burst(conn: Connection, second: int = second) -> None:
-                for i in range(10):
-                    number = second * 10 + i
+                for i in range(a_second):
+                    number = second * a_second + i
                     open_one(conn, manual_clock.now(), trigger=f"kind-{number % 3}", dedup_key=f"k-{number}")
 
             await db.write(burst)
@@ -381,9 +383,11 @@ async def test_a_storm_of_500_alerts_of_three_kinds_is_three_messages_per_target
         await settled(loop)
         resent = (await phone(db))[3:]
         assert len(resent) == 3
-        assert all("Mais 166 avisos" in m.body or "Mais 165 avisos" in m.body for m in resent)
+        assert sorted(int(m.body.split("Mais ")[1].split()[0]) + 1 for m in resent) == sorted(
+            len(range(kind, total, 3)) for kind in range(3)
+        )
     listed = await db.read(lambda conn: conn.execute(select(ALERT.c.status)).all())
-    assert len(listed) == 500
+    assert len(listed) == total
     undone = await db.read(
         lambda conn: conn.execute(select(STEP).where(STEP.c.due_at <= minutes(5), STEP.c.done_at.is_(None))).all()
     )
