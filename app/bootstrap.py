@@ -203,8 +203,6 @@ def _join(services: Services) -> None:
         if plans:
             outbox.wake.set()
             hub.wake()
-        if any(plan.facts.row.replay_id is not None for plan in plans):
-            services.replay.wake.set()
 
     dispatch.on_committed.append(committed)
     services.alerts.on_change += [hub.wake, services.safe_mode.wake.set]

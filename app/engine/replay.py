@@ -34,6 +34,7 @@ log = structlog.get_logger("engine.replay")
 
 POLL_S = 1.0
 BUSY_S = 0.05
+"""Commits do not wake the loop: what they finish is read together, and the next items go together."""
 RATE_PER_S = 10 / 60
 """Items a second unless the caller says otherwise: ten a minute."""
 
@@ -174,6 +175,9 @@ def _item(
     known = starts.get((command.tenant_id, command.appointment_id or ""))
     times = [t for t in (known, slot[0] if slot else None) if t is not None]
     result = item_result(decision.state)
+    # what is too old or unusable is so whatever the agenda says: it waits for nobody
+    blind = decision.state in (State.EXPIRED_MANUAL, State.INVALID_PAYLOAD_MANUAL, State.INVALID_EVENT_MANUAL)
+    agendas = [] if blind else [f"{kind}:{name}" for _, kind, name in agenda_names(facts, command)]
     message = None
     if decision.effect is not None:
         message = family_texts.answer(command.command_type, decision.effect, policies[command.tenant_id].timezone)
@@ -191,7 +195,7 @@ def _item(
         "occurred_at": row.occurred_at,
         "appointment_id": command.appointment_id,
         "starts_at": min(times, default=None),
-        "agenda_json": msgspec.json.encode([f"{kind}:{name}" for _, kind, name in agenda_names(facts, command)]).decode(),
+        "agenda_json": msgspec.json.encode(agendas).decode(),
         "predicted_state": decision.state,
         "predicted_result": result,
         "predicted_reason": decision.reason,

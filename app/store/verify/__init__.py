@@ -37,6 +37,7 @@ from app.store.verify.items import (
     messages_in_sequence,
 )
 from app.store.verify.safe_mode import exits_had_their_gates, safe_mode_was_kept
+from app.store.verify.replays import replay_items_ended, replay_items_have_their_task
 from app.store.verify.violation import Violation
 
 __all__ = ["CHECKS", "Violation", "findings", "verify"]
@@ -61,6 +62,8 @@ CHECKS: Final[tuple[Callable[[Connection], Iterator[Violation]], ...]] = (
     deadlines_are_in_force,
     safe_mode_was_kept,
     exits_had_their_gates,
+    replay_items_ended,
+    replay_items_have_their_task,
     audit_chains,
 )
 """Every check, in the order in which a person would want to read what they find."""
