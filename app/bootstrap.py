@@ -18,6 +18,7 @@ from app.channels.http import new_client
 from app.clock import Clock, SystemClock
 from app.engine.alerts import AlertLoop
 from app.engine.channel_book import ChannelBook
+from app.engine.channel_watch import ChannelWatch
 from app.engine.conversations import Conversations
 from app.engine.dispatch import Dispatch
 from app.engine.drain import Drain
@@ -65,6 +66,7 @@ class Services:
     alerts: AlertLoop
     replay: Replay
     skew: SkewWatch
+    channel_watch: ChannelWatch
     channels: ChannelBook
     policies: PolicyCache
     locks: LaneLocks
@@ -135,6 +137,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
     alerts = AlertLoop(database, clock, channels, metrics, public_url=settings.public_url, secret_key=settings.secret_key)
     replay = Replay(database, clock, policies)
     skew = SkewWatch(database, clock)
+    channel_watch = ChannelWatch(database, clock)
     hub = StreamHub(database, clock, metrics)
     supervisor = Supervisor()
     nodes = Nodes(database, clock, supervisor, locks, node_id=settings.node_id)
@@ -142,7 +145,21 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
     safe_mode = SafeModeLoop(database, clock, health, metrics, public_url=settings.public_url)
     audit = Audit(database, clock, metrics, failures)
     audit.on_raised.append(alerts.wake.set)
-    loops: list[Loop] = [intake, conversations, dispatch, drain, replay, skew, outbox, alerts, audit, nodes, health, safe_mode]
+    loops: list[Loop] = [
+        intake,
+        conversations,
+        dispatch,
+        drain,
+        replay,
+        skew,
+        channel_watch,
+        outbox,
+        alerts,
+        audit,
+        nodes,
+        health,
+        safe_mode,
+    ]
     if settings.heartbeat_url:
         loops.append(Heartbeat(http, settings.heartbeat_url, supervisor, audit))
     services = Services(
@@ -159,6 +176,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
         alerts=alerts,
         replay=replay,
         skew=skew,
+        channel_watch=channel_watch,
         channels=channels,
         policies=policies,
         locks=locks,
@@ -194,6 +212,7 @@ def _join(services: Services) -> None:
     intake.on_accepted += [dispatch.wake.set, conversations.wake.set, hub.wake]
     intake.on_item.append(services.skew.note)
     conversations.on_heard += [dispatch.wake.set, hub.wake]
+    services.channel_watch.on_change += [dispatch.wake.set, services.drain.wake.set, hub.wake]
     services.replay.on_change += [dispatch.wake.set, hub.wake]
     services.drain.on_released += [dispatch.wake.set, hub.wake]
 

@@ -40,6 +40,7 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "max_queue_size": 5000,
     "drain_per_s": 2,
     "clock_skew_s": 60,
+    "contingency_after_s": 600,
     "channels": {},
     "contacts_channel": None,
     "contacts_fallback_channel": None,
@@ -54,6 +55,8 @@ _SECRET_KEYS: Final = frozenset({"app_secret", "verify_token", "access_token", "
 _SECRET_SECTIONS: Final = frozenset({"channels"})
 """Sections whose values are URLs that may carry credentials."""
 
+_SPANS: Final = frozenset({"wait_limit_s", "d1_cutoff_min", "clock_skew_s", "contingency_after_s"})
+
 _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "timezone": str,
     "whatsapp": dict,
@@ -66,6 +69,7 @@ _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "max_queue_size": int,
     "drain_per_s": (int, float),
     "clock_skew_s": (int, float),
+    "contingency_after_s": (int, float),
     "channels": dict,
     "contacts_channel": str,
     "contacts_fallback_channel": str,
@@ -176,7 +180,11 @@ def _faults(patch: Mapping[str, Any]) -> Iterator[FieldError]:
                     yield FieldError(f"/{key}/{name}", f"is not one of {', '.join(sorted(names))}")
                 elif not _number(minutes, 0, 60 * 24 * 365):
                     yield FieldError(f"/{key}/{name}", "must be minutes between 0 and a year")
-        elif key in ("wait_limit_s", "d1_cutoff_min", "clock_skew_s") and value is not None and not _number(value, 0, 86_400):
+        elif (
+            key in ("wait_limit_s", "d1_cutoff_min", "clock_skew_s", "contingency_after_s")
+            and value is not None
+            and not _number(value, 0, 86_400)
+        ):
             yield FieldError(f"/{key}", "must be between 0 and 86400")
         elif key == "family_texts" and value is not None:
             yield from (FieldError(f"/{key}{path}", detail) for path, detail in text_faults(value))

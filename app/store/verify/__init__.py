@@ -36,8 +36,8 @@ from app.store.verify.items import (
     manual_results_have_their_task,
     messages_in_sequence,
 )
-from app.store.verify.safe_mode import exits_had_their_gates, safe_mode_was_kept
 from app.store.verify.replays import replay_items_ended, replay_items_have_their_task
+from app.store.verify.safe_mode import exits_had_their_gates, safe_mode_was_kept
 from app.store.verify.violation import Violation
 
 __all__ = ["CHECKS", "Violation", "findings", "verify"]
