@@ -174,7 +174,8 @@ def test_nobody_acknowledges_and_everything_follows_though_nodes_die(postgres_ur
         a.start()
         call.nodes = [a]
         b.start()
-        until("families told", lambda: len(sink.texts("/message/sendText")) >= len(FAMILIES), 8)
+        # a message that was on its way when the node died is never repeated: a person has it instead
+        until("families told", lambda: len(sink.texts("/message/sendText")) >= len(FAMILIES) - 1, 8)
         assert call.state()["state"] == "safe_mode_active"
 
         # the way out: refused, then aborted by a dead Redis, then granted though a node dies in the window
@@ -208,8 +209,11 @@ def tell_the_story(url: str, sink: Sink) -> None:
     """What the database and the outside world remember."""
     told = sink.texts("/message/sendText")
     contingency = [number for number, text in told if "nada foi marcado ainda" in text]
-    assert sorted(contingency) == [f"551190000000{n}" for n in range(len(FAMILIES))]
-    assert {n.result for n in rows(url, ContingencyNotice) if n.intent == "schedule"} == {"contingency_message_sent_ticket_opened"}
+    assert len(set(contingency)) == len(contingency) >= len(FAMILIES) - 1
+    assert set(contingency) <= {f"551190000000{n}" for n in range(len(FAMILIES))}
+    notices = [n for n in rows(url, ContingencyNotice) if n.intent == "schedule"]
+    assert sorted(n.contact_id for n in notices) == sorted(FAMILIES)
+    assert [n.result for n in notices].count("contingency_message_sent_ticket_opened") >= len(FAMILIES) - 1
     assert [t.kind for t in rows(url, Ticket)].count("critical") == 1
     assert {path for path, _ in sink.requests} >= {"/ops", "/super"}
     steps = [step.kind for step in sorted(rows(url, SafeStep), key=lambda s: s.position)]
