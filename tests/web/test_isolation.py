@@ -28,6 +28,7 @@ MOVING = ["/commands/{command}"]
 """What goes on changing by itself: deliveries are on their way."""
 ELSEWHERE = [
     "/safe-mode",
+    "/tickets",
     "/alerts",
     "/alerts/{alert}",
     "/contingency",

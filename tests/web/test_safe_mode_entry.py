@@ -248,6 +248,14 @@ async def test_an_alert_of_everybody_tells_the_families_of_every_clinic_and_each
     assert sorted(t.tenant_id for t in await rows(api, TICKET)) == sorted([*clinics, "global"])
     parked = {t.tenant_id: msgspec.json.decode(t.context_json)["parked"] for t in await rows(api, TICKET)}
     assert parked[clinics[0]] == parked[clinics[1]] == {"schedule": 1}
+    for each in (api, other):
+        listed = (await each.get("/tickets", kind="critical"))["items"]
+        assert [(t["tenant_id"], t["state"], t["context"]["priority"]) for t in listed] == [(each.clinic.tenant_id, "open", "P0")]
+        assert (await each.get("/tickets", kind="takeover"))["items"] == []
+    assert (await api.call("GET", "/tickets", params={"tenant_id": other.clinic.slug})).status_code == 403
+    first = await everybody.get("/tickets", limit=2)
+    rest = await everybody.get("/tickets", limit=2, cursor=first["next_cursor"])
+    assert (len(first["items"]), len(rest["items"]), rest["next_cursor"]) == (2, 1, None)
 
 
 @pytest.mark.story("S-PC-03-003")
