@@ -4,6 +4,7 @@ import re
 import sys
 from dataclasses import fields, is_dataclass
 from datetime import timedelta
+from html.parser import HTMLParser
 
 import httpx
 import pytest
@@ -27,6 +28,35 @@ from tests.store.test_views import command_row, message_row, waiting_lane
 from tests.web.conftest import Browser, Clinic, add_person, browser_client, sign_in
 
 PAGE = {"accept": "text/html"}
+
+
+class Outside(HTMLParser):
+    """Text of a fragment that is in no element of it."""
+
+    EMPTY = frozenset("input br img hr meta link use path".split())
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depth, self.found = 0, ""
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.depth += tag not in self.EMPTY
+
+    def handle_endtag(self, tag: str) -> None:
+        self.depth -= tag not in self.EMPTY
+
+    def handle_data(self, data: str) -> None:
+        if self.depth == 0:
+            self.found += data.strip()
+
+    @classmethod
+    def words(cls, html: str) -> str:
+        """What stands outside."""
+        parser = cls()
+        parser.feed(html)
+        return parser.found
+
+
 assert {routes.__name__, phone.__name__} <= sys.modules.keys()  # views are declared where their addresses are
 
 
@@ -86,6 +116,8 @@ async def test_each_fragment_alone_is_what_its_page_shows(
         assert alone.status_code == 200
         assert "<html" not in alone.text
         assert alone.text.strip() in whole
+        # the live swap of a fragment moves its elements: text that stands beside them would be lost
+        assert not Outside.words(alone.text), f"{name} has text outside of its elements"
 
 
 def test_every_fragment_is_declared_where_it_stands() -> None:
