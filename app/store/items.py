@@ -77,7 +77,7 @@ def command(conn: Connection, tenant_id: str, command_id: str) -> Document | Non
     }
 
 
-def _source(row: Row[Any]) -> str:
+def _source(row: Any) -> str:
     """Where a command comes from; one that contingency keeps comes from its queue, whoever sent it."""
     return "contingency" if row.status == State.PENDING_CONTINGENCY else str(row.source)
 
@@ -454,8 +454,8 @@ def _queue_items(conn: Connection, lanes: Sequence[Row[Any]], now: datetime, ran
     if not lanes:
         return found
     columns = (
-        "contact_id command_id commit_order command_type priority status reason accepted_at waiting_since correlation_id".split()
-    )
+        "contact_id command_id commit_order command_type priority status reason source accepted_at waiting_since correlation_id"
+    ).split()
     rows = joined_rows(
         conn,
         _COMMAND,
@@ -479,6 +479,7 @@ def _queue_items(conn: Connection, lanes: Sequence[Row[Any]], now: datetime, ran
                 "served_as": PRIORITY_BY_RANK[ranks[row.contact_id]],
                 "status": row.status,
                 "reason": row.reason,
+                "source": _source(row),
                 "age_s": round((now - row.accepted_at).total_seconds(), 3),
                 "accepted_at": row.accepted_at,
                 "waiting_since": row.waiting_since,

@@ -23,6 +23,7 @@ async def test_while_a_channel_is_down_messages_are_heard_and_sensitive_commands
     assert (found["source"], found["reason"], found["commit_order"]) == ("contingency", "contingency_active", 1)
     behind = await parked(api, command_type="follow_up", payload={"text": "depois"})
     assert (await api.get(f"/commands/{behind}"))["reason"] == "behind_parked"
+    assert [i["source"] for i in (await api.get("/queue"))["items"]] == ["contingency", "contingency"]
     said = await api.call("POST", "/events", json=api.event("vocês estão aí?"))
     await api.processed(said.json()["event_id"])
     state = await api.get("/contingency")
