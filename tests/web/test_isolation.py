@@ -29,6 +29,8 @@ MOVING = ["/commands/{command}"]
 ELSEWHERE = [
     "/safe-mode",
     "/tickets",
+    "/manual-tasks",
+    "/manual-tasks/{task}",
     "/alerts",
     "/alerts/{alert}",
     "/contingency",
