@@ -14,13 +14,14 @@ from app.channels.addresses import AllowList
 from app.channels.factory import World
 from app.channels.http import Limits, new_client
 from app.clock import ManualClock
+from app.domain.delivery import DeliveryUpdate
 from app.domain.envelopes import canonical_json
 from app.engine.alerts import AlertLoop, AlertPolicy
 from app.engine.channel_book import ChannelBook
 from app.engine.phone_writer import PhoneWriter
 from app.engine.watch import audit
 from app.store import alerts
-from app.store.alert_steps import claim_due
+from app.store.alert_steps import claim_due, record_deliveries
 from app.store.alerts import raise_alert
 from app.store.bulk import insert_rows
 from app.store.database import Database
@@ -321,6 +322,35 @@ async def test_a_service_of_apprise_carries_alerts_too(db: Database, manual_cloc
     assert done["superadmin_whatsapp"][0] == "failed"
     assert done["superadmin_whatsapp"][2] == "bad_channel_url"
     assert done["superadmin_sms"][0] == "sent"
+
+
+async def test_a_message_that_the_provider_gives_up_later_gets_its_fallback_then(db: Database, manual_clock: ManualClock) -> None:
+    async with provider(accepts("wamid.9")) as there, node(db, manual_clock) as loop:
+        cloud = {"phone_number_id": "1055", "access_token": "t", "base_url": there.url}
+        channels = {"superadmin_whatsapp": "whatsapp:+5511900000001"}
+        await db.write(lambda conn: configure(conn, whatsapp=cloud, channels=channels))
+        alert_id = await db.write(open_one)
+        await settled(loop)
+
+        async def status(word: str, detail: str | None = None) -> int:
+            one = DeliveryUpdate(
+                tenant_id=TENANT, channel="whatsapp", provider_message_id="wamid.9", status=word, at=NOON, detail=detail
+            )
+            return await db.write(record_deliveries, [one], NOON)
+
+        assert await status("sent") == 1
+        for _ in range(2):
+            assert await status("failed", "131047 Re-engagement message") == 1
+        await settled(loop)
+        first = {s.channel: s for s in await sends(db, alert_id) if s.due_at == NOON}
+        assert (first["superadmin_whatsapp"].outcome, first["superadmin_whatsapp"].answer) == (
+            "failed",
+            "131047 Re-engagement message",
+        )
+        assert (first["superadmin_sms"].outcome, len(await phone(db, "superadmin_sms"))) == ("sent", 1)
+        await status("read")
+    delivered = {s.channel: s.delivery for s in await sends(db, alert_id) if s.due_at == NOON}
+    assert delivered["superadmin_whatsapp"] == "read"
 
 
 async def test_two_failures_of_one_minute_share_one_fallback_and_a_failing_fallback_ends_there(

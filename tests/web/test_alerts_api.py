@@ -10,7 +10,7 @@ from litestar import Litestar
 from app.bootstrap import Services
 from app.clock import ManualClock
 from tests.web.api_client import Api, open_api
-from tests.web.conftest import add_person, browser_client, sign_in
+from tests.web.conftest import Clinic, add_person, browser_client, sign_in
 
 ALERT = {"trigger": "n8n_down", "severity": "critical", "summary": "n8n does not answer", "dedup_key": "n8n-1"}
 
@@ -142,4 +142,20 @@ async def test_alertmanager_raises_and_resolves(api: Api) -> None:
     assert (await post(api, "/webhooks/alertmanager", body("resolved")))["resolved"] == 1
     assert (await api.get(f"/alerts/{alert['alert_id']}"))["status"] == "resolved"
     await post(api, "/webhooks/alertmanager", {"version": "4"}, 400)
+    assert (await api.call("POST", "/webhooks/alertmanager", content=b"{")).status_code == 400
     assert (await api.call("POST", "/webhooks/alertmanager", json=body("firing"), headers={"Authorization": ""})).status_code == 401
+
+
+@pytest.mark.parametrize("label", ["ours", "theirs", "nowhere", None])
+async def test_a_label_that_names_no_clinic_of_the_callers_loses_no_signal(
+    api: Api, other_tenant: Clinic, global_key: dict[str, str], label: str | None
+) -> None:
+    named = {"ours": api.clinic.slug, "theirs": other_tenant.slug, "nowhere": "prod-1", None: None}[label]
+    labels = {"alertname": "RedisDown", "severity": "critical"} | ({"tenant": named} if named else {})
+    body = {"version": "4", "status": "firing", "alerts": [{"status": "firing", "labels": labels, "fingerprint": "f"}]}
+    assert (await post(api, "/webhooks/alertmanager", body))["raised"] == 1
+    assert [a["tenant_id"] for a in (await api.get("/alerts"))["items"]] == [api.clinic.tenant_id]
+    await post(api, "/webhooks/alertmanager", body, headers=global_key)
+    seen = (await api.call("GET", "/alerts", headers=global_key)).json()["items"]
+    expected = {"ours": api.clinic.tenant_id, "theirs": other_tenant.tenant_id}.get(label or "")
+    assert {a["tenant_id"] for a in seen} == {api.clinic.tenant_id, expected}

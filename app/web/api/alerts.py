@@ -174,7 +174,7 @@ async def receive_alertmanager(request: AnyRequest) -> Document:
     if signals is None or not storable(document):
         raise InvalidRequest("This is no Alertmanager webhook, version 4.")
     wanted = [s for s in signals if s.severity != "info"]
-    tenants = [await _tenant(request, signal.tenant_id) for signal in wanted]
+    tenants = [await _tenant_of_label(request, signal.tenant_id) for signal in wanted]
     services, who = services_of(request), by(request)
     counts = await services.db.write(_take_signals, list(zip(wanted, tenants, strict=True)), who)
     _wake(request)
@@ -222,6 +222,17 @@ async def _tenant(request: AnyRequest, given: str | None) -> str | None:
     if given and actor_of(request).tenant_ids is None and await authenticator(request).tenant(given) is None:
         raise NotFound(f"There is no tenant {given[:60]!r}.")
     return await tenant_of(request, given)
+
+
+async def _tenant_of_label(request: AnyRequest, label: str | None) -> str | None:
+    """The clinic that a label names, if the caller sees it; else the caller's own scope.
+
+    Labels mean many things, and a signal must not be lost over one.
+    """
+    row = await authenticator(request).tenant(label) if label and storable(label) and len(label) <= 60 else None
+    if row is not None and actor_of(request).sees(row.tenant_id):
+        return str(row.tenant_id)
+    return await _tenant(request, None)
 
 
 async def _may_act(request: AnyRequest, alert_id: str) -> By:
