@@ -18,6 +18,7 @@ from app.domain.alerts import ROUTING, Action, AlertResult, Route, Step
 from app.ids import new_id
 from app.store.bulk import insert_rows
 from app.store.events import publish
+from app.store.incidents import open_incident
 from app.store.settings import load
 from app.store.tables import Alert, AlertStep, table
 
@@ -137,6 +138,7 @@ def climb(conn: Connection, row: Row[Any], now: datetime) -> list[str]:
             values["result"] = AlertResult.ACK_TIMEOUT_ESCALATED
         elif step.action == Action.ESCALATE:
             values["result"] = AlertResult.ALERT_FIRED_NO_ACK_ESCALATED
+            open_incident(conn, row, now)
         late = now - step.due_at > LATE_AFTER
         conn.execute(update(_STEP).where(_STEP.c.step_id == step.step_id).values(done_at=now, outcome="done", late=late))
     conn.execute(update(_ALERT).where(_ALERT.c.alert_id == row.alert_id).values(**values))

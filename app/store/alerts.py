@@ -23,6 +23,7 @@ from app.store.alert_ladder import CRITICAL, climb, climb_due, locked, policy_of
 from app.store.audit import append
 from app.store.bulk import insert_rows
 from app.store.events import publish
+from app.store.incidents import close_incident, take_up_incident
 from app.store.lanes import GLOBAL_SCOPE
 from app.store.safe_deadline import bring_forward, ease_deadline, lock_mode, reset_deadline, unacknowledged_deadline
 from app.store.tables import AckRecord, Alert, AlertStep, table
@@ -293,6 +294,7 @@ def _take_on(conn: Connection, row: Row[Any], act: _Act) -> bool:
             rev=_ALERT.c.rev + 1,
         )
     )
+    take_up_incident(conn, row, act.by, act.now)
     append(
         conn,
         chain=row.scope,
@@ -465,6 +467,7 @@ def resolve(
         )
     )
     ease_deadline(conn, row.scope, now)
+    close_incident(conn, row, reason or f"resolved by {by}", now)
     append(
         conn,
         chain=row.scope,

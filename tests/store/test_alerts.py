@@ -14,7 +14,7 @@ from app.store.alert_ladder import ladder
 from app.store.alerts import Acknowledged, Raised, raise_alert
 from app.store.bulk import insert_rows
 from app.store.database import Database
-from app.store.tables import AckRecord, Alert, AlertStep, AuditEntry, EventLog, ModeRow, SettingsDoc, table
+from app.store.tables import AckRecord, Alert, AlertStep, AuditEntry, EventLog, ModeRow, SettingsDoc, Ticket, table
 from tests import builders
 from tests.builders import NOON
 
@@ -236,6 +236,32 @@ async def test_an_operational_alert_has_its_sla(db: Database) -> None:
     row = await alert_row(db, kinds[1].alert_id)
     assert (row.level, row.result) == ("escalated", "alert_fired_no_ack_escalated")
     assert (await ack(db, kinds[1].alert_id, 12)).row.result == "alert_fired_no_ack_escalated"
+
+
+@pytest.mark.story("S-PC-04-002")
+@pytest.mark.parametrize("tenant_id", [TENANT, None])
+async def test_an_escalated_alert_is_an_incident_that_ends_with_it(db: Database, tenant_id: str | None) -> None:
+    raised = await open_one(db, severity="high", trigger="takeover", tenant_id=tenant_id)
+
+    async def incident() -> Row[Any] | None:
+        return await db.read(lambda conn: conn.execute(select(table(Ticket))).one_or_none())
+
+    await db.write(alerts.climb_due, minutes(10))
+    assert await incident() is None
+    for at in (10.5, 11):
+        await db.write(alerts.climb_due, minutes(at))
+    opened = await incident()
+    assert opened is not None
+    assert (opened.tenant_id, opened.kind, opened.state) == (tenant_id or "global", "critical", "open")
+    assert (opened.cause_id, opened.opened_at, opened.correlation_id) == (raised.alert_id, minutes(10.5), "corr-1")
+    await ack(db, raised.alert_id, 12)
+    taken = await incident()
+    assert taken is not None
+    assert (taken.state, taken.owner) == ("in_progress", "user:ana")
+    await db.write(lambda conn: alerts.resolve(conn, raised.alert_id, by="user:ana", now=minutes(13), reason="fixed"))
+    closed = await incident()
+    assert closed is not None
+    assert (closed.state, closed.closed_at, closed.close_reason) == ("resolved", minutes(13), "fixed")
 
 
 # --- climbing -----------------------------------------------------------------------------------------------------------
