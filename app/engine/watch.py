@@ -160,6 +160,8 @@ class Heartbeat:
     async def tick(self) -> float:
         """One call, if all is well; soon again if the first audit has not been yet."""
         if not self.well:
+            if self._audited.last is None:
+                return 1.0  # just started: the first look at the ladders comes any moment
             log.warning("heartbeat_withheld", status="unhealthy", stalled=self._supervisor.stalled())
             return min(5.0, HEARTBEAT_EVERY_S)
         try:
