@@ -5,9 +5,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, and_, or_, select
 
-from app.store.tables import Appointment, table
+from app.store.tables import Appointment, AppointmentVersion, table
 
-_APPOINTMENT = table(Appointment)
+_APPOINTMENT, _VERSION = table(Appointment), table(AppointmentVersion)
 
 
 def appointment(conn: Connection, tenant_id: str, appointment_id: str) -> dict[str, Any] | None:
@@ -43,6 +43,30 @@ def appointments(
     if after is not None:
         query = query.where(or_(start > after[0], and_(start == after[0], key > after[1])))
     return [_document(row) for row in conn.execute(query)]
+
+
+def versions(conn: Connection, tenant_id: str, appointment_id: str, *, at: datetime | None = None) -> list[dict[str, Any]] | None:
+    """Every version of an appointment, oldest first; with `at` only the one that held at that moment. None when unknown."""
+    if appointment(conn, tenant_id, appointment_id) is None:
+        return None
+    query = select(_VERSION).where(_VERSION.c.tenant_id == tenant_id, _VERSION.c.appointment_id == appointment_id)
+    if at is None:
+        rows = conn.execute(query.order_by(_VERSION.c.version)).all()
+    else:
+        rows = conn.execute(query.where(_VERSION.c.at <= at).order_by(_VERSION.c.version.desc()).limit(1)).all()
+    return [
+        {
+            "version": row.version,
+            "command_id": row.command_id,
+            "therapist_id": row.therapist_id,
+            "start": row.start_at,
+            "end": row.end_at,
+            "status": row.status,
+            "as_of": row.as_of,
+            "at": row.at,
+        }
+        for row in rows
+    ]
 
 
 def _document(row: Row[Any]) -> dict[str, Any]:

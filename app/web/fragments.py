@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 from sqlalchemy import Connection
 
 from app.web.console import (
+    agenda,
     alerts,
     banner,
     channels,
@@ -117,6 +118,15 @@ FRAGMENTS: Final[Mapping[str, Fragment]] = {
         ),
         _rows("replay_form", "replay.html", mark("New dry run"), "", replay.ReplayForm, replay.load_replay_form),
         _rows("replay_plan", "replay.html", mark("Replay"), "replay", replay.ReplayPlan, replay.load_replay_plan),
+        _rows("agenda_rows", "agenda.html", mark("Agenda"), "agenda queue", agenda.AgendaRows, agenda.load_agenda_rows, every_s=2),
+        _rows(
+            "agenda_act",
+            "agenda.html",
+            mark("Change of the agenda"),
+            "agenda queue safe_mode",
+            agenda.AgendaAct,
+            agenda.load_agenda_act,
+        ),
         _rows(
             "guardian_patients",
             "guardians.html",

@@ -55,7 +55,9 @@ def problem(
     """One problem as RFC 9457 JSON, or as a page when a person's browser asked for a page."""
     number = correlation_id(request.scope)
     if _wants_page(request):
-        context = {"status": status, "title": title, "detail": detail, "correlation_id": number}
+        # `said`: a sentence in the reader's own language, where the one that raised knew it
+        said = (extra or {}).get("said", "")
+        context = {"status": status, "title": title, "detail": detail, "said": said, "correlation_id": number}
         page = _page(request, context, status, headers)
         if page is not None:
             return page

@@ -193,3 +193,13 @@ async def test_patients_are_found_by_name_and_paged(services: Services, manager:
     assert rest.count('id="patient_') == 10
     assert "Nenhum paciente tem isto" in await shown(manager, q="zzz")
     assert (await manager.client.get("/guardians", params={"cursor": "nonsense"}, headers=PAGE)).status_code == 400
+
+
+async def test_the_parts_of_a_chosen_patients_page_are_the_same_alone(manager: Browser) -> None:
+    whole = await shown(manager, patient="p-pedro")
+    for name in ("guardian_links", "guardian_answer", "guardian_history"):
+        alone = await manager.client.get(
+            "/guardians", params={"patient": "p-pedro"}, headers={**PAGE, "HX-Request": "true", "HX-Target": name}
+        )
+        assert alone.status_code == 200
+        assert alone.text.strip() in whole

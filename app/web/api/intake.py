@@ -9,13 +9,14 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, QueryParameter
 
 from app.domain.envelopes import parse_event
-from app.domain.reasons import explain
+from app.domain.reasons import Reason, explain
 from app.domain.states import PENDING, State
 from app.engine.intake import command_submission, message_submission
 from app.errors import InvalidRequest, NotFound
 from app.ids import new_id
 from app.store import items
 from app.store.inbox import Receipt, Submission
+from app.store.views.agenda import free_instead
 from app.web.api.common import (
     AnyRequest,
     Document,
@@ -98,11 +99,18 @@ async def post_commands(request: AnyRequest, wait: Wait = 0.0) -> Any:
     responses=problems(404),
 )
 async def get_command(request: AnyRequest, command_id: FromPath[str], tenant_id: TenantId = None) -> Document:
-    """Status, result, reason, next action and timeline; also of a command that could not be used."""
+    """Status, result, reason, next action and timeline; also of a command that could not be used.
+
+    `alternatives`: free starts near a slot that was taken, as the agenda is at the moment of asking.
+    """
     check_ids(command_id=command_id)
-    found = await services_of(request).db.read(items.command, await tenant_of(request, tenant_id), command_id)
+    services, tenant = services_of(request), await tenant_of(request, tenant_id)
+    found = await services.db.read(items.command, tenant, command_id)
     if found is None:
         raise NotFound("There is no such command.")
+    if found["reason"] == Reason.SLOT_TAKEN:
+        free = await services.db.read(free_instead, tenant, found["payload"], services.clock.now())
+        found = found | {"alternatives": list(free)}
     return explained(found, locale_of(request))
 
 

@@ -125,6 +125,30 @@ async def get_appointment(request: AnyRequest, appointment_id: FromPath[str], te
     return found
 
 
+@get(
+    "/api/v1/appointments/{appointment_id:str}/versions",
+    summary="What an appointment was, and which command made it so",
+    responses=problems(404),
+    **READ,
+)
+async def get_appointment_versions(
+    request: AnyRequest,
+    appointment_id: FromPath[str],
+    at: Annotated[str | None, QueryParameter(max_length=40, description="RFC 3339 time: only the version that held then")] = None,
+    tenant_id: TenantId = None,
+) -> Document:
+    """Oldest first."""
+    check_ids(appointment_id=appointment_id)
+    texts = Texts()
+    moment = _time(texts, "/at", at)
+    texts.check()
+    tenant = await tenant_of(request, tenant_id)
+    found = await services_of(request).db.read(agenda_reads.versions, tenant, appointment_id, at=moment)
+    if found is None:
+        raise NotFound("There is no such appointment.")
+    return {"items": found, "next_cursor": None}
+
+
 def _time(texts: Texts, pointer: str, value: str | None) -> datetime | None:
     if value is None:
         return None
@@ -181,4 +205,12 @@ async def _scope(request: AnyRequest, given: str) -> str:
     return settings.GLOBAL_SCOPE
 
 
-state_routes: Final = [get_lane, get_queue, list_appointments, get_appointment, get_settings, put_settings]
+state_routes: Final = [
+    get_lane,
+    get_queue,
+    list_appointments,
+    get_appointment,
+    get_appointment_versions,
+    get_settings,
+    put_settings,
+]

@@ -78,6 +78,7 @@ PAGES: Final = (
         roles=(MANAGER, SUPERADMIN),
         key="s",
     ),
+    Page(id="agenda", label=mark("Agenda"), group="operate", url="/agenda", icon="clinic", key="d"),
     Page(id="guardians", label=mark("Guardians"), group="configure", url="/guardians", icon="person", key="u"),
     Page(id="channels", label=mark("Channels"), group="configure", url="/channels", icon="plug", roles=(SUPERADMIN,)),
     Page(
