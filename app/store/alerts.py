@@ -1,12 +1,11 @@
-"""Alerts: raised, acknowledged, passed on and resolved, each in one transaction with its ladder and its safe_deadline.
+"""Alerts: raised, acknowledged and passed on, each in one transaction with its ladder and its safe_deadline.
 
 A critical alert writes `mode.safe_deadline` of its scope in the transaction that raises it, and only an ACK (or its end)
 before that moment takes it back: safe mode holds on time whether any timer runs or not. Every act locks the alert's row
 first and the mode's row afterwards, so acts on one alert take turns: one of two simultaneous ACKs has the effect, both
-leave their record. Nothing here sends; the steps are claimed and sent by `app.engine.alerts`.
+leave their record. Nothing here sends: `app.engine.alerts` does. How alerts end is in `app.store.alert_end`.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -17,13 +16,24 @@ from sqlalchemy import Connection, Row, select, update
 from app.domain import alerts as domain
 from app.domain.alerts import Action, AlertResult, Level
 from app.domain.envelopes import canonical_json
-from app.errors import Conflict, NotFound
+from app.errors import Conflict
 from app.ids import new_id
+from app.store.alert_end import (
+    FLAP_WINDOW,
+    lock_alert,
+    open_alert,
+    recent_changes,
+    resolve,
+    resolve_by_key,
+    settle_flapping,
+    times_of,
+    with_change,
+)
 from app.store.alert_ladder import CRITICAL, climb, climb_due, locked, policy_of, route_in, stop_steps, write_steps
 from app.store.audit import append
 from app.store.bulk import insert_rows
 from app.store.events import publish
-from app.store.incidents import close_incident, take_up_incident
+from app.store.incidents import take_up_incident
 from app.store.lanes import GLOBAL_SCOPE
 from app.store.safe_deadline import bring_forward, ease_deadline, lock_mode, reset_deadline, unacknowledged_deadline
 from app.store.tables import AckRecord, Alert, AlertStep, table
@@ -52,8 +62,6 @@ _ALERT, _STEP, _ACK = table(Alert), table(AlertStep), table(AckRecord)
 SEVERITIES: Final = ("warning", "high", "critical")
 """Rising."""
 GROUP_WINDOW: Final = timedelta(minutes=1)
-FLAP_WINDOW: Final = timedelta(minutes=15)
-_CHANGES_KEPT: Final = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +117,7 @@ def raise_alert(
     alert had been acknowledged.
     """
     scope = tenant_id or GLOBAL_SCOPE
-    known = _open_alert(conn, scope, dedup_key)
+    known = open_alert(conn, scope, dedup_key)
     if known is not None:
         return _again(conn, known, severity, summary, now)
     alert_id = new_id()
@@ -133,12 +141,12 @@ def raise_alert(
         "group_started_at": leader.group_started_at if leader else now,
         "policy_json": canonical_json(policy),
         "safe_mode_at": safe_mode_at,
-        "changes_json": _changes(_recent_changes(conn, scope, dedup_key, now), now),
+        "changes_json": with_change(recent_changes(conn, scope, dedup_key, now), now),
     }
     insert_rows(conn, _ALERT, [row], ignore_conflicts=True)
     stored = conn.execute(select(_ALERT).where(_ALERT.c.alert_id == alert_id)).first()
     if stored is None:  # raised by somebody else at the same moment
-        winner = _open_alert(conn, scope, dedup_key)
+        winner = open_alert(conn, scope, dedup_key)
         if winner is None:
             raise Conflict("This alert was raised and resolved at the same moment; raise it again.")
         return _again(conn, winner, severity, summary, now)
@@ -160,16 +168,11 @@ def raise_alert(
     return Raised(alert_id=alert_id, fresh=True, safe_mode_at=safe_mode_at)
 
 
-def _open_alert(conn: Connection, scope: str, dedup_key: str) -> Row[Any] | None:
-    query = select(_ALERT).where(_ALERT.c.scope == scope, _ALERT.c.dedup_key == dedup_key[:200], _ALERT.c.status != "resolved")
-    return conn.execute(locked(conn, query)).first()
-
-
 def _again(conn: Connection, row: Row[Any], severity: str, summary: str, now: datetime) -> Raised:
     """One that is there already: count it, and climb to a higher severity."""
     values: dict[str, Any] = {"seen_count": row.seen_count + 1, "last_seen_at": now, "rev": row.rev + 1}
     if row.ended_at is not None:  # it had said that it was over: that is one more change of a flapping alert
-        values |= {"ended_at": None, "changes_json": _changes(_times(row), now)}
+        values |= {"ended_at": None, "changes_json": with_change(times_of(row), now)}
     safe_mode_at = row.safe_mode_at
     climbs = SEVERITIES.index(severity) > SEVERITIES.index(row.severity)
     if climbs:
@@ -241,7 +244,7 @@ def acknowledge(
     once per person. With `whole_group` it covers every open alert of the same storm, as the message it answers did.
     Raises NotFound, or Conflict when `rev` is given, somebody else changed the alert since and it is still open.
     """
-    row = _lock(conn, alert_id)
+    row = lock_alert(conn, alert_id)
     if rev is not None and rev != row.rev and row.acked_at is None:
         raise Conflict("This alert has changed since you looked at it; nothing was done.")
     others: list[Row[Any]] = []
@@ -359,7 +362,7 @@ def pass_on(
 
     Raises NotFound. On an alert that somebody has taken on already it changes nothing.
     """
-    row = _lock(conn, alert_id)
+    row = lock_alert(conn, alert_id)
     if row.acked_at is not None or row.status != "open":
         return PassedOn(row=row, recipient=None)
     earlier = conn.execute(select(_ACK).where(_ACK.c.alert_id == alert_id, _ACK.c.kind == "pass_on")).all()
@@ -417,120 +420,6 @@ def _tell(conn: Connection, row: Row[Any], channel: str, recipient: str, now: da
         )
         .values(recipient=recipient)
     )
-
-
-# --- resolving ----------------------------------------------------------------------------------------------------------
-
-
-def resolve(
-    conn: Connection,
-    alert_id: str,
-    *,
-    by: str,
-    now: datetime,
-    damped: bool = False,
-    rev: int | None = None,
-    reason: str | None = None,
-    origin: str | None = None,
-) -> Row[Any]:
-    """End an alert, quietly: nothing more is sent. It is no ACK, and after the deadline it does not lift safe mode.
-
-    `damped` (for machines): one that went on and off too often stays open until it rests; `settle_flapping` ends it then.
-    Raises NotFound, or Conflict for an outdated `rev`. An alert that is resolved stays as it is.
-    """
-    row = _lock(conn, alert_id)
-    if row.status == "resolved":
-        return row
-    if rev is not None and rev != row.rev:
-        raise Conflict("This alert has changed since you looked at it; nothing was done.")
-    times = [*_times(row), now]
-    if damped and domain.is_flapping(times, now, window=FLAP_WINDOW):
-        conn.execute(
-            update(_ALERT)
-            .where(_ALERT.c.alert_id == alert_id)
-            .values(ended_at=now, changes_json=_changes(_times(row), now), rev=row.rev + 1)
-        )
-        publish(conn, row.tenant_id, "alerts", [alert_id], now)
-        return conn.execute(select(_ALERT).where(_ALERT.c.alert_id == alert_id)).one()
-    climb(conn, row, now)
-    stop_steps(conn, [alert_id], now)
-    conn.execute(
-        update(_ALERT)
-        .where(_ALERT.c.alert_id == alert_id)
-        .values(
-            status="resolved",
-            resolved_at=now,
-            resolved_by=by[:200],
-            ended_at=None,
-            changes_json=_changes(_times(row), now),
-            rev=_ALERT.c.rev + 1,
-        )
-    )
-    ease_deadline(conn, row.scope, now)
-    close_incident(conn, row, reason or f"resolved by {by}", now)
-    append(
-        conn,
-        chain=row.scope,
-        actor=by,
-        action="alert.resolve",
-        object=f"alert/{alert_id}",
-        before={"status": row.status},
-        after={"status": "resolved"},
-        reason=reason,
-        origin=origin,
-        correlation_id=row.correlation_id,
-        now=now,
-    )
-    publish(conn, row.tenant_id, "alerts", [alert_id], now)
-    return conn.execute(select(_ALERT).where(_ALERT.c.alert_id == alert_id)).one()
-
-
-def resolve_by_key(
-    conn: Connection, *, tenant_id: str | None, dedup_key: str, by: str, now: datetime, origin: str | None = None
-) -> Row[Any] | None:
-    """End the alert with this key, as its source says; None when none is open."""
-    row = _open_alert(conn, tenant_id or GLOBAL_SCOPE, dedup_key)
-    return None if row is None else resolve(conn, row.alert_id, by=by, now=now, damped=True, origin=origin)
-
-
-def settle_flapping(conn: Connection, now: datetime) -> list[str]:
-    """End the alerts whose source said so and that have been at rest for a whole window since; returns their ids."""
-    query = select(_ALERT.c.alert_id).where(_ALERT.c.ended_at.is_not(None), _ALERT.c.ended_at <= now - FLAP_WINDOW)
-    rested = [row.alert_id for row in conn.execute(query)]
-    for alert_id in rested:
-        resolve(conn, alert_id, by="system:alerts", now=now)
-    return rested
-
-
-def _recent_changes(conn: Connection, scope: str, dedup_key: str, now: datetime) -> list[datetime]:
-    """When an alert with this key last went on and off."""
-    row = conn.execute(
-        select(_ALERT)
-        .where(_ALERT.c.scope == scope, _ALERT.c.dedup_key == dedup_key[:200], _ALERT.c.raised_at > now - 2 * FLAP_WINDOW)
-        .order_by(_ALERT.c.raised_at.desc())
-        .limit(1)
-    ).first()
-    return _times(row) if row is not None else []
-
-
-def _times(row: Row[Any]) -> list[datetime]:
-    return [datetime.fromisoformat(text) for text in msgspec.json.decode(row.changes_json)]
-
-
-def _changes(times: Iterable[datetime], now: datetime) -> str:
-    """The list with `now` added, cut to what damping looks at."""
-    kept = [t for t in times if t > now - FLAP_WINDOW]
-    return msgspec.json.encode([t.isoformat() for t in [*kept, now][-_CHANGES_KEPT:]]).decode()
-
-
-# --- shared -------------------------------------------------------------------------------------------------------------
-
-
-def _lock(conn: Connection, alert_id: str) -> Row[Any]:
-    row = conn.execute(locked(conn, select(_ALERT).where(_ALERT.c.alert_id == alert_id))).first()
-    if row is None:
-        raise NotFound("There is no such alert.")
-    return row
 
 
 def _text(moment: datetime | None) -> str | None:
