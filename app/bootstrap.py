@@ -35,6 +35,7 @@ from app.engine.safe_mode import SafeModeLoop
 from app.engine.skew import SkewWatch
 from app.engine.stream import StreamHub
 from app.engine.supervisor import Loop, Supervisor
+from app.engine.takeover import Takeovers
 from app.engine.watch import Audit, Heartbeat, report_defect
 from app.errors import ConfigError
 from app.logsink import LogSink
@@ -62,6 +63,7 @@ class Services:
     dispatch: Dispatch
     conversations: Conversations
     outbox: OutboxLoop
+    takeovers: Takeovers
     drain: Drain
     alerts: AlertLoop
     replay: Replay
@@ -133,6 +135,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
     conversations = Conversations(database, clock)
     dispatch = Dispatch(database, clock, locks, policies, metrics, node_id=settings.node_id)
     outbox = OutboxLoop(database, clock, channels, metrics)
+    takeovers = Takeovers(database, clock)
     drain = Drain(database, clock)
     alerts = AlertLoop(database, clock, channels, metrics, public_url=settings.public_url, secret_key=settings.secret_key)
     replay = Replay(database, clock, policies)
@@ -154,6 +157,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
         skew,
         channel_watch,
         outbox,
+        takeovers,
         alerts,
         audit,
         nodes,
@@ -172,6 +176,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
         dispatch=dispatch,
         conversations=conversations,
         outbox=outbox,
+        takeovers=takeovers,
         drain=drain,
         alerts=alerts,
         replay=replay,

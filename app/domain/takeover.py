@@ -71,6 +71,10 @@ class SlaPolicy:
     escalate_after: timedelta = timedelta(minutes=15)
 
 
+SLA_NAMES: Final = ("open_hours", "after_opening", "warn_before", "escalate_after")
+"""Numbers of the policy as settings name them, in minutes."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlaClock:
     """The moments of one ticket's clock; it restarts with each message of the family that waits for an answer."""

@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import Connection, Row, and_, func, select, update
 
+from app.domain import opening_hours
 from app.domain.business_hours import Hours
 from app.domain.contingency_texts import AFTER_OPENING, GENERAL, notice
 from app.domain.delivery import OutboxStatus
@@ -159,7 +160,7 @@ def _distinct(found: Any) -> list[Affected]:
 
 def hours_of(document: Mapping[str, Any]) -> Hours:
     """Opening hours of a clinic out of its settings."""
-    return Hours(timezone=document["timezone"])
+    return opening_hours.hours(document)
 
 
 def tell_families(conn: Connection, scope: str, families: Sequence[Affected], now: datetime) -> list[Affected]:

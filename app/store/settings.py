@@ -16,7 +16,9 @@ from sqlalchemy import Connection, select, update
 from app.domain.contingency_texts import faults as text_faults
 from app.domain.envelopes import FieldError, canonical_json
 from app.domain.facts import GatePolicy
+from app.domain.opening_hours import faults as hour_faults
 from app.domain.states import CommandType
+from app.domain.takeover import SLA_NAMES
 from app.errors import InvalidRequest
 from app.store.audit import append
 from app.store.bulk import insert_rows
@@ -40,6 +42,10 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "max_queue_size": 5000,
     "drain_per_s": 2,
     "clock_skew_s": 60,
+    "hours": {},
+    "holidays": [],
+    "national_holidays": "BR",
+    "takeover_sla_min": {},
     "contingency_after_s": 600,
     "channels": {},
     "contacts_channel": None,
@@ -69,6 +75,10 @@ _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "max_queue_size": int,
     "drain_per_s": (int, float),
     "clock_skew_s": (int, float),
+    "hours": dict,
+    "holidays": list,
+    "national_holidays": str,
+    "takeover_sla_min": dict,
     "contingency_after_s": (int, float),
     "channels": dict,
     "contacts_channel": str,
@@ -188,6 +198,12 @@ def _faults(patch: Mapping[str, Any]) -> Iterator[FieldError]:
             yield FieldError(f"/{key}", "must be between 0 and 86400")
         elif key == "family_texts" and value is not None:
             yield from (FieldError(f"/{key}{path}", detail) for path, detail in text_faults(value))
+        elif key in ("hours", "holidays", "national_holidays") and value is not None:
+            yield from (FieldError(pointer, detail) for pointer, detail in hour_faults({key: value}))
+        elif key == "takeover_sla_min" and isinstance(value, dict):
+            for name, minutes in value.items():
+                if name not in SLA_NAMES or not _number(minutes, 1, 10_000):
+                    yield FieldError(f"/{key}/{name}", f"must be minutes between 1 and 10000, of {', '.join(SLA_NAMES)}")
         elif key == "channels" and isinstance(value, dict):
             yield from _channel_faults(value)
         elif key == "routing" and isinstance(value, dict):

@@ -90,7 +90,7 @@ async def test_the_clean_history_really_has_one_of_everything(told: Database) ->
         "c-5": "applied_once",
         "c-6": "blocked_conflict",
         "c-7": "invalid_payload_manual",
-        "c-8": "blocked_conflict",
+        "c-8": "blocked_commit_order_violation",
         "c-9": "applied_once",
         "c-10": "waiting_previous_commit",
     }

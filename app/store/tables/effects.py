@@ -151,6 +151,11 @@ class Ticket(SQLModel, table=True):
     opened_at: datetime = when()
     due_at: datetime | None = when(default=None)
     started_at: datetime | None = when(default=None)
+    clock_from: datetime | None = when(default=None)
+    """When the family began to wait: the opening, or the first message since the last answer; None = not looked at yet."""
+    next_at: datetime | None = when(default=None)
+    """When the SLA clock calls next; None while nobody waits."""
+    answered_at: datetime | None = when(default=None)
     closed_at: datetime | None = when(default=None)
     close_reason: str | None = Field(default=None, max_length=500)
     correlation_id: str = Field(max_length=220)

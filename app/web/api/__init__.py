@@ -12,6 +12,7 @@ from app.web.api.people import people_routes
 from app.web.api.replays import replay_routes
 from app.web.api.safe_mode import safe_mode_routes
 from app.web.api.state import state_routes
+from app.web.api.takeovers import takeover_routes
 from app.web.api.tickets import ticket_routes
 
 api_routes: Final[list[Any]] = [
@@ -20,6 +21,7 @@ api_routes: Final[list[Any]] = [
     *state_routes,
     *lane_act_routes,
     *manual_routes,
+    *takeover_routes,
     *safe_mode_routes,
     *ticket_routes,
     *alert_routes,
