@@ -35,7 +35,8 @@ def tickets(
 
 
 def _shown(row: Any) -> dict[str, Any]:
-    return {
+    own = {"takeover_id": row.ticket_id} if row.kind == "takeover" else {}
+    return own | {
         "ticket_id": row.ticket_id,
         "tenant_id": row.tenant_id,
         "kind": row.kind,
