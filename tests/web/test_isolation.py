@@ -20,6 +20,7 @@ READS = [
     "/patients/{patient}/guardians/{contact}",
     "/therapists/{therapist}",
     "/appointments/{appointment}",
+    "/appointments/{appointment}/versions",
     "/commands/{command}",
     "/commands/{bad_command}",
     "/events/{event}",
@@ -29,6 +30,8 @@ MOVING = ["/commands/{command}"]
 ELSEWHERE = [
     "/safe-mode",
     "/tickets",
+    "/tickets/{ticket}",
+    "/takeovers/{takeover}",
     "/manual-tasks",
     "/manual-tasks/{task}",
     "/alerts",
