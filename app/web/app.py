@@ -28,6 +28,7 @@ from app.web.api.webhooks import webhook_routes
 from app.web.auth import Actor, Authenticator, enforce_access
 from app.web.console.agenda_routes import agenda_pages
 from app.web.console.alert_routes import alert_pages
+from app.web.console.audit_routes import audit_pages
 from app.web.console.channel_routes import channel_pages
 from app.web.console.guardian_routes import guardian_pages
 from app.web.console.lane_routes import lane_act_pages
@@ -118,6 +119,7 @@ def create_app(services: "Services") -> Litestar:
             *lane_act_pages,
             *manual_pages,
             *guardian_pages,
+            *audit_pages,
             *agenda_pages,
             *safe_mode_pages,
             *alert_pages,

@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from app.web.console import (
     agenda,
     alerts,
+    audit,
     banner,
     channels,
     contacts,
@@ -27,6 +28,7 @@ from app.web.console import (
     queue,
     replay,
     safe_mode,
+    stories,
 )
 from app.web.console.visit import Viewer, Visit
 from app.web.i18n import environment, mark
@@ -127,6 +129,8 @@ FRAGMENTS: Final[Mapping[str, Fragment]] = {
             agenda.AgendaAct,
             agenda.load_agenda_act,
         ),
+        _rows("story_rows", "stories.html", mark("Stories"), "", stories.StoryRows, stories.load_story_rows),
+        _rows("audit_rows", "audit.html", mark("Audit"), "", audit.AuditRows, audit.load_audit_rows),
         _rows(
             "guardian_patients",
             "guardians.html",

@@ -41,6 +41,7 @@ ELSEWHERE = [
     "/replays",
     "/replays/{replay}",
     "/replays/{replay}/report",
+    "/stories",
 ]
 """Tried in the test of its own part."""
 LISTS = ["/contacts", "/patients", "/therapists", "/appointments", "/queue", "/holds"]

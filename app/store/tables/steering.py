@@ -53,7 +53,7 @@ class AuditEntry(SQLModel, table=True):
     """Who did what, when, why, before and after; hash-chained per chain (a tenant, or `global`)."""
 
     __tablename__ = "audit_entry"
-    __table_args__ = (Index("ix_audit_entry_object", "chain", "object"),)
+    __table_args__ = (Index("ix_audit_entry_object", "chain", "object"), Index("ix_audit_entry_at", "at"))
     chain: str = key(40)
     number: int = Field(primary_key=True)
     at: datetime = when()

@@ -79,6 +79,8 @@ PAGES: Final = (
         key="s",
     ),
     Page(id="agenda", label=mark("Agenda"), group="operate", url="/agenda", icon="clinic", key="d"),
+    Page(id="stories", label=mark("Stories"), group="prove", url="/stories", icon="check", roles=(MANAGER, SUPERADMIN)),
+    Page(id="audit", label=mark("Audit"), group="prove", url="/audit", icon="search", roles=(MANAGER, SUPERADMIN)),
     Page(id="guardians", label=mark("Guardians"), group="configure", url="/guardians", icon="person", key="u"),
     Page(id="channels", label=mark("Channels"), group="configure", url="/channels", icon="plug", roles=(SUPERADMIN,)),
     Page(
