@@ -217,6 +217,7 @@ def upgrade() -> None:
         sa.Column("hash", sa.String(length=64), nullable=False),
         sa.PrimaryKeyConstraint("chain", "number", name=op.f("pk_audit_entry")),
     )
+    op.create_index("ix_audit_entry_at", "audit_entry", ["at"], unique=False)
     op.create_index("ix_audit_entry_object", "audit_entry", ["chain", "object"], unique=False)
     op.create_table(
         "audit_head",
@@ -1121,6 +1122,7 @@ def downgrade() -> None:
     op.drop_table("command")
     op.drop_table("audit_head")
     op.drop_index("ix_audit_entry_object", table_name="audit_entry")
+    op.drop_index("ix_audit_entry_at", table_name="audit_entry")
     op.drop_table("audit_entry")
     op.drop_table("appointment_version")
     op.drop_index(
