@@ -41,11 +41,13 @@ from app.store.events import publish_many
 from app.store.inbox import Submission, accept
 from app.store.lanes import PARKED_BY, command_of
 from app.store.ledger import MANUAL_RESULTS
+from app.store.manual import applied
 from app.store.people import By
-from app.store.tables import InboxCommand, Lane, ReplayBatch, ReplayItem, table
+from app.store.tables import InboxCommand, Lane, ManualTask, ReplayBatch, ReplayItem, table
 from app.store.tasks import open_tasks, task_row
 
 _BATCH, _ITEM, _COMMAND, _LANE = table(ReplayBatch), table(ReplayItem), table(InboxCommand), table(Lane)
+_TASK = table(ManualTask)
 
 ITEMS_MAX: Final = 5_000
 OPEN: Final = (ItemState.PLANNED, ItemState.PLACED, ItemState.RELEASED)
@@ -441,6 +443,7 @@ class _Run:
         ]
         update_rows(self.conn, _ITEM, changed, keys=("replay_id", "n"), assign=columns)
         open_tasks(self.conn, [_task(self.batch, item, self.new_id(), self.now) for item in self.finished if _needs_task(item)])
+        _close_settled(self.conn, self.batch, self.finished, self.now)
         idle = set(self.lanes()) - {item["contact_id"] for item in self.open()}
         _give_back(self.conn, self.batch, idle)
 
@@ -546,6 +549,18 @@ def _settle_unsent(conn: Connection, batch: Row[Any], now: datetime) -> int:
     ]
     open_tasks(conn, tasks)
     return len(settled)
+
+
+def _close_settled(conn: Connection, batch: Row[Any], finished: Sequence[Mapping[str, Any]], now: datetime) -> None:
+    """What was asked again and happened needs nobody any more: the task of the request that had ended badly is closed."""
+    by = By(actor="system:replay", now=now)
+    for item in finished:
+        if item["kind"] != ItemKind.AGAIN or item["result"] != State.REPLAYED:
+            continue
+        keys = (f"command:{item['command_id']}", f"replay:{item['command_id']}")
+        query = select(_TASK.c.task_id).where(_TASK.c.tenant_id == batch.tenant_id, _TASK.c.dedup_key.in_(keys))
+        for task_id in conn.execute(query).scalars().all():
+            applied(conn, batch.tenant_id, task_id, item["run_command_id"], by, reason=f"replay {batch.replay_id}")
 
 
 def _needs_task(item: Mapping[str, Any]) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Connection, select
 
 from app.clock import ManualClock
-from app.store.tables import AuditEntry, table
+from app.store.tables import AuditEntry, ManualTask, table
 from tests.web.api_client import CONTACT, Api, open_api
 from tests.web.batches import PARKED, act, end_takeover, finished, replay, tasks
 from tests.web.engine_fixtures import api, engine
@@ -183,3 +183,20 @@ async def test_cancelling_hands_what_has_its_place_already_to_a_person(api: Api,
         (asked[2]["command_id"], "manual_review_required", "replay_cancelled"),
     ]
     assert (await api.one(api.command(payload=api.slot(9))))["result"] == "applied_once"  # the lane is free again
+
+
+async def test_the_task_of_a_request_that_was_replayed_after_all_is_closed(api: Api) -> None:
+    slot = api.slot(1)
+    await api.one(api.command(payload=slot | {"appointment_id": "a-1"}))
+    refused = await api.one(api.command(payload=slot))
+    assert refused["result"] == "blocked_agenda_conflict"
+    assert [t["status"] for t in (await api.get("/manual-tasks"))["items"]] == ["open"]
+    await api.one(api.command("cancel", {"appointment_id": "a-1"}, entity_version=1))
+    done = await finished(api, (await replay(api, {"command_id": refused["command_id"]}, dry_run=False))["replay_id"])
+    assert done["counts"]["replayed"] == 1
+
+    def read(conn: Connection) -> list[tuple[str, str]]:
+        task = table(ManualTask)
+        return [(r.status, r.resolution) for r in conn.execute(select(task))]
+
+    assert await api.services.db.read(read) == [("resolved", "applied_by_command")]
