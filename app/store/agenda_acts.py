@@ -11,10 +11,10 @@ from app.errors import Conflict, NotFound
 from app.store.audit import append
 from app.store.inbox import ensure_lanes
 from app.store.people import By
-from app.store.tables import Appointment, Lane, table
+from app.store.tables import Appointment, InboxCommand, Lane, table
 from app.store.views.guardians import contact_named
 
-_LANE, _APPOINTMENT = table(Lane), table(Appointment)
+_LANE, _APPOINTMENT, _COMMAND = table(Lane), table(Appointment), table(InboxCommand)
 
 
 def human_command(
@@ -34,8 +34,9 @@ def human_command(
 ) -> Command:
     """The command, audited; the caller submits it through the intake.
 
-    `key` is the form's own: the same wish pressed twice in it is one command. `seen_version` is the appointment's version on the
-    person's screen. Raises NotFound for an unknown contact or appointment, Conflict when the appointment changed since.
+    `key` is the form's own: the same wish pressed twice in it is one command, audited once. It is another one after what refused it
+    changed: the family confirmed, or a permission was registered. `seen_version` is the appointment's version on the person's
+    screen. Raises NotFound for an unknown contact or appointment, Conflict when the appointment changed since.
     """
     contact_id = contact_named(conn, tenant_id, contact)
     if contact_id is None:
@@ -54,24 +55,28 @@ def human_command(
         patient_id = target.patient_id
     asked: dict[str, Any] = {"command_type": command_type.value, "contact_id": contact_id, "patient_id": patient_id, **payload}
     fingerprint = sha256_hex(canonical_json(asked))
-    append(
-        conn,
-        chain=tenant_id,
-        actor=by.actor,
-        action="agenda.ask",
-        object=f"commands/{new_id}",
-        after=asked | {"confirmed_by_contact": confirmed},
-        reason=reason,
-        origin=by.origin,
-        correlation_id=by.correlation_id,
-        now=by.now,
-    )
+    wish = asked | {"confirmed": confirmed, "guardian_version": lane.guardian_version, "seen_version": seen_version}
+    idempotency_key = f"console:{key}:{sha256_hex(canonical_json(wish))[:32]}"
+    held = select(_COMMAND.c.command_id).where(_COMMAND.c.tenant_id == tenant_id, _COMMAND.c.idempotency_key == idempotency_key)
+    if conn.execute(held.limit(1)).first() is None:
+        append(
+            conn,
+            chain=tenant_id,
+            actor=by.actor,
+            action="agenda.ask",
+            object=f"commands/{new_id}",
+            after=asked | {"confirmed_by_contact": confirmed},
+            reason=reason,
+            origin=by.origin,
+            correlation_id=by.correlation_id,
+            now=by.now,
+        )
     return Command(
         command_id=new_id,
         tenant_id=tenant_id,
         contact_id=contact_id,
         command_type=command_type,
-        idempotency_key=f"console:{key}:{fingerprint[:32]}",
+        idempotency_key=idempotency_key,
         fingerprint=fingerprint,
         requested_by=RequestedBy.HUMAN,
         requested_by_id=by.actor[:200],

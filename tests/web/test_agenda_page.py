@@ -56,6 +56,13 @@ async def agenda(api: Api) -> list[Any]:
     return items
 
 
+async def asked(api: Api) -> list[Any]:
+    """What the audit trail says about requests from the page."""
+    entries = table(AuditEntry)
+    read = select(entries.c.reason, entries.c.actor).where(entries.c.action == "agenda.ask")
+    return await api.services.db.read(lambda conn: list(conn.execute(read)))
+
+
 async def sound(api: Api) -> None:
     assert await api.services.db.read(lambda conn: list(verify(conn))) == []
 
@@ -81,10 +88,7 @@ async def test_a_person_schedules_reschedules_and_cancels_through_the_gate(desk:
     command = await api.get(f"/commands/{versions[0]['command_id']}")
     assert (command["requested_by"], command["result"]) == ("human", "applied_once")
 
-    entries = table(AuditEntry)
-    read = select(entries.c.reason, entries.c.actor).where(entries.c.action == "agenda.ask")
-    said = await api.services.db.read(lambda conn: conn.execute(read).all())
-    assert [tuple(row) for row in said] == [("a mãe ligou", f"user:{desk.person.user_id}")] * 3
+    assert [(entry.reason, entry.actor) for entry in await asked(api)] == [("a mãe ligou", f"user:{desk.person.user_id}")] * 3
     await sound(api)
 
 
@@ -92,6 +96,26 @@ async def test_the_same_press_twice_is_one_appointment(desk: Browser, api: Api) 
     sent = form(desk, api, "k1")
     await ask(desk, sent)
     await ask(desk, sent)
+    assert len(await agenda(api)) == 1
+    assert len(await asked(api)) == 1
+    await sound(api)
+
+
+async def test_the_same_form_sent_again_after_the_familys_yes_is_decided_anew(desk: Browser, api: Api) -> None:
+    await ask(desk, form(desk, api, "k1", confirmed=""))
+    assert await agenda(api) == []
+    assert "09:00-09:50" in await ask(desk, form(desk, api, "k1"))
+    assert len(await agenda(api)) == 1
+    assert [entry.reason for entry in await asked(api)] == ["a mãe ligou"] * 2
+    await sound(api)
+
+
+async def test_the_same_form_sent_again_after_a_permission_was_registered_is_decided_anew(desk: Browser, api: Api) -> None:
+    await api.put("/contacts/c-rui", {"phone": "+5511912345678", "name": "Rui"})
+    assert "Sem permissão" in await ask(desk, form(desk, api, "k1", contact="c-rui"))
+    rights = {"can_schedule": True, "verified_by": "gestao", "verification_method": "in_person", "reason": "guarda"}
+    await api.put(f"/patients/{PATIENT}/guardians/c-rui", rights)
+    assert "09:00-09:50" in await ask(desk, form(desk, api, "k1", contact="c-rui"))
     assert len(await agenda(api)) == 1
     await sound(api)
 
@@ -173,3 +197,30 @@ async def test_day_and_week_are_in_the_address_and_in_the_clinics_timezone(desk:
     for params in ({"day": "2027-03-11"}, {"day": "nonsense"}, {"day": DAY, "therapist": "t-other"}):
         assert "22:30-23:00" not in (await desk.client.get("/agenda", params=params, headers=PAGE)).text, params
     assert (await desk.client.get("/agenda", params={"pick": "none"}, headers=PAGE)).status_code == 404
+
+
+async def test_who_sees_several_clinics_is_offered_each_ones_agenda(running_services: Services, api: Api) -> None:
+    other = await open_api(running_services, api.client, "clinica-vizinha")
+    person = await add_person(running_services, "manager", [api.clinic.tenant_id, other.clinic.tenant_id])
+    async with browser_client(create_app(running_services)) as opened:
+        boss = await sign_in(running_services, opened, person)
+        page = (await boss.client.get("/agenda", params={"day": DAY}, headers=PAGE)).text
+        assert 'name="command_type"' not in page
+        for clinic in (api.clinic, other.clinic):
+            assert f'href="/agenda?clinic={clinic.slug}&amp;day={DAY}"' in page
+            shown = await boss.client.get("/agenda", params={"clinic": clinic.slug, "day": DAY}, headers=PAGE)
+            assert 'name="command_type"' in shown.text
+
+
+async def test_undecided_requests_beyond_the_limit_are_not_hidden_in_silence(
+    desk: Browser, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.store.views.agenda.GHOSTS_MAX", 1)
+    assert (await api.call("POST", "/safe-mode/enter", json={"reason": "o Redis parou"})).status_code == 200
+    said = "Há muitos pedidos sem decisão"
+    for hour, shown in ((12, False), (14, True)):
+        start = datetime(2027, 3, 10, hour, tzinfo=UTC)
+        slot = {"therapist_id": THERAPIST, "start": start.isoformat(), "end": (start + timedelta(minutes=50)).isoformat()}
+        await api.one(api.command("schedule", slot), wait=0)
+        page = (await desk.client.get("/agenda", params={"day": DAY}, headers=PAGE)).text
+        assert (said in page) is shown

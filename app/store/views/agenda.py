@@ -21,6 +21,8 @@ ROWS_MAX: Final = 1_000
 GHOSTS_MAX: Final = 500
 """Undecided requests that are looked through for ghosts, oldest first."""
 THERAPISTS_MAX: Final = 60
+SUGGESTIONS_MAX: Final = 300
+"""Patients that the form suggests; every other id can be typed."""
 AROUND: Final = timedelta(hours=8)
 
 
@@ -62,6 +64,12 @@ def therapists(conn: Connection, tenant_id: str) -> list[tuple[str, str]]:
     return [(row.therapist_id, row.name) for row in conn.execute(query.limit(THERAPISTS_MAX))]
 
 
+def patients(conn: Connection, tenant_id: str) -> list[tuple[str, str]]:
+    """Ids and names of patients, by name, for the form's suggestions."""
+    query = select(_PATIENT).where(_PATIENT.c.tenant_id == tenant_id).order_by(_PATIENT.c.name, _PATIENT.c.patient_id)
+    return [(row.patient_id, row.name) for row in conn.execute(query.limit(SUGGESTIONS_MAX))]
+
+
 def visits(conn: Connection, tenant_id: str, from_at: datetime, to_at: datetime, therapist_id: str = "") -> list[Booked]:
     """Appointments that overlap the span, by start, cancelled ones too."""
     query = _visits(tenant_id).where(_APPOINTMENT.c.end_at > from_at, _APPOINTMENT.c.start_at < to_at)
@@ -77,8 +85,13 @@ def visit(conn: Connection, tenant_id: str, appointment_id: str) -> Booked | Non
     return _visit(row) if row is not None else None
 
 
-def ghosts(conn: Connection, tenant_id: str, from_at: datetime, to_at: datetime, therapist_id: str = "") -> list[Ghost]:
-    """Undecided requests that schedule or move something into the span, or cancel something inside it."""
+def ghosts(
+    conn: Connection, tenant_id: str, from_at: datetime, to_at: datetime, therapist_id: str = ""
+) -> tuple[list[Ghost], bool]:
+    """Undecided requests that schedule or move something into the span, or cancel something inside it.
+
+    Also says whether there are more undecided requests than were looked through.
+    """
     kinds = (CommandType.SCHEDULE, CommandType.RESCHEDULE, CommandType.CANCEL)
     contact = and_(_CONTACT.c.tenant_id == _COMMAND.c.tenant_id, _CONTACT.c.contact_id == _COMMAND.c.contact_id)
     patient = and_(_PATIENT.c.tenant_id == _COMMAND.c.tenant_id, _PATIENT.c.patient_id == _COMMAND.c.patient_id)
@@ -88,15 +101,19 @@ def ghosts(conn: Connection, tenant_id: str, from_at: datetime, to_at: datetime,
         .outerjoin(_PATIENT, patient)
         .where(_COMMAND.c.tenant_id == tenant_id, _COMMAND.c.done_at.is_(None), _COMMAND.c.command_type.in_(kinds))
         .order_by(_COMMAND.c.accepted_at, _COMMAND.c.command_id)
-        .limit(GHOSTS_MAX)
+        .limit(GHOSTS_MAX + 1)
     )
-    asked = [(row, msgspec.json.decode(row.payload_json)) for row in conn.execute(query)]
+    undecided = conn.execute(query).all()
+    asked = [(row, msgspec.json.decode(row.payload_json)) for row in undecided[:GHOSTS_MAX]]
     named = sorted({p["appointment_id"] for _, p in asked if isinstance(p.get("appointment_id"), str)})
     known = {
         row.appointment_id: _visit(row) for row in conn.execute(_visits(tenant_id).where(_APPOINTMENT.c.appointment_id.in_(named)))
     }
     found = [ghost for row, payload in asked if (ghost := _ghost(row, payload, known)) is not None]
-    return [g for g in found if g.end_at > from_at and g.start_at < to_at and (not therapist_id or g.therapist_id == therapist_id)]
+    inside = [
+        g for g in found if g.end_at > from_at and g.start_at < to_at and (not therapist_id or g.therapist_id == therapist_id)
+    ]
+    return inside, len(undecided) > GHOSTS_MAX
 
 
 def _ghost(row: Row[Any], payload: dict[str, Any], known: dict[str, Booked]) -> Ghost | None:

@@ -76,7 +76,11 @@ class AgendaRows:
     urls: dict[str, str]
     booked: int
     ghosts: int
+    more_ghosts: int
+    """How many undecided requests were looked through when there are more; 0 = all of them."""
     clashes: int
+    clinics: tuple[tuple[str, str], ...]
+    """Address and name of each clinic's agenda while none is chosen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +98,8 @@ class AgendaAct:
     pick_time: str
     pick_minutes: int
     contacts: tuple[tuple[str, str], ...]
+    patients: tuple[tuple[str, str], ...]
+    """Suggestions for a new appointment."""
     therapists: tuple[tuple[str, str], ...]
     therapist: str
     blocked: dict[str, str]
@@ -123,12 +129,13 @@ def load_agenda_rows(conn: Connection, visit: Visit) -> AgendaRows:
     }
     slots: list[tuple[str, Slot]] = []
     names: list[tuple[str, str]] = []
+    more = False
     if visit.chosen is not None:
         tenant_id = visit.chosen.tenant_id
         span_of = (_midnight(words, days[0]), _midnight(words, days[-1] + timedelta(days=1)))
         names = views.therapists(conn, tenant_id)
         booked = views.visits(conn, tenant_id, *span_of, therapist)
-        asked = views.ghosts(conn, tenant_id, *span_of, therapist)
+        asked, more = views.ghosts(conn, tenant_id, *span_of, therapist)
         slots = [(b.therapist_id, _booked(visit, b, booked, asked)) for b in booked]
         slots += [(g.therapist_id, _ghost(visit, g, booked, dict(names))) for g in asked if g.command_type != CommandType.CANCEL]
         slots.sort(key=lambda s: (s[1].start_at, s[1].ghost, s[1].id))
@@ -160,7 +167,11 @@ def load_agenda_rows(conn: Connection, visit: Visit) -> AgendaRows:
         urls=urls,
         booked=sum(not s.ghost and not s.cancelled for _, s in slots),
         ghosts=sum(s.ghost for _, s in slots),
+        more_ghosts=views.GHOSTS_MAX if more else 0,
         clashes=sum(s.clash for _, s in slots),
+        clinics=()
+        if visit.chosen is not None
+        else tuple((visit.urls.to("/agenda", clinic=c.slug, day=str(day), span=span), c.name) for c in visit.clinics),
     )
 
 
@@ -188,6 +199,7 @@ def load_agenda_act(conn: Connection, visit: Visit) -> AgendaAct:
         pick_time=f"{local:%H:%M}" if local else "",
         pick_minutes=int((pick.end_at - pick.start_at).total_seconds() // 60) if pick is not None else 50,
         contacts=tuple(views.who_may_ask(conn, tenant_id, pick.patient_id)) if pick is not None else (),
+        patients=tuple(views.patients(conn, tenant_id)) if tenant_id and pick is None else (),
         therapists=tuple(views.therapists(conn, tenant_id)) if tenant_id else (),
         therapist=visit.one("therapist"),
         blocked={t.value: blocked_text(words, t, since) for t in _BLOCKED} if since is not None else {},
