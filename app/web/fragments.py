@@ -29,6 +29,7 @@ from app.web.console import (
     replay,
     safe_mode,
     stories,
+    takeovers,
 )
 from app.web.console.visit import Viewer, Visit
 from app.web.i18n import environment, mark
@@ -89,6 +90,25 @@ FRAGMENTS: Final[Mapping[str, Fragment]] = {
         _state("manual_count", "base.html", mark("Manual review"), "manual", manual.ManualCount, manual.load_manual_count),
         _rows("manual_rows", "manual.html", mark("Tasks"), "manual", manual.ManualRows, manual.load_manual_rows, every_s=2),
         _rows("manual_detail", "manual.html", mark("Task"), "manual lane", manual.ManualDetail, manual.load_manual_detail),
+        _state(
+            "takeover_count", "base.html", mark("Taken over"), "tickets", takeovers.TakeoverCount, takeovers.load_takeover_count
+        ),
+        _rows(
+            "takeover_rows",
+            "takeovers.html",
+            mark("Conversations"),
+            "tickets",
+            takeovers.TakeoverRows,
+            takeovers.load_takeover_rows,
+        ),
+        _rows(
+            "takeover_detail",
+            "takeovers.html",
+            mark("Conversation"),
+            "tickets lane",
+            takeovers.TakeoverDetail,
+            takeovers.load_takeover_detail,
+        ),
         _state("queue_count", "base.html", mark("Queue"), "queue", banner.QueueCount, banner.load_queue_count),
         _state("numbers", "overview.html", mark("Numbers"), "queue manual tickets", overview.NumberCards, overview.load_numbers),
         _rows("needs", "overview.html", mark("Needs you now"), "queue manual tickets alerts", overview.Needs, overview.load_needs),
@@ -201,7 +221,7 @@ FRAGMENTS: Final[Mapping[str, Fragment]] = {
 }
 """All of them by id."""
 
-FRAME: Final = ("banner", "queue_count", "manual_count", "alert_count")
+FRAME: Final = ("banner", "queue_count", "manual_count", "takeover_count", "alert_count")
 """State fragments of every page."""
 
 STATE: Final = tuple(f for f in FRAGMENTS.values() if f.state)

@@ -31,6 +31,8 @@ class LaneActs:
     front_name: str
     missing: bool
     """Nobody has come to the front place yet."""
+    takeover: bool
+    """A person has the conversation already."""
 
 
 def load_lane_acts(conn: Connection, visit: Visit) -> LaneActs:
@@ -51,6 +53,7 @@ def load_lane_acts(conn: Connection, visit: Visit) -> LaneActs:
         front=front if head.waiting else None,
         front_name=visit.words.text(COMMAND_NAMES[here.command_type]) if here is not None else "",
         missing=here is None,
+        takeover=head.takeover,
     )
 
 

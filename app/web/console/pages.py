@@ -58,6 +58,9 @@ PAGES: Final = (
         count="queue_count",
     ),
     Page(id="manual", label=mark("Manual review"), group="operate", url="/manual", icon="person", key="m", count="manual_count"),
+    Page(
+        id="takeovers", label=mark("Taken over"), group="operate", url="/takeovers", icon="message", key="t", count="takeover_count"
+    ),
     Page(id="contacts", label=mark("Contacts"), group="operate", url="/contacts", icon="contacts", key="c", short=mark("Contacts")),
     Page(
         id="alerts",

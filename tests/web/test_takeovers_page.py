@@ -1,0 +1,71 @@
+"""The takeovers page over HTTP, without scripts."""
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from app.bootstrap import Services
+from app.web.app import create_app
+from tests.web.api_client import CONTACT, Api, open_api
+from tests.web.conftest import Browser, add_person, browser_client, sign_in
+
+PAGE = {"accept": "text/html"}
+
+
+@pytest.fixture
+async def api(running_services: Services, running_client: httpx.AsyncClient) -> Api:
+    return await open_api(running_services, running_client)
+
+
+@pytest.fixture
+async def rita(running_services: Services, api: Api) -> AsyncIterator[Browser]:
+    person = await add_person(running_services, "secretary", [api.clinic.tenant_id])
+    async with browser_client(create_app(running_services)) as opened:
+        yield await sign_in(running_services, opened, person)
+
+
+async def send(browser: Browser, path: str, **form: str) -> httpx.Response:
+    return await browser.client.post(path, data={"_csrf": browser.csrf_token, **form}, headers=PAGE)
+
+
+async def shown(browser: Browser, path: str = "/takeovers") -> str:
+    answer = await browser.client.get(path, headers=PAGE)
+    assert answer.status_code == 200
+    return answer.text
+
+
+async def test_a_secretary_takes_a_conversation_from_the_contact_answers_and_gives_it_back(api: Api, rita: Browser) -> None:
+    assert 'action="/takeovers/open"' in await shown(rita, f"/contacts/{api.clinic.slug}/{CONTACT}")
+    opened = await send(rita, "/takeovers/open", clinic=api.clinic.slug, contact_id=CONTACT, reason="pediu uma pessoa")
+    where = opened.headers["location"]
+    assert where.startswith("/takeovers?takeover=")
+    page = await shown(rita, where)
+    assert "pediu uma pessoa" in page
+    assert "O robô não responde desde" in page
+    number = where.partition("takeover=")[2]
+    for act, more in (("start", {}), ("reply", {"text": "Oi, Maria."}), ("close", {"reason": "resolvido"})):
+        done = await send(rita, "/takeovers/act", ticket_id=number, act=act, **more)
+        assert done.headers["location"] == where
+    assert "Devolvida" in await shown(rita, where)
+    assert "Nenhuma conversa está com uma pessoa." in await shown(rita)
+    assert not (await api.get(f"/contacts/{CONTACT}"))["takeover_active"]
+
+
+async def test_what_changed_meanwhile_is_shown_and_not_overwritten(api: Api, rita: Browser) -> None:
+    answer = await api.call("POST", "/takeovers", json={"contact_id": CONTACT, "reason": "x"})
+    number = answer.json()["takeover_id"]
+    await api.call("POST", f"/takeovers/{number}/start")
+    late = await send(rita, "/takeovers/act", ticket_id=number, act="start", rev="1")
+    assert "changed=1" in late.headers["location"]
+    assert (await send(rita, "/takeovers/act", ticket_id=number, act="reply", text=" ")).status_code == 400
+    assert (await send(rita, "/takeovers/open", clinic=api.clinic.slug, contact_id=CONTACT, reason="eu")).status_code == 409
+
+
+async def test_conversations_of_another_clinic_do_not_exist(api: Api, rita: Browser) -> None:
+    stranger = await open_api(api.services, api.client, "clinica-vizinha")
+    answer = await stranger.call("POST", "/takeovers", json={"contact_id": CONTACT, "reason": "segredo"})
+    number = answer.json()["takeover_id"]
+    assert "segredo" not in await shown(rita, f"/takeovers?takeover={number}")
+    assert (await send(rita, "/takeovers/act", ticket_id=number, act="close", reason="x")).status_code == 404
+    assert (await send(rita, "/takeovers/open", clinic="clinica-vizinha", contact_id=CONTACT, reason="x")).status_code == 404
