@@ -1,16 +1,32 @@
 """The agenda on the screen: a person schedules without scripts, sees what came of it, and in safe mode is told what to do."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from e2e.conftest import SECRETARY, House, live
+from e2e.clinic import Clinic
+from e2e.conftest import SECRETARY, House, Noise, live
 from e2e.test_looks import axe, prefer
+from tests.server import Server, init
 
 __all__ = ["axe"]
 
 DAY = "2029-05-14"
+
+
+@pytest.fixture
+def own_house(tmp_path: Path) -> Iterator[House]:
+    """A clinic that nobody else looks at, so that its safe mode disturbs nobody."""
+    url = f"sqlite:///{tmp_path / 'kora.db'}"
+    made = init(url, "sol")
+    server = Server(url).start()
+    clinic = Clinic(server, made["tenant"]["id"], "sol", made["keys"]["tenant"])
+    clinic.furnish()
+    yield House(server, clinic, made["superadmin"]["email"], made["superadmin"]["password"])
+    server.kill()
+    server.log.unlink(missing_ok=True)
 
 
 def test_a_secretary_schedules_without_scripts_and_a_second_one_reads_free_times(
@@ -65,3 +81,41 @@ def test_the_agenda_is_accessible_and_never_scrolls_sideways(
         assert axe(page) == []
         assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0, path
     prefer(page, language="pt_BR", theme="auto")
+
+
+@pytest.mark.story("S-PC-03-002")
+def test_in_safe_mode_the_button_keeps_its_focus_says_why_and_books_nothing(
+    own_house: House, people: Callable[..., BrowserContext], axe: Callable[[Page], list[str]], noise: Noise
+) -> None:
+    noise.expected += ("status of 409",)
+    clinic = own_house.clinic
+    contact = clinic.family("Rosa Parada")
+    page = people(base_url=own_house.server.url).new_page()
+    own_house.sign_in(page)
+    page.goto(f"/agenda?day={DAY}")
+    live(page)
+    clinic.call("POST", "/safe-mode/enter", json={"reason": "o Redis parou de responder"})
+    clinic.command(contact, payload={"therapist_id": "t-ana", "start": f"{DAY}T17:00:00Z", "end": f"{DAY}T17:50:00Z"})
+    # both show up on the open page
+    expect(page.locator("#agenda_rows .slot-ghost")).to_contain_text("14:00-14:50")
+    said = "Não dá para agendar agora: modo seguro ligado desde"
+    expect(page.locator("#blocked_schedule")).to_contain_text(said)
+    page.locator("#agenda_new summary").click()
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        assert axe(page) == []
+
+    page.locator("#contact_schedule").fill(contact)
+    page.locator("#patient_schedule").fill("p-pedro")
+    page.locator("#time_schedule").fill("09:00")
+    page.locator("#reason_schedule").fill("a família ligou")
+    button = page.get_by_role("button", name="Agendar")
+    button.focus()
+    expect(button).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(f"{own_house.server.url}/agenda/ask")
+    expect(page.get_by_text(said)).to_be_visible()
+    expect(page.get_by_text("assumir a conversa ou ligar para a família")).to_be_visible()
+    page.goto(f"/agenda?day={DAY}")
+    expect(page.locator("#agenda_rows .slot")).to_have_count(1)
+    expect(page.locator("#agenda_rows .slot-ghost")).to_have_count(1)
