@@ -20,6 +20,7 @@ from app.engine.alerts import AlertLoop
 from app.engine.channel_book import ChannelBook
 from app.engine.channel_watch import ChannelWatch
 from app.engine.conversations import Conversations
+from app.engine.d1 import D1
 from app.engine.dispatch import Dispatch
 from app.engine.drain import Drain
 from app.engine.health import Health
@@ -158,6 +159,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
         channel_watch,
         outbox,
         takeovers,
+        D1(database, clock),
         alerts,
         audit,
         nodes,

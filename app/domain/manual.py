@@ -95,7 +95,7 @@ _TABS: Final[Mapping[str, Tab]] = {
     "delivery_refused": Tab.DELIVERY,
     "delivery_unknown": Tab.DELIVERY,
     "delivery_given_up": Tab.DELIVERY,
-    "d1_unconfirmed": Tab.CONFIRMATION,
+    "day_before_unconfirmed": Tab.CONFIRMATION,
 }
 
 

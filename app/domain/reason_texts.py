@@ -171,6 +171,12 @@ REASONS: Final[dict[str, Row]] = {
         "The request with this number never arrived.",
         "Check at the source what was lost and talk to the family.",
     ),
+    "day_before_unconfirmed": (
+        "A família não confirmou a consulta de amanhã.",
+        "Ligue para a família e registre o resultado.",
+        "The family has not confirmed tomorrow's visit.",
+        "Call the family and note what came of it.",
+    ),
     "skipped_by_person": (
         "Uma pessoa pulou este lugar, com motivo registrado.",
         "Cumpra a obrigação aberta na revisão manual.",

@@ -51,6 +51,7 @@ class Reason(StrEnum):
     WAITED_TOO_LONG = "waited_too_long"
     PLACE_NEVER_FILLED = "place_never_filled"
     SKIPPED_BY_PERSON = "skipped_by_person"
+    DAY_BEFORE_UNCONFIRMED = "day_before_unconfirmed"
     # parked (step 4)
     MODE_UNREADABLE = "mode_unreadable"
     SAFE_MODE_ACTIVE = "safe_mode_active"

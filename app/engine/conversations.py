@@ -14,6 +14,7 @@ import structlog
 
 from app.clock import Clock
 from app.domain.confirmation import is_explicit_confirmation
+from app.domain.d1_texts import d1_answer
 from app.domain.envelopes import Command, canonical_json, sha256_hex
 from app.domain.states import CommandType, RequestedBy, Source, State
 from app.domain.triage import Intent
@@ -92,6 +93,10 @@ class Conversations:
                 return None
             heard.confirmed = True
             return _confirmed(command_of(conversation.proposed), row)
+        answer = d1_answer(button if isinstance(button, str) else "", said=said)
+        asked = conversation.asked.pop(0) if answer is not None and conversation.asked else None
+        if answer is not None and asked is not None:
+            return _d1(asked, row, answer)
         if row.intent == Intent.TAKEOVER_REQUEST and conversation.row.takeover_id is None:
             return _takeover(row)
         return None
@@ -120,6 +125,32 @@ def _confirmed(proposed: Command, message: Any) -> Command:
         as_of=proposed.as_of,
         occurred_at=message.occurred_at,
         causation_id=proposed.command_id,
+        source=Source.WHATSAPP,
+    )
+
+
+def _d1(appointment: Any, message: Any, answer: str) -> Command:
+    """The family's answer to the question of the day before, on the appointment as it stands."""
+    name = f"{message.tenant_id}:{appointment.appointment_id}:{appointment.start_at.isoformat()}:{message.event_id}"
+    payload = {"appointment_id": appointment.appointment_id, "answer": answer}
+    return Command(
+        command_id=sha256_hex(f"d1:{name}")[:32],
+        tenant_id=message.tenant_id,
+        contact_id=message.contact_id,
+        command_type=CommandType.D1_CONFIRMATION,
+        idempotency_key=f"d1:{sha256_hex(name)[:40]}",
+        fingerprint=sha256_hex(canonical_json([message.contact_id, CommandType.D1_CONFIRMATION, appointment.patient_id, payload])),
+        requested_by=RequestedBy.SYSTEM,
+        confirmed_by_contact=True,
+        correlation_id=message.correlation_id,
+        payload=payload,
+        conversation_id=message.conversation_id,
+        patient_id=appointment.patient_id,
+        conversation_version=message.conversation_version,
+        entity_version=appointment.version,
+        as_of=max(appointment.as_of, message.occurred_at),
+        occurred_at=message.occurred_at,
+        causation_id=message.event_id,
         source=Source.WHATSAPP,
     )
 

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from app.channels.http import TOTAL_S
-from app.channels.outbound import Channel, OutboundMessage, Outcome, SendResult, Template
+from app.channels.outbound import Channel, OutboundMessage, Outcome, ReplyButton, SendResult, Template
 from app.clock import Clock
 from app.domain.delivery import OutboxStatus, after_attempt
 from app.engine.channel_book import ChannelBook, NoChannel
@@ -292,6 +292,15 @@ def _message(delivery: Due, to: str | None, settings: dict[str, object], now: da
         template=_template(body.get("template"), settings, text),
         window_open=None if heard is None else now - heard < WINDOW,
         document=body.get("document"),
+        buttons=_buttons(body.get("buttons")),
+    )
+
+
+def _buttons(given: object) -> tuple[ReplyButton, ...]:
+    """Buttons of the body: `[{"id", "title"}]`; anything else is none."""
+    found = given if isinstance(given, list) else []
+    return tuple(
+        ReplyButton(id=str(b["id"]), title=str(b["title"])) for b in found if isinstance(b, dict) and {"id", "title"} <= b.keys()
     )
 
 

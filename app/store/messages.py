@@ -12,10 +12,11 @@ from app.store.bulk import joined_rows, update_rows
 from app.store.events import publish_many
 from app.store.inbox import Receipt, Submission, accept
 from app.store.lanes import LaneKey
-from app.store.tables import InboxCommand, InboxMessage, Lane, Proposal, table
+from app.store.tables import Appointment, D1StepRow, InboxCommand, InboxMessage, Lane, Proposal, table
 
 _LANE, _MESSAGE = table(Lane), table(InboxMessage)
 _PROPOSAL, _COMMAND = table(Proposal), table(InboxCommand)
+_ASKED, _APPOINTMENT = table(D1StepRow), table(Appointment)
 _KEY = ("tenant_id", "contact_id")
 
 GAP_PATIENCE = timedelta(seconds=10)
@@ -30,6 +31,8 @@ class Conversation:
     messages: list[Row[Any]] = field(default_factory=list)
     proposal: Row[Any] | None = None
     proposed: Row[Any] | None = None
+    asked: list[Row[Any]] = field(default_factory=list)
+    """Appointments that the contact was asked about the day before and that still stand as they were, the nearest first."""
 
     @property
     def key(self) -> LaneKey:
@@ -69,7 +72,32 @@ def unheard(conn: Connection, limit: int, chain: int) -> list[Conversation]:
     if ids:
         for row in joined_rows(conn, _COMMAND, ids, keys=("tenant_id", "command_id"), columns=_COMMAND.c.keys()):
             found[(row.tenant_id, row.contact_id)].proposed = row
+    _load_asked(conn, found, keys)
     return list(found.values())
+
+
+def _load_asked(conn: Connection, found: dict[LaneKey, Conversation], keys: list[dict[str, Any]]) -> None:
+    """The questions of the day before that nobody has answered (a moved or cancelled appointment is not asked about)."""
+    where = "t.action = 'ask_family' AND t.outcome = 'done'"
+    asked = joined_rows(conn, _ASKED, keys, keys=_KEY, columns=_ASKED.c.keys(), where=where, tail="ORDER BY t.start_at").all()
+    if not asked:
+        return
+    names = [{"tenant_id": row.tenant_id, "appointment_id": row.appointment_id, "was_start_at": row.start_at} for row in asked]
+    standing = {
+        (row.tenant_id, row.appointment_id, row.start_at): row
+        for row in joined_rows(
+            conn,
+            _APPOINTMENT,
+            names,
+            keys=("tenant_id", "appointment_id"),
+            columns=_APPOINTMENT.c.keys(),
+            where="t.status = 'scheduled' AND t.start_at = r.was_start_at",
+        )
+    }
+    for row in asked:
+        appointment = standing.get((row.tenant_id, row.appointment_id, row.start_at))
+        if appointment is not None:
+            found[(row.tenant_id, row.contact_id)].asked.append(appointment)
 
 
 def hear(conn: Connection, heard: Sequence[Heard], now: datetime) -> list[Receipt]:

@@ -10,6 +10,7 @@ from app.store.tables.base import metadata, table
 from app.store.tables.clinic import Appointment, AppointmentVersion, Contact, Guardian, Lane, LaneLock, Patient, Therapist
 from app.store.tables.clocks import SourceClock
 from app.store.tables.contingency import ContingencyChannel, DrainRow
+from app.store.tables.d1 import D1StepRow
 from app.store.tables.effects import DeliveryStatus, Ledger, ManualTask, Outbox, Ticket
 from app.store.tables.inbox import InboxCommand, InboxMessage, MalformedItem, Proposal
 from app.store.tables.people import ApiKey, SettingsDoc, Tenant, UserAccount, UserTenant, WebSession
@@ -30,6 +31,7 @@ __all__ = [
     "Contact",
     "ContingencyChannel",
     "ContingencyNotice",
+    "D1StepRow",
     "DeliveryStatus",
     "DrainRow",
     "EventLog",

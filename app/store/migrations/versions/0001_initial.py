@@ -327,6 +327,26 @@ def upgrade() -> None:
         postgresql_where=sa.text("result IS NULL"),
     )
     op.create_table(
+        "d1_step",
+        sa.Column("tenant_id", sa.String(length=40), nullable=False),
+        sa.Column("appointment_id", sa.String(length=200), nullable=False),
+        sa.Column("start_at", UTCDateTime(), nullable=False),
+        sa.Column("action", sa.String(length=20), nullable=False),
+        sa.Column("done_at", UTCDateTime(), nullable=False),
+        sa.Column("late", sa.Boolean(), nullable=False),
+        sa.Column("outcome", sa.String(length=20), nullable=False),
+        sa.Column("contact_id", sa.String(length=200), nullable=True),
+        sa.PrimaryKeyConstraint("tenant_id", "appointment_id", "start_at", "action", name=op.f("pk_d1_step")),
+    )
+    op.create_index(
+        "ix_d1_step_asked",
+        "d1_step",
+        ["tenant_id", "contact_id"],
+        unique=False,
+        sqlite_where=sa.text("action = 'ask_family' AND contact_id IS NOT NULL"),
+        postgresql_where=sa.text("action = 'ask_family' AND contact_id IS NOT NULL"),
+    )
+    op.create_table(
         "delivery_status",
         sa.Column("tenant_id", sa.String(length=40), nullable=False),
         sa.Column("provider_message_id", sa.String(length=200), nullable=False),
@@ -1096,6 +1116,13 @@ def downgrade() -> None:
     op.drop_index("ix_drain_tenant", table_name="drain")
     op.drop_table("drain")
     op.drop_table("delivery_status")
+    op.drop_index(
+        "ix_d1_step_asked",
+        table_name="d1_step",
+        sqlite_where=sa.text("action = 'ask_family' AND contact_id IS NOT NULL"),
+        postgresql_where=sa.text("action = 'ask_family' AND contact_id IS NOT NULL"),
+    )
+    op.drop_table("d1_step")
     op.drop_index(
         "ix_contingency_notice_open",
         table_name="contingency_notice",
