@@ -340,7 +340,21 @@ def test_two_processes_in_one_test_do_not_share_counters() -> None:
 
 
 def test_labels_never_carry_personal_data() -> None:
-    allowed = {"status", "result", "priority", "mode", "loop", "kind", "intent", "method", "route", "le", "generation"}
+    allowed = {
+        "status",
+        "result",
+        "priority",
+        "mode",
+        "loop",
+        "kind",
+        "intent",
+        "method",
+        "route",
+        "le",
+        "generation",
+        "check",
+        "outcome",
+    }
     names = {label for family in Metrics().registry.collect() for sample in family.samples for label in sample.labels} | {
         name for metric in vars(Metrics()).values() for name in getattr(metric, "_labelnames", ())
     }

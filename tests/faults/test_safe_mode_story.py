@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import Connection, select
 
 from app.store.database import run_in_thread
-from app.store.tables import ContingencyNotice, Ledger, SafeStep, Ticket, table
+from app.store.tables import ContingencyNotice, Ledger, Outbox, SafeStep, Ticket, table
 from tests.server import Server, init, kora
 from tests.services import RedisServer
 from tests.web.api_client import PERMISSION
@@ -213,7 +213,11 @@ def tell_the_story(url: str, sink: Sink) -> None:
     assert set(contingency) <= {f"551190000000{n}" for n in range(len(FAMILIES))}
     notices = [n for n in rows(url, ContingencyNotice) if n.intent == "schedule"]
     assert sorted(n.contact_id for n in notices) == sorted(FAMILIES)
-    assert [n.result for n in notices].count("contingency_message_sent_ticket_opened") >= len(FAMILIES) - 1
+    # a node that died between sending and writing it down leaves an unknown outcome: to a person, never sent again
+    ended = {o.contact_id: o.status for o in rows(url, Outbox) if "nada foi marcado ainda" in o.body_json}
+    assert sorted(ended) == sorted(FAMILIES)
+    verdicts = {"sent": "contingency_message_sent_ticket_opened", "unknown": "contingency_message_failed_ticket_opened"}
+    assert {n.contact_id: n.result for n in notices} == {name: verdicts[status] for name, status in ended.items()}
     assert [t.kind for t in rows(url, Ticket)].count("critical") == 1
     assert {path for path, _ in sink.requests} >= {"/ops", "/super"}
     steps = [step.kind for step in sorted(rows(url, SafeStep), key=lambda s: s.position)]

@@ -1,0 +1,87 @@
+"""What a secretary does with a late request and with a family that asks for a person, in a real browser."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from playwright.sync_api import BrowserContext, Page, expect
+
+from e2e.clinic import until
+from e2e.conftest import SECRETARY, House, Noise, live
+from e2e.test_looks import AXE, RUN
+
+
+def clean(page: Page, noise: Noise) -> None:
+    """No finding of axe in light and dark, no sideways scroll at 360 px."""
+    noise.expected += ("Content Security Policy", "policy: style-src")  # axe tries inline styles of its own
+    page.evaluate(AXE)
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        assert page.evaluate(RUN) == [], scheme
+    page.set_viewport_size({"width": 360, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.set_viewport_size({"width": 1366, "height": 900})
+
+
+def test_a_secretary_finds_a_late_request_sees_why_and_settles_it_with_a_new_one(
+    own_house: House, people: Callable[..., BrowserContext], noise: Noise
+) -> None:
+    clinic = own_house.clinic
+    families = [clinic.family(name) for name in ("Maria", "João", "Ana")]
+    page = people(base_url=own_house.server.url).new_page()
+    own_house.sign_in(page, SECRETARY)
+    page.goto("/manual")
+    live(page)
+    late = (datetime.now(UTC) - timedelta(hours=3)).isoformat()  # noqa: TID251  # the test is outside the product
+    for contact_id in families:
+        clinic.command(contact_id, occurred_at=late)
+    rows = page.locator("#manual_rows .task")
+    expect(rows).to_have_count(3)  # they appear by themselves
+    expect(page.locator("#manual_count")).to_contain_text("3")
+    rows.filter(has_text="Maria").get_by_role("link").click()
+    detail = page.locator("#manual_detail")
+    expect(detail).to_contain_text("O prazo do pedido já tinha passado. Fale com a família antes de refazer.")
+    clean(page, noise)
+    detail.get_by_role("button", name="Eu cuido").click()
+    expect(detail).to_contain_text("com Secretary")
+    detail.locator("#task_apply summary").click()
+    detail.locator("#task_reason").fill("confirmado por telefone")
+    detail.locator("input[name=confirmed]").check()
+    detail.get_by_role("button", name="Executar: Agendar").click()
+    expect(detail).to_contain_text("Executado")
+    until(lambda: len(clinic.call("GET", "/manual-tasks")["items"]) == 2, "the task is closed")
+    # several at once: it asks first
+    page.goto("/manual")
+    for row in (0, 1):
+        page.locator("#manual_rows .task input[type=checkbox]").nth(row).check()
+    page.locator("#close_many summary").click()
+    page.locator("#many_outcome").select_option("not_needed")
+    page.locator("input[name=sure]").check()
+    page.get_by_role("button", name="Encerrar as marcadas").click()
+    expect(page.locator("#manual_rows")).to_contain_text("Nenhuma tarefa aqui.")
+
+
+def test_a_family_asks_for_a_person_who_answers_and_gives_the_conversation_back(
+    own_house: House, people: Callable[..., BrowserContext], noise: Noise
+) -> None:
+    clinic = own_house.clinic
+    contact_id = clinic.family("Maria")
+    page = people(base_url=own_house.server.url).new_page()
+    own_house.sign_in(page, SECRETARY)
+    page.goto("/takeovers")
+    live(page)
+    clinic.message(contact_id, "quero falar com uma pessoa")
+    detail = page.locator("#takeover_detail")
+    expect(page.locator("#takeover_rows .row-link")).to_have_text("Maria")
+    expect(detail).to_contain_text("quero falar com uma pessoa")
+    expect(detail).to_contain_text("O robô não responde desde")
+    clean(page, noise)
+    detail.get_by_role("button", name="Eu cuido").click()
+    expect(detail).to_contain_text("com Secretary")
+    detail.locator("#takeover_text").fill("Oi, Maria, aqui é a Rita.")
+    detail.get_by_role("button", name="Enviar").click()
+    expect(detail).to_contain_text("A família já tem resposta")
+    detail.locator("#takeover_close summary").click()
+    detail.locator("#takeover_reason").fill("resolvido")
+    detail.get_by_role("button", name="Devolver").click()
+    expect(detail).to_contain_text("Devolvida")
+    assert not clinic.call("GET", f"/contacts/{contact_id}")["takeover_active"]
