@@ -163,7 +163,7 @@ def test_without_scripts_the_first_paint_shows_the_true_state(
     people: Callable[..., BrowserContext], house: House, lane: str, admin_state: StorageState
 ) -> None:
     page = people(storage_state=admin_state, base_url=house.server.url, java_script_enabled=False).new_page()
-    page.goto("/queue?contact=Beatriz")
+    page.goto(f"/queue?contact={lane.rpartition('/')[2]}")
     expect(page.locator("#queue_rows tr[data-row]")).to_have_count(2)
     expect(page.locator("noscript p")).to_be_visible()
     page.locator("#queue_rows .row-link").first.click()
