@@ -186,7 +186,7 @@ def test_nobody_acknowledges_and_everything_follows_though_nodes_die(postgres_ur
         assert "recovery_action" in call("POST", "/safe-mode/exit")["missing"]
         call("POST", "/safe-mode/recovery", DONE, 200)
         until("green", lambda: call("POST", "/safe-mode/exit")["state"] == "recovering", 8)
-        until("minute two", lambda: call.state()["health_window"]["green_s"] > 120, 8)
+        until("minute six", lambda: call.state()["health_window"]["green_s"] > 300, 12)
         redis_server.kill()
         aborted = until("the abort", lambda: (s := call.state())["state"] == "safe_mode_active" and s, 5)
         assert (aborted["last_exit_result"], aborted["last_exit_reason"]) == ("safe_mode_exit_aborted_health_unstable", "redis")
