@@ -23,6 +23,7 @@ from app.engine.conversations import Conversations
 from app.engine.d1 import D1
 from app.engine.dispatch import Dispatch
 from app.engine.drain import Drain
+from app.engine.evidence import Evidence
 from app.engine.health import Health
 from app.engine.intake import Intake
 from app.engine.locks import DatabaseLocks, LaneLocks
@@ -67,6 +68,7 @@ class Services:
     takeovers: Takeovers
     drain: Drain
     alerts: AlertLoop
+    evidence: Evidence
     replay: Replay
     skew: SkewWatch
     channel_watch: ChannelWatch
@@ -139,6 +141,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
     takeovers = Takeovers(database, clock)
     drain = Drain(database, clock)
     alerts = AlertLoop(database, clock, channels, metrics, public_url=settings.public_url, secret_key=settings.secret_key)
+    evidence = Evidence(database, clock, metrics, secret_key=settings.secret_key)
     replay = Replay(database, clock, policies)
     skew = SkewWatch(database, clock)
     channel_watch = ChannelWatch(database, clock)
@@ -165,6 +168,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
         nodes,
         health,
         safe_mode,
+        evidence,
     ]
     if settings.heartbeat_url:
         loops.append(Heartbeat(http, settings.heartbeat_url, supervisor, audit))
@@ -181,6 +185,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
         takeovers=takeovers,
         drain=drain,
         alerts=alerts,
+        evidence=evidence,
         replay=replay,
         skew=skew,
         channel_watch=channel_watch,
@@ -232,6 +237,7 @@ def _join(services: Services) -> None:
 
     dispatch.on_committed.append(committed)
     services.alerts.on_change += [hub.wake, services.safe_mode.wake.set]
+    services.evidence.on_change += [hub.wake, services.alerts.wake.set]
     services.health.on_sample.append(services.safe_mode.wake.set)
     services.safe_mode.on_change += [dispatch.wake.set, outbox.wake.set, hub.wake]
 

@@ -94,6 +94,11 @@ def digest(content: bytes) -> FileDigest:
     return FileDigest(sha256=sha256(content).hexdigest(), size_bytes=len(content))
 
 
+def row_digests(content: bytes) -> list[str]:
+    """Short digests of a file's lines, so that a changed file can say which row changed."""
+    return [sha256(line).hexdigest()[:16] for line in content.split(b"\n")[:-1]]
+
+
 def manifest(files: Mapping[str, bytes], *, about: Mapping[str, Any], audit_head: str) -> dict[str, Any]:
     """The manifest of a pack: every file with its digest, what it is about, and the head of the audit chain it hangs on.
 
@@ -103,13 +108,16 @@ def manifest(files: Mapping[str, bytes], *, about: Mapping[str, Any], audit_head
         "schema_version": SCHEMA_VERSION,
         "about": dict(about),
         "audit_head": audit_head,
-        "files": {name: {"sha256": d.sha256, "size_bytes": d.size_bytes} for name, d in _digests(files).items()},
+        "files": {name: _listing(name, files[name]) for name in sorted(files)},
     }
     return document | {"root": root_of(document)}
 
 
-def _digests(files: Mapping[str, bytes]) -> dict[str, FileDigest]:
-    return {name: digest(files[name]) for name in sorted(files)}
+def _listing(name: str, content: bytes) -> dict[str, Any]:
+    """What the manifest says about one file; of lines, about each."""
+    found = digest(content)
+    rows = {"rows": row_digests(content)} if name.endswith(".jsonl") else {}
+    return {"sha256": found.sha256, "size_bytes": found.size_bytes} | rows
 
 
 def root_of(document: Mapping[str, Any]) -> str:
@@ -123,6 +131,8 @@ class PackFault:
 
     name: str
     fault: str
+    row: int | None = None
+    """Line of the file that changed, from 1; None where the file has no rows or the manifest none of them."""
 
 
 def check_pack(document: Mapping[str, Any], files: Mapping[str, bytes]) -> tuple[PackFault, ...]:
@@ -131,12 +141,23 @@ def check_pack(document: Mapping[str, Any], files: Mapping[str, bytes]) -> tuple
     faults = [] if document.get("root") == root_of(document) else [PackFault("manifest.json", "manifest_changed")]
     if not isinstance(listed, dict):
         return (*faults, PackFault("manifest.json", "manifest_unreadable"))
-    found = _digests(files)
-    for name in sorted(listed.keys() | found.keys()):
-        if name not in found:
+    for name in sorted(listed.keys() | files.keys()):
+        if name not in files:
             faults.append(PackFault(name, "missing"))
         elif name not in listed:
             faults.append(PackFault(name, "unlisted"))
-        elif listed[name] != {"sha256": found[name].sha256, "size_bytes": found[name].size_bytes}:
-            faults.append(PackFault(name, "changed"))
+        elif listed[name] != _listing(name, files[name]):
+            faults.append(PackFault(name, "changed", _changed_row(listed[name], files[name])))
     return tuple(faults)
+
+
+def _changed_row(listing: Any, content: bytes) -> int | None:
+    """The first line that is not what the manifest lists."""
+    rows = listing.get("rows") if isinstance(listing, dict) else None
+    if not isinstance(rows, list):
+        return None
+    found = row_digests(content)
+    for number, (listed, seen) in enumerate(zip(rows, found, strict=False), 1):
+        if listed != seen:
+            return number
+    return min(len(rows), len(found)) + 1

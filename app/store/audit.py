@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, Row, select, update
 
 from app.domain.envelopes import canonical_json
 from app.domain.ledger_chain import GENESIS, entry_hash
 from app.store.bulk import insert_rows
 from app.store.tables import AuditEntry, AuditHead, table
 
-__all__ = ["GLOBAL_CHAIN", "HASHED_FIELDS", "append", "entry_hash"]
+__all__ = ["GLOBAL_CHAIN", "HASHED_FIELDS", "append", "entry_hash", "lock_head"]
 
 _ENTRY, _HEAD = table(AuditEntry), table(AuditHead)
 
@@ -51,9 +51,7 @@ def append(
     correlation_id: str | None = None,
 ) -> int:
     """Append one entry in the caller's transaction; returns its number in the chain (1, 2, 3, ...)."""
-    insert_rows(conn, _HEAD, [{"chain": chain, "number": 0, "hash": GENESIS}], ignore_conflicts=True)
-    query = select(_HEAD.c.number, _HEAD.c.hash).where(_HEAD.c.chain == chain)
-    head = conn.execute(query.with_for_update() if conn.dialect.name == "postgresql" else query).one()
+    head = lock_head(conn, chain)
     fields: dict[str, Any] = {
         "chain": chain,
         "number": head.number + 1,
@@ -71,3 +69,10 @@ def append(
     insert_rows(conn, _ENTRY, [fields | {"prev_hash": head.hash, "hash": digest}])
     conn.execute(update(_HEAD).where(_HEAD.c.chain == chain).values(number=fields["number"], hash=digest))
     return int(fields["number"])
+
+
+def lock_head(conn: Connection, chain: str) -> Row[int, str]:
+    """The tail of a chain (`number`, `hash`), locked until the commit: nothing is appended meanwhile but by the caller."""
+    insert_rows(conn, _HEAD, [{"chain": chain, "number": 0, "hash": GENESIS}], ignore_conflicts=True)
+    query = select(_HEAD.c.number, _HEAD.c.hash).where(_HEAD.c.chain == chain)
+    return conn.execute(query.with_for_update() if conn.dialect.name == "postgresql" else query).one()

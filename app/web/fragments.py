@@ -37,7 +37,21 @@ from app.web.i18n import environment, mark
 C = TypeVar("C")
 
 TOPICS: Final = frozenset(
-    {"queue", "lane", "manual", "tickets", "safe_mode", "settings", "guardians", "agenda", "overview", "alerts", "replay", "health"}
+    {
+        "queue",
+        "lane",
+        "manual",
+        "tickets",
+        "safe_mode",
+        "settings",
+        "guardians",
+        "agenda",
+        "overview",
+        "alerts",
+        "replay",
+        "health",
+        "evidence",
+    }
 )
 """Topics of the event log that screens listen to."""
 

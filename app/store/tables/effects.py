@@ -135,6 +135,7 @@ class Ticket(SQLModel, table=True):
     __tablename__ = "ticket"
     __table_args__ = (
         partial("uq_ticket_takeover_open", "tenant_id", "contact_id", where="kind = 'takeover' AND closed_at IS NULL", unique=True),
+        Index("ix_ticket_correlation", "tenant_id", "correlation_id"),
     )
     ticket_id: str = key(40)
     tenant_id: str = Field(max_length=40)

@@ -98,7 +98,10 @@ class MalformedItem(SQLModel, table=True):
     """An unusable item, kept whole (`raw_json`); the same bytes again only raise `times`."""
 
     __tablename__ = "malformed_item"
-    __table_args__ = (UniqueConstraint("tenant_id", "raw_hash"),)
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "raw_hash"),
+        Index("ix_malformed_item_correlation", "tenant_id", "correlation_id"),
+    )
     tenant_id: str = key(40)
     item_id: str = key()
     given_id: str | None = Field(default=None, max_length=200, index=True)

@@ -399,6 +399,68 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_event_log_at"), "event_log", ["at"], unique=False)
     op.create_table(
+        "evidence_file",
+        sa.Column("pack_id", sa.String(length=40), nullable=False),
+        sa.Column("content", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("pack_id", name=op.f("pk_evidence_file")),
+    )
+    op.create_table(
+        "evidence_pack",
+        sa.Column("pack_id", sa.String(length=40), nullable=False),
+        sa.Column("scope", sa.String(length=40), nullable=False),
+        sa.Column("tenant_id", sa.String(length=40), nullable=True),
+        sa.Column("kind", sa.String(length=12), nullable=False),
+        sa.Column("subject", sa.String(length=300), nullable=False),
+        sa.Column("span", sa.String(length=80), nullable=False),
+        sa.Column("from_at", UTCDateTime(), nullable=True),
+        sa.Column("until_at", UTCDateTime(), nullable=True),
+        sa.Column("reason", sa.String(length=500), nullable=False),
+        sa.Column("requested_by", sa.String(length=200), nullable=False),
+        sa.Column("automatic", sa.Boolean(), nullable=False),
+        sa.Column("requested_at", UTCDateTime(), nullable=False),
+        sa.Column("due_at", UTCDateTime(), nullable=True),
+        sa.Column("lease_token", sa.String(length=64), nullable=True),
+        sa.Column("lease_until", UTCDateTime(), nullable=True),
+        sa.Column("tries", sa.Integer(), nullable=False),
+        sa.Column("result", sa.String(length=40), nullable=True),
+        sa.Column("share", sa.Float(), nullable=True),
+        sa.Column("missing_json", sa.Text(), nullable=False),
+        sa.Column("finished_at", UTCDateTime(), nullable=True),
+        sa.Column("flow_id", sa.String(length=4), nullable=True),
+        sa.Column("correlation_id", sa.String(length=220), nullable=True),
+        sa.Column("terminal_state", sa.String(length=60), nullable=True),
+        sa.Column("document_json", sa.Text(), nullable=True),
+        sa.Column("facts_hash", sa.String(length=64), nullable=True),
+        sa.Column("root", sa.String(length=64), nullable=True),
+        sa.Column("key_id", sa.String(length=32), nullable=True),
+        sa.Column("audit_number", sa.Integer(), nullable=True),
+        sa.Column("size_bytes", sa.Integer(), nullable=True),
+        sa.CheckConstraint(
+            "kind IN ('flow','contact','alert','safe_mode','replay','takeover','drill','deferred')",
+            name=op.f("ck_evidence_pack_kind"),
+        ),
+        sa.PrimaryKeyConstraint("pack_id", name=op.f("pk_evidence_pack")),
+    )
+    op.create_index(
+        "ix_evidence_pack_due",
+        "evidence_pack",
+        ["due_at"],
+        unique=False,
+        sqlite_where=sa.text("due_at IS NOT NULL"),
+        postgresql_where=sa.text("due_at IS NOT NULL"),
+    )
+    op.create_index("ix_evidence_pack_finished", "evidence_pack", ["finished_at"], unique=False)
+    op.create_index("ix_evidence_pack_scope", "evidence_pack", ["scope", "requested_at"], unique=False)
+    op.create_index("ix_evidence_pack_subject", "evidence_pack", ["scope", "kind", "subject", "requested_at"], unique=False)
+    op.create_index(
+        "uq_evidence_pack_pending",
+        "evidence_pack",
+        ["scope", "kind", "subject", "span"],
+        unique=True,
+        sqlite_where=sa.text("due_at IS NOT NULL"),
+        postgresql_where=sa.text("due_at IS NOT NULL"),
+    )
+    op.create_table(
         "guardian",
         sa.Column("tenant_id", sa.String(length=40), nullable=False),
         sa.Column("patient_id", sa.String(length=200), nullable=False),
@@ -879,6 +941,15 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("scope", name=op.f("pk_settings_doc")),
     )
     op.create_table(
+        "signing_key",
+        sa.Column("key_id", sa.String(length=32), nullable=False),
+        sa.Column("public_key", sa.String(length=64), nullable=False),
+        sa.Column("salt", sa.String(length=64), nullable=False),
+        sa.Column("created_at", UTCDateTime(), nullable=False),
+        sa.Column("retired_at", UTCDateTime(), nullable=True),
+        sa.PrimaryKeyConstraint("key_id", name=op.f("pk_signing_key")),
+    )
+    op.create_table(
         "source_clock",
         sa.Column("tenant_id", sa.String(length=40), nullable=False),
         sa.Column("source", sa.String(length=20), nullable=False),
@@ -1027,6 +1098,7 @@ def downgrade() -> None:
     op.drop_table("therapist")
     op.drop_table("tenant")
     op.drop_table("source_clock")
+    op.drop_table("signing_key")
     op.drop_table("settings_doc")
     op.drop_table("scaled_time")
     op.drop_index(op.f("ix_safe_step_episode_id"), table_name="safe_step")
@@ -1108,6 +1180,23 @@ def downgrade() -> None:
     op.drop_table("health_sample")
     op.drop_table("health_probe")
     op.drop_table("guardian")
+    op.drop_index(
+        "uq_evidence_pack_pending",
+        table_name="evidence_pack",
+        sqlite_where=sa.text("due_at IS NOT NULL"),
+        postgresql_where=sa.text("due_at IS NOT NULL"),
+    )
+    op.drop_index("ix_evidence_pack_subject", table_name="evidence_pack")
+    op.drop_index("ix_evidence_pack_scope", table_name="evidence_pack")
+    op.drop_index("ix_evidence_pack_finished", table_name="evidence_pack")
+    op.drop_index(
+        "ix_evidence_pack_due",
+        table_name="evidence_pack",
+        sqlite_where=sa.text("due_at IS NOT NULL"),
+        postgresql_where=sa.text("due_at IS NOT NULL"),
+    )
+    op.drop_table("evidence_pack")
+    op.drop_table("evidence_file")
     op.drop_index(op.f("ix_event_log_at"), table_name="event_log")
     op.drop_table("event_log")
     op.drop_index(

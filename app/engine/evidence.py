@@ -1,0 +1,271 @@
+"""Builds evidence packs (S-PC-04-003): gathers what is stored, tells it, redacts it, seals it; tries again what is not complete.
+
+What is asked for lies in the database (`app.store.evidence.request`); any node takes it under a lease. Each part is read in a
+transaction of its own: one that cannot be read now is missing, the pack is then partial or failed, somebody is alerted, and
+the pack is tried again after 60, 300 and 900 s. A pack never costs the flow that it proves anything: it is built afterwards.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, TypeVar
+
+import msgspec
+import structlog
+from sqlalchemy import Connection, Row
+
+from app.clock import Clock
+from app.domain.evidence import Completeness, EvidenceResult, completeness
+from app.domain.evidence_check import content_files, seal
+from app.domain.evidence_html import page
+from app.domain.evidence_kinds import FLOW_OF_KIND, EvidenceKind, stamp
+from app.domain.evidence_pack import assemble, facts_hash, redacted
+from app.domain.evidence_schema import PACK_SCHEMA
+from app.errors import StorageUnavailable
+from app.metrics import Metrics
+from app.signing import ALGORITHM, Signer, new_salt, signer
+from app.store import evidence, signing_keys
+from app.store.alerts import raise_alert
+from app.store.database import Database
+from app.store.evidence_facts import Gathered, gather
+from app.store.evidence_metrics import surroundings
+
+log = structlog.get_logger("engine.evidence")
+
+T = TypeVar("T")
+
+POLL_S: Final = 2.0
+BATCH: Final = 8
+PRUNE_EVERY_S: Final = 300.0
+
+
+class SigningKeys:
+    """The key that signs packs, made when there is none or when the secret has changed."""
+
+    def __init__(self, database: Database, clock: Clock, secret_key: str) -> None:
+        self._database, self._clock, self._secret = database, clock, secret_key
+        self._signer: Signer | None = None
+
+    async def signer(self) -> Signer:
+        """The key pair that signs now."""
+        if self._signer is None:
+            self._signer = await self._load()
+        return self._signer
+
+    async def _load(self) -> Signer:
+        row = await self._database.read(signing_keys.current)
+        if row is not None and (known := signer(self._secret, row.salt)).key_id == row.key_id:
+            return known
+        salt = new_salt()
+        made = signer(self._secret, salt)
+        row = await self._database.write(
+            signing_keys.adopt,
+            key_id=made.key_id,
+            public_key=made.public_key,
+            salt=salt,
+            replaces=row.key_id if row is not None else None,
+            now=self._clock.now(),
+            actor=evidence.SYSTEM,
+        )
+        return signer(self._secret, row.salt)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """A gathered pack: the document as it is kept (redacted) or given (full), and how complete it is."""
+
+    document: dict[str, Any]
+    completeness: Completeness
+    facts_hash: str
+    found: bool
+
+    @property
+    def running(self) -> bool:
+        """Whether nothing is missing but the end: the flow has not ended yet."""
+        return self.completeness.missing == ("terminal_state",)
+
+
+class Evidence:
+    """The loop that builds packs."""
+
+    name = "evidence"
+
+    def __init__(self, database: Database, clock: Clock, metrics: Metrics, *, secret_key: str) -> None:
+        self.wake = asyncio.Event()
+        self.keys = SigningKeys(database, clock, secret_key)
+        self.on_change: list[Callable[[], None]] = []
+        self._database, self._clock, self._metrics = database, clock, metrics
+        self._pruned_at = time.monotonic()
+
+    async def tick(self) -> float:
+        """Build what is due; soon again when there was more than one round takes."""
+        due = await self._database.write(evidence.claim, self._clock.now(), BATCH)
+        for row in due:
+            await self.build(row)
+        await self._prune()
+        return 0.0 if len(due) == BATCH else POLL_S
+
+    async def build(self, row: Row[Any]) -> None:
+        """One try at a claimed pack."""
+        started = time.perf_counter()
+        told = await self.tell(row)
+        now = self._clock.now()
+        sealed: Callable[[Mapping[str, Any]], evidence.Sealed] | None = None
+        if told.completeness.result is not EvidenceResult.EVIDENCE_PACK_FAILED_ALERTED:
+            key = await self.keys.signer()
+
+            def sealed(head: Mapping[str, Any]) -> evidence.Sealed:
+                return sealed_pack(row, told, key, head, now, is_redacted=True)
+
+        said = told.document
+        built = evidence.Built(
+            completeness=told.completeness,
+            flow_id=said["flow_id"],
+            correlation_id=said["correlation_id"],
+            terminal_state=said["terminal_state"],
+            facts_hash=told.facts_hash,
+            running=told.running,
+        )
+        try:
+            await self._database.write(self._write, row, built, sealed, now)
+        except evidence.LeaseLost:
+            log.info("evidence_lease_lost", flow_id=built.flow_id, correlation_id=built.correlation_id, pack_id=row.pack_id)
+            return
+        log.info(
+            "evidence_pack",
+            flow_id=built.flow_id,
+            correlation_id=built.correlation_id,
+            tenant_id=row.tenant_id,
+            status=built.completeness.result,
+            pack_id=row.pack_id,
+            kind=row.kind,
+            attempt=row.tries,
+            missing=list(built.completeness.missing),
+            took_ms=round((time.perf_counter() - started) * 1000),
+        )
+        for call in self.on_change:
+            call()
+
+    def _write(
+        self,
+        conn: Connection,
+        row: Row[Any],
+        built: evidence.Built,
+        sealed: Callable[[Mapping[str, Any]], evidence.Sealed] | None,
+        now: datetime,
+    ) -> None:
+        if built.completeness.needs_retry and not built.running:
+            raise_alert(
+                conn,
+                tenant_id=row.tenant_id,
+                trigger=str(built.completeness.result),
+                severity="warning",
+                summary=f"Evidence pack {row.pack_id} ({row.kind}) lacks: {', '.join(built.completeness.missing)}",
+                dedup_key=str(built.completeness.result),
+                correlation_id=built.correlation_id,
+                now=now,
+                raised_by=evidence.SYSTEM,
+            )
+        evidence.finish(conn, row, built, sealed, now)
+
+    async def tell(self, row: Row[Any], *, full: bool = False) -> Told:
+        """Everything about a pack's subject as a document; redacted unless `full`."""
+        kind = EvidenceKind(row.kind)
+        gathered = await self._part("facts", gather, row)
+        found = gathered if gathered is not None else Gathered()
+        first, last = _span(found, row)
+        around = await self._part("metrics", surroundings, row.tenant_id, first, last)
+        given = msgspec.json.decode(row.document_json) if row.document_json is not None else None
+        document = assemble(
+            kind=kind,
+            subject=row.subject,
+            tenant_id=row.tenant_id,
+            correlation_id=_correlation(row, found),
+            facts=found.facts,
+            timezone=found.timezone,
+            around=found.around,
+            chains=found.chains,
+            surroundings=around,
+            lines=[],
+            document=given,
+            cut=found.cut,
+        )
+        if row.flow_id and row.flow_id != document["flow_id"] and kind in (EvidenceKind.DRILL, EvidenceKind.DEFERRED):
+            document["flow_id"], document["flows"] = row.flow_id, [row.flow_id]
+        if gathered is None:
+            document |= dict.fromkeys(("timeline", "logs", "alerts", "ledger", "attempts", "chains", "terminal_state"))
+        elif not found.found and given is None:
+            document["ledger"] = document["attempts"] = None  # nothing of that name: there is nothing to prove
+        if not full:
+            document = redacted(document, found.private)
+        return Told(
+            document=document,
+            completeness=completeness(document),
+            facts_hash=facts_hash(document),
+            found=found.found or given is not None,
+        )
+
+    async def _part(self, name: str, read: Callable[..., T], *args: Any) -> T | None:
+        """One part, read alone; None when it cannot be read now."""
+        try:
+            return await self._database.read(read, *args)
+        except StorageUnavailable as error:
+            log.warning("evidence_part_missing", status="missing", part=name, reason=str(error)[:200])
+            return None
+
+    async def _prune(self) -> None:
+        if time.monotonic() - self._pruned_at < PRUNE_EVERY_S:
+            return
+        self._pruned_at = time.monotonic()
+        dropped = await self._database.write(evidence.prune, self._clock.now())
+        if dropped:
+            log.info("evidence_pruned", packs=dropped)
+
+
+def sealed_pack(
+    row: Row[Any], told: Told, key: Signer, head: Mapping[str, Any], now: datetime, *, is_redacted: bool
+) -> evidence.Sealed:
+    """The zip of a told pack, signed, hanging on the head of its audit chain."""
+    about = {
+        "pack_id": row.pack_id,
+        "kind": row.kind,
+        "subject": told.document["subject"],
+        "scope": row.scope,
+        "requested_at": stamp(row.requested_at),
+        "built_at": stamp(now),
+        "attempt": row.tries,
+        "redacted": is_redacted,
+        "result": str(told.completeness.result),
+        "share": round(told.completeness.share, 4),
+        "missing": list(told.completeness.missing),
+        "facts_hash": told.facts_hash,
+    }
+    document = told.document | {"pack": about}
+    shown = page(document, result=about["result"], missing=told.completeness.missing, is_redacted=is_redacted)
+    files = content_files(document, page=shown, schema=PACK_SCHEMA)
+    content, root = seal(
+        files, about=about, audit=head, key_id=key.key_id, public_key=key.public_key, algorithm=ALGORITHM, sign=key.sign
+    )
+    return evidence.Sealed(content=content, root=root, key_id=key.key_id)
+
+
+def _correlation(row: Row[Any], found: Gathered) -> str:
+    """The correlation id of a pack: its subject, or that of the row that it is about."""
+    if row.kind == EvidenceKind.FLOW:
+        return str(row.subject)
+    part = {"alert": "alerts", "safe_mode": "episodes", "replay": "replays", "takeover": "tickets"}.get(row.kind)
+    rows = found.rows(part) if part is not None else []
+    return str(rows[0]["correlation_id"]) if rows else row.correlation_id or f"{row.kind}-{row.subject}"[:220]
+
+
+def _span(found: Gathered, row: Row[Any]) -> tuple[datetime, datetime]:
+    """From the first to the last moment of the rows; the request's own without any."""
+    names = ("accepted_at", "received_at", "opened_at", "entered_at", "raised_at", "planned_at", "done_at", "closed_at", "ended_at")
+    parts = ("commands", "messages", "tickets", "episodes", "alerts", "replays", "d1_steps")
+    moments = [r[n] for p in parts for r in found.rows(p) for n in names if isinstance(r.get(n), datetime)]
+    return (min(moments), max(moments)) if moments else (row.requested_at, row.requested_at)
+
+
+__all__ = ["FLOW_OF_KIND", "Evidence", "SigningKeys", "Told", "sealed_pack"]

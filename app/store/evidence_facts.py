@@ -1,0 +1,456 @@
+"""What an evidence pack rests on: every stored row about a flow, a contact and time, an alert, an episode, a batch, a takeover.
+
+Rows are found by indexes that begin with the tenant, so a pack costs what it contains and not what history holds. Nothing is
+judged or redacted here. A tenant's pack never reads another tenant's row.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Connection, Row, Table, and_, or_, select
+
+from app.domain.envelopes import parse_time
+from app.domain.evidence_kinds import EvidenceKind
+from app.store.bulk import joined_rows
+from app.store.lanes import GLOBAL_SCOPE
+from app.store.tables import (
+    AckRecord,
+    Alert,
+    AlertStep,
+    AppointmentVersion,
+    Contact,
+    ContingencyNotice,
+    D1StepRow,
+    DeliveryStatus,
+    Guardian,
+    InboxCommand,
+    InboxMessage,
+    Lane,
+    Ledger,
+    MalformedItem,
+    ManualTask,
+    Outbox,
+    Patient,
+    Proposal,
+    ReplayBatch,
+    ReplayItem,
+    SafeCause,
+    SafeEpisode,
+    SafeStep,
+    Tenant,
+    Ticket,
+    table,
+)
+
+_COMMAND, _MESSAGE, _LEDGER = table(InboxCommand), table(InboxMessage), table(Ledger)
+_VERSION, _PROPOSAL, _OUTBOX, _DELIVERY = table(AppointmentVersion), table(Proposal), table(Outbox), table(DeliveryStatus)
+_TASK, _TICKET, _ALERT, _STEP, _ACK = table(ManualTask), table(Ticket), table(Alert), table(AlertStep), table(AckRecord)
+_EPISODE, _CAUSE, _SAFE_STEP, _NOTICE = table(SafeEpisode), table(SafeCause), table(SafeStep), table(ContingencyNotice)
+_BATCH, _ITEM, _D1, _MALFORMED = table(ReplayBatch), table(ReplayItem), table(D1StepRow), table(MalformedItem)
+_CONTACT, _PATIENT, _GUARDIAN, _LANE, _TENANT = table(Contact), table(Patient), table(Guardian), table(Lane), table(Tenant)
+
+ROWS_MAX: Final = 2_000
+"""Rows of one kind in one pack; a pack that would have more says so (`cut`)."""
+LINKS_MAX: Final = 1_000
+AROUND_MAX: Final = 50
+LATEST: Final = timedelta(days=1)
+
+Document = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Gathered:
+    """Rows by the names of `app.domain.evidence_timeline.PARTS`, and what is needed to tell and to redact them."""
+
+    timezone: str = "UTC"
+    facts: dict[str, list[Document]] = field(default_factory=dict)
+    around: list[Document] = field(default_factory=list)
+    """Alerts that were open meanwhile and are not part of the story itself."""
+    chains: list[Document] = field(default_factory=list)
+    """Per lane: its head, and every link from the first entry of the pack to it."""
+    private: tuple[str, ...] = ()
+    """Names and numbers of the people that these rows are about."""
+    cut: tuple[str, ...] = ()
+    """Kinds of rows of which there are more than a pack holds."""
+
+    def rows(self, name: str) -> list[Document]:
+        """Rows of one kind."""
+        return self.facts.get(name, [])
+
+    @property
+    def found(self) -> bool:
+        """Whether there is anything at all."""
+        return any(self.facts.values())
+
+
+def gather(conn: Connection, pack: Row[Any]) -> Gathered:
+    """Everything about a pack's subject."""
+    return _Reader(conn, pack).read()
+
+
+class _Reader:
+    """Collects rows, following one to the next."""
+
+    def __init__(self, conn: Connection, pack: Row[Any]) -> None:
+        self.conn, self.pack = conn, pack
+        self.tenant_id: str | None = pack.tenant_id
+        self.found = Gathered()
+        self._cut: set[str] = set()
+
+    def read(self) -> Gathered:
+        self._timezone()
+        _BEGIN[EvidenceKind(self.pack.kind)](self)
+        if self.tenant_id is not None:
+            self._follow_commands()
+            self._outbox()
+            self._chains()
+            self._people()
+        self._alert_rows()
+        self._around()
+        self.found.cut = tuple(sorted(self._cut))
+        return self.found
+
+    # --- where each kind begins -----------------------------------------------------------------------------------------
+
+    def flow(self) -> None:
+        """By correlation id."""
+        name = self.pack.subject
+        if self.tenant_id is not None:
+            for part, of, order in (
+                ("commands", _COMMAND, "accepted_at"),
+                ("messages", _MESSAGE, "received_at"),
+                ("unusable", _MALFORMED, "received_at"),
+                ("tickets", _TICKET, "opened_at"),
+                ("replays", _BATCH, "planned_at"),
+            ):
+                if of is _BATCH and not name.startswith("replay-"):
+                    continue
+                self._put(part, of, and_(of.c.tenant_id == self.tenant_id, of.c.correlation_id == name), order)
+            self._day_before(name)
+            for batch in self.found.rows("replays"):
+                self._items(batch["replay_id"])
+            for ticket in self.found.rows("tickets"):
+                self._told_in_takeover(ticket)
+        scope = self.tenant_id or GLOBAL_SCOPE
+        self._put("alerts", _ALERT, and_(_ALERT.c.correlation_id == name, _ALERT.c.scope == scope), "raised_at")
+        self._put("episodes", _EPISODE, and_(_EPISODE.c.scope == scope, _EPISODE.c.correlation_id == name), "entered_at")
+        self._episode_rows()
+
+    def contact(self) -> None:
+        """By contact and time."""
+        for part, of, at in (("commands", _COMMAND, "accepted_at"), ("messages", _MESSAGE, "received_at")):
+            mine = [of.c.tenant_id == self.tenant_id, of.c.contact_id == self.pack.subject, *self._within(of.c[at])]
+            self._put(part, of, and_(*mine), at, newest=True)
+        mine = [_TICKET.c.tenant_id == self.tenant_id, _TICKET.c.contact_id == self.pack.subject]
+        self._put("tickets", _TICKET, and_(*mine, *self._within(_TICKET.c.opened_at)), "opened_at", newest=True)
+        for ticket in self.found.rows("tickets"):
+            self._told_in_takeover(ticket)
+
+    def alert(self) -> None:
+        """By alert: with the safe mode that it caused."""
+        self._put("alerts", _ALERT, and_(_ALERT.c.alert_id == self.pack.subject, _ALERT.c.scope == self._scope), "raised_at")
+        caused = select(_CAUSE.c.episode_id).where(_CAUSE.c.cause_id == self.pack.subject)
+        for row in self.found.rows("alerts"):
+            mine = and_(_TICKET.c.tenant_id == self.tenant_id, _TICKET.c.correlation_id == row["correlation_id"])
+            self._put("tickets", _TICKET, mine, "opened_at")
+        mine = and_(_EPISODE.c.scope == self._scope, _EPISODE.c.episode_id.in_(caused))
+        self._put("episodes", _EPISODE, mine, "entered_at")
+        self._episode_rows()
+
+    def safe_mode(self) -> None:
+        """By episode: with its causes, their alerts, and the families who were told."""
+        mine = and_(_EPISODE.c.episode_id == self.pack.subject, _EPISODE.c.scope == self._scope)
+        self._put("episodes", _EPISODE, mine, "entered_at")
+        self._episode_rows()
+        causes = [row["cause_id"] for row in self.found.rows("causes")]
+        self._put("alerts", _ALERT, and_(_ALERT.c.alert_id.in_(causes), _ALERT.c.scope == self._scope), "raised_at")
+        if self.tenant_id is not None:
+            mine = and_(_NOTICE.c.tenant_id == self.tenant_id, _NOTICE.c.episode_id == self.pack.subject)
+            self._put("notices", _NOTICE, mine, "at")
+            mine = and_(_TICKET.c.tenant_id == self.tenant_id, _TICKET.c.cause_id == self.pack.subject)
+            self._put("tickets", _TICKET, mine, "opened_at")
+            for episode in self.found.rows("episodes"):
+                self._committed(episode["entered_at"], episode["ended_at"])
+
+    def replay(self) -> None:
+        """By replay batch: every item with what came of it."""
+        mine = and_(_BATCH.c.replay_id == self.pack.subject, _BATCH.c.tenant_id == self.tenant_id)
+        self._put("replays", _BATCH, mine, "planned_at")
+        if self.found.rows("replays"):
+            self._items(self.pack.subject)
+
+    def takeover(self) -> None:
+        """By ticket: the conversation while a person had it."""
+        self._put(
+            "tickets", _TICKET, and_(_TICKET.c.ticket_id == self.pack.subject, _TICKET.c.tenant_id == self.tenant_id), "opened_at"
+        )
+        for ticket in self.found.rows("tickets"):
+            self._told_in_takeover(ticket)
+            if ticket["cause_id"]:
+                mine = and_(_COMMAND.c.tenant_id == self.tenant_id, _COMMAND.c.command_id == ticket["cause_id"])
+                self._put("commands", _COMMAND, mine, "accepted_at")
+
+    def handed_over(self) -> None:
+        """Drill and deferred item: what they say is in their document; here is what carries the same correlation id."""
+        if self.pack.correlation_id:
+            mine = and_(_ALERT.c.correlation_id == self.pack.correlation_id, _ALERT.c.scope == self._scope)
+            self._put("alerts", _ALERT, mine, "raised_at")
+            if self.tenant_id is not None:
+                mine = and_(_COMMAND.c.tenant_id == self.tenant_id, _COMMAND.c.correlation_id == self.pack.correlation_id)
+                self._put("commands", _COMMAND, mine, "accepted_at")
+
+    # --- following ------------------------------------------------------------------------------------------------------
+
+    def _follow_commands(self) -> None:
+        commands = self.found.rows("commands")
+        for row in commands:
+            row.update(_wish(row))
+        ids = [row["command_id"] for row in commands]
+        known = {row["command_id"] for row in self.found.rows("ledger")}
+        self._join("ledger", _LEDGER, [{"command_id": i} for i in ids if i not in known])
+        self._join("versions", _VERSION, [{"command_id": i} for i in ids])
+        self._join("proposals", _PROPOSAL, [{"command_id": i} for i in ids])
+        self._join("tasks", _TASK, [{"dedup_key": f"command:{i}"[:300]} for i in ids])
+        if not self.found.rows("replay_items"):
+            self._join("replay_items", _ITEM, [{"command_id": i} for i in ids])
+        self._old_starts()
+        contact_of = {row["command_id"]: row["contact_id"] for row in commands}
+        correlation_of = {row["command_id"]: row["correlation_id"] for row in commands}
+        for name in ("versions", "proposals"):
+            for row in self.found.rows(name):
+                row.update(contact_id=contact_of.get(row["command_id"]), correlation_id=correlation_of.get(row["command_id"]))
+        self.found.facts["ledger"] = sorted(self.found.rows("ledger"), key=lambda r: (r["contact_id"], r["commit_order"]))
+
+    def _old_starts(self) -> None:
+        """When the appointment was before each change."""
+        versions = self.found.rows("versions")
+        before = [
+            {"tenant_id": self.tenant_id, "appointment_id": v["appointment_id"], "version": v["version"] - 1} for v in versions
+        ]
+        rows = (
+            joined_rows(
+                self.conn,
+                _VERSION,
+                before,
+                keys=("tenant_id", "appointment_id", "version"),
+                columns=("appointment_id", "version", "start_at"),
+            )
+            if before
+            else ()
+        )
+        starts = {(row.appointment_id, row.version + 1): row.start_at for row in rows}
+        for version in versions:
+            version["old_start"] = starts.get((version["appointment_id"], version["version"]))
+
+    def _outbox(self) -> None:
+        ids = [row["command_id"] for row in self.found.rows("commands")]
+        causes = [*ids, *(f"takeover:{row['ticket_id']}" for row in self.found.rows("tickets"))]
+        self._join("outbox", _OUTBOX, [{"cause_id": cause} for cause in causes])
+        known = {row["outbox_id"] for row in self.found.rows("outbox")}
+        told = [{"outbox_id": row["outbox_id"]} for row in self.found.rows("notices") if row["outbox_id"] not in known]
+        self._join("outbox", _OUTBOX, told)
+        sent = [{"provider_message_id": r["provider_message_id"]} for r in self.found.rows("outbox") if r["provider_message_id"]]
+        self._join("deliveries", _DELIVERY, sent)
+
+    def _day_before(self, name: str) -> None:
+        """Steps of a day-before confirmation, and what they sent and opened."""
+        if not name.startswith("d1-"):
+            return
+        appointment_id = name.removeprefix("d1-")
+        mine = and_(_D1.c.tenant_id == self.tenant_id, _D1.c.appointment_id == appointment_id)
+        self._put("d1_steps", _D1, mine, "done_at")
+        starts = {row["start_at"].isoformat() for row in self.found.rows("d1_steps")}
+        for row in self.found.rows("d1_steps"):
+            row["correlation_id"] = name
+        self._join("outbox", _OUTBOX, [{"cause_id": f"d1:{appointment_id}:{start}"[:200]} for start in sorted(starts)])
+        self._join("tasks", _TASK, [{"dedup_key": f"d1:{appointment_id}:{start}"[:300]} for start in sorted(starts)])
+        self._answers(appointment_id)
+
+    def _answers(self, appointment_id: str) -> None:
+        """The commands that answered the question of the day before: those that changed the appointment since it was asked."""
+        asked = [row["done_at"] for row in self.found.rows("d1_steps")]
+        if not asked:
+            return
+        query = select(_VERSION.c.command_id).where(
+            _VERSION.c.tenant_id == self.tenant_id, _VERSION.c.appointment_id == appointment_id, _VERSION.c.at >= min(asked)
+        )
+        self._join("commands", _COMMAND, [{"command_id": i} for i in self.conn.execute(query).scalars()])
+
+    def _items(self, replay_id: str) -> None:
+        self._put("replay_items", _ITEM, _ITEM.c.replay_id == replay_id, "n")
+        runs = {row["run_command_id"] for row in self.found.rows("replay_items")}
+        self._join("commands", _COMMAND, [{"command_id": i} for i in sorted(runs)])
+
+    def _told_in_takeover(self, ticket: Document) -> None:
+        """What the family wrote while a person had the conversation."""
+        mine = [_MESSAGE.c.tenant_id == self.tenant_id, _MESSAGE.c.contact_id == ticket["contact_id"]]
+        mine.append(_MESSAGE.c.received_at >= ticket["opened_at"])
+        if ticket["closed_at"] is not None:
+            mine.append(_MESSAGE.c.received_at <= ticket["closed_at"])
+        known = {row["event_id"] for row in self.found.rows("messages")}
+        before = self.found.rows("messages")
+        self._put("messages", _MESSAGE, and_(*mine), "received_at", newest=True)
+        self.found.facts["messages"] = [*before, *(r for r in self.found.rows("messages") if r["event_id"] not in known)]
+
+    def _episode_rows(self) -> None:
+        ids = [row["episode_id"] for row in self.found.rows("episodes")]
+        self._put("causes", _CAUSE, _CAUSE.c.episode_id.in_(ids), "at")
+        self._put("safe_steps", _SAFE_STEP, _SAFE_STEP.c.episode_id.in_(ids), "position")
+
+    def _alert_rows(self) -> None:
+        ids = [row["alert_id"] for row in self.found.rows("alerts")]
+        self._put("alert_steps", _STEP, _STEP.c.alert_id.in_(ids), "due_at")
+        self._put("acks", _ACK, _ACK.c.alert_id.in_(ids), "at")
+        correlation_of = {row["alert_id"]: row["correlation_id"] for row in self.found.rows("alerts")}
+        for row in [*self.found.rows("alert_steps"), *self.found.rows("acks")]:
+            row.update(correlation_id=correlation_of[row["alert_id"]], told=row["recipient"])
+
+    def _around(self) -> None:
+        """Alerts of the clinic and of everybody that were open at the time of the story."""
+        parts = ("commands", "messages", "tickets", "episodes", "replays", "alerts")
+        moments = [m for name in parts for m in _moments(self.found.rows(name))]
+        if not moments:
+            return
+        first, last = min(moments), max(moments)
+        own = {row["alert_id"] for row in self.found.rows("alerts")}
+        scopes = sorted({GLOBAL_SCOPE, self._scope})
+        recent = and_(_ALERT.c.raised_at >= first - LATEST, _ALERT.c.raised_at <= last)
+        still = or_(_ALERT.c.resolved_at.is_(None), _ALERT.c.resolved_at >= first)
+        query = select(_ALERT).where(_ALERT.c.scope.in_(scopes), recent, still).order_by(_ALERT.c.raised_at, _ALERT.c.alert_id)
+        rows = (dict(row._mapping) for row in self.conn.execute(query.limit(AROUND_MAX + len(own))))
+        self.found.around = [row for row in rows if row["alert_id"] not in own][:AROUND_MAX]
+
+    def _committed(self, since: datetime, until: datetime | None) -> None:
+        """Ledger entries of the clinic in an interval: what took effect, and what did not, while safe mode held."""
+        mine = [_LEDGER.c.tenant_id == self.tenant_id, _LEDGER.c.committed_at >= since]
+        if until is not None:
+            mine.append(_LEDGER.c.committed_at <= until)
+        self._put("ledger", _LEDGER, and_(*mine), "committed_at")
+
+    def _chains(self) -> None:
+        """The hash links of every lane in the pack, from its first entry here to the lane's head."""
+        firsts: dict[str, int] = {}
+        for row in self.found.rows("ledger"):
+            firsts[row["contact_id"]] = min(firsts.get(row["contact_id"], row["commit_order"]), row["commit_order"])
+        for contact_id, first in sorted(firsts.items())[:AROUND_MAX]:
+            mine = and_(_LEDGER.c.tenant_id == self.tenant_id, _LEDGER.c.contact_id == contact_id, _LEDGER.c.commit_order >= first)
+            query = select(_LEDGER.c.commit_order, _LEDGER.c.prev_hash, _LEDGER.c.hash).where(mine)
+            links = [dict(row._mapping) for row in self.conn.execute(query.order_by(_LEDGER.c.commit_order).limit(LINKS_MAX))]
+            lane = self.conn.execute(
+                select(_LANE.c.last_committed, _LANE.c.last_assigned, _LANE.c.chain_hash).where(
+                    _LANE.c.tenant_id == self.tenant_id, _LANE.c.contact_id == contact_id
+                )
+            ).first()
+            head = dict(lane._mapping) if lane is not None else {}
+            self.found.chains.append({"contact_id": contact_id, "first": first, "head": head, "links": links})
+
+    def _people(self) -> None:
+        """Names and numbers that must not be in a redacted pack, wherever somebody may have typed them."""
+        parts = ("commands", "messages", "tickets", "ledger", "notices", "outbox", "tasks")
+        contacts = {row["contact_id"] for name in parts for row in self.found.rows(name) if row["contact_id"]}
+        if self.pack.kind == EvidenceKind.CONTACT:
+            contacts.add(self.pack.subject)
+        if not contacts:
+            return
+        names: set[str] = set()
+        keys = [{"tenant_id": self.tenant_id, "contact_id": c} for c in sorted(contacts)]
+        pair = ("tenant_id", "contact_id")
+        for row in joined_rows(self.conn, _CONTACT, keys, keys=pair, columns=("name", "phone")):
+            names |= {row.name, row.phone}
+        patients = {row["patient_id"] for row in self.found.rows("commands") if row["patient_id"]}
+        patients |= {r.patient_id for r in joined_rows(self.conn, _GUARDIAN, keys, keys=pair, columns=("patient_id",))}
+        if patients:
+            keys = [{"tenant_id": self.tenant_id, "patient_id": p} for p in sorted(patients)]
+            names |= {r.name for r in joined_rows(self.conn, _PATIENT, keys, keys=("tenant_id", "patient_id"), columns=("name",))}
+        self.found.private = tuple(sorted(name for name in names if name))
+
+    # --- shared ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def _scope(self) -> str:
+        return self.tenant_id or GLOBAL_SCOPE
+
+    def _timezone(self) -> None:
+        zone = self.conn.execute(select(_TENANT.c.timezone).where(_TENANT.c.tenant_id == self.tenant_id)).scalar()
+        if zone:
+            self.found.timezone = zone
+
+    def _within(self, column: Any) -> list[Any]:
+        found = [] if self.pack.from_at is None else [column >= self.pack.from_at]
+        return found if self.pack.until_at is None else [*found, column < self.pack.until_at]
+
+    def _put(self, name: str, of: Table, condition: Any, order: str, *, newest: bool = False) -> None:
+        """Rows of one table; at most `ROWS_MAX`, the newest or the oldest ones."""
+        keys = [of.c[order], *(c for c in of.primary_key.columns if c.name != order)]
+        query = select(of).where(condition).order_by(*((k.desc() for k in keys) if newest else keys)).limit(ROWS_MAX + 1)
+        rows = [dict(row._mapping) for row in self.conn.execute(query)]
+        if len(rows) > ROWS_MAX:
+            self._cut.add(name)
+        rows = rows[:ROWS_MAX]
+        self.found.facts[name] = rows[::-1] if newest else rows
+
+    def _join(self, name: str, of: Table, keys: Sequence[Document]) -> None:
+        """Rows of one table by the given keys of this clinic, added to what is there."""
+        if not keys:
+            return
+        if len(keys) > ROWS_MAX:
+            self._cut.add(name)
+        wanted = [{"tenant_id": self.tenant_id} | key for key in keys[:ROWS_MAX]]
+        rows = joined_rows(self.conn, of, wanted, keys=tuple(wanted[0]), columns=tuple(of.c.keys()))
+        found = [dict(row._mapping) for row in rows]
+        ids = [c.name for c in of.primary_key.columns]
+        known = {tuple(row[i] for i in ids) for row in self.found.rows(name)}
+        added = [row for row in found if tuple(row[i] for i in ids) not in known]
+        self.found.facts[name] = [*self.found.rows(name), *sorted(added, key=lambda r: tuple(str(r[i]) for i in ids))]
+
+
+_BEGIN: Final = {
+    EvidenceKind.FLOW: _Reader.flow,
+    EvidenceKind.CONTACT: _Reader.contact,
+    EvidenceKind.ALERT: _Reader.alert,
+    EvidenceKind.SAFE_MODE: _Reader.safe_mode,
+    EvidenceKind.REPLAY: _Reader.replay,
+    EvidenceKind.TAKEOVER: _Reader.takeover,
+    EvidenceKind.DRILL: _Reader.handed_over,
+    EvidenceKind.DEFERRED: _Reader.handed_over,
+}
+
+
+_MOMENTS: Final = (
+    "accepted_at",
+    "received_at",
+    "done_at",
+    "opened_at",
+    "closed_at",
+    "entered_at",
+    "ended_at",
+    "planned_at",
+    "raised_at",
+    "resolved_at",
+)
+
+
+def _moments(rows: Iterable[Document]) -> Iterable[datetime]:
+    return (row[name] for row in rows for name in _MOMENTS if isinstance(row.get(name), datetime))
+
+
+def _wish(row: Document) -> Document:
+    """What a command asks of the agenda, out of its payload."""
+    payload = msgspec.json.decode(row["payload_json"])
+    wish = payload if isinstance(payload, dict) else {}
+    appointment_id = wish.get("appointment_id")
+    return {
+        "appointment_id": appointment_id if isinstance(appointment_id, str) else None,
+        "wanted_start": _time(wish.get("start")),
+        "wanted_end": _time(wish.get("end")),
+    }
+
+
+def _time(text: object) -> datetime | None:
+    try:
+        return parse_time(text)
+    except ValueError:
+        return None
