@@ -615,6 +615,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("tenant_id", "item_id", name=op.f("pk_malformed_item")),
         sa.UniqueConstraint("tenant_id", "raw_hash", name=op.f("uq_malformed_item_tenant_id_raw_hash")),
     )
+    op.create_index("ix_malformed_item_correlation", "malformed_item", ["tenant_id", "correlation_id"], unique=False)
     op.create_index(op.f("ix_malformed_item_given_id"), "malformed_item", ["given_id"], unique=False)
     op.create_table(
         "manual_task",
@@ -1005,6 +1006,7 @@ def upgrade() -> None:
         sa.Column("context_json", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("ticket_id", name=op.f("pk_ticket")),
     )
+    op.create_index("ix_ticket_correlation", "ticket", ["tenant_id", "correlation_id"], unique=False)
     op.create_index(
         "uq_ticket_takeover_open",
         "ticket",
@@ -1094,6 +1096,7 @@ def downgrade() -> None:
         sqlite_where=sa.text("kind = 'takeover' AND closed_at IS NULL"),
         postgresql_where=sa.text("kind = 'takeover' AND closed_at IS NULL"),
     )
+    op.drop_index("ix_ticket_correlation", table_name="ticket")
     op.drop_table("ticket")
     op.drop_table("therapist")
     op.drop_table("tenant")
@@ -1165,6 +1168,7 @@ def downgrade() -> None:
     )
     op.drop_table("manual_task")
     op.drop_index(op.f("ix_malformed_item_given_id"), table_name="malformed_item")
+    op.drop_index("ix_malformed_item_correlation", table_name="malformed_item")
     op.drop_table("malformed_item")
     op.drop_index("ix_ledger_correlation", table_name="ledger")
     op.drop_index("ix_ledger_committed_at", table_name="ledger")
