@@ -1,7 +1,6 @@
 """Evidence packs built from real history: complete, redacted, signed, checked again from their bytes alone."""
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -26,7 +25,7 @@ def checked(data: bytes, **keys: Any) -> Checked:
 
 
 @pytest.fixture
-async def history(db: Database, manual_clock: ManualClock) -> AsyncIterator[History]:
+async def history(db: Database, manual_clock: ManualClock) -> History:
     made = History(db, manual_clock)
     await made.begin()
     start, end = made.at(30), made.at(31)
@@ -34,7 +33,7 @@ async def history(db: Database, manual_clock: ManualClock) -> AsyncIterator[Hist
         "c-1", "schedule", {"appointment_id": "a-1", "therapist_id": "t-ana", "start": start, "end": end}, correlation_id="corr-1"
     )
     await made.settle()
-    yield made
+    return made
 
 
 async def test_a_flow_that_was_asked_for_becomes_a_complete_signed_pack(history: History) -> None:
