@@ -39,7 +39,7 @@ async def history(db: Database, manual_clock: ManualClock) -> History:
 async def test_a_flow_that_was_asked_for_becomes_a_complete_signed_pack(history: History) -> None:
     db, now = history.db, history.clock.now()
     loop = Evidence(db, history.clock, Metrics(), secret_key=SECRET)
-    asked = {"tenant_id": history.made.tenant_id, "kind": "flow", "subject": "corr-1", "reason": "test", "now": now}
+    asked: dict[str, Any] = {"tenant_id": history.made.tenant_id, "kind": "flow", "subject": "corr-1", "reason": "test", "now": now}
     pack_id = await db.write(evidence.request, **asked)
     assert await db.write(evidence.request, **asked) == pack_id  # one that is pending is not asked for twice
     await loop.tick()
