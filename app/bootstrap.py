@@ -34,6 +34,7 @@ from app.engine.policies import PolicyCache
 from app.engine.redis_locks import RedisLocks
 from app.engine.replay import Replay
 from app.engine.safe_mode import SafeModeLoop
+from app.engine.signals import SignalWatch
 from app.engine.skew import SkewWatch
 from app.engine.stream import StreamHub
 from app.engine.supervisor import Loop, Supervisor
@@ -71,6 +72,7 @@ class Services:
     evidence: Evidence
     replay: Replay
     skew: SkewWatch
+    signals: SignalWatch
     channel_watch: ChannelWatch
     channels: ChannelBook
     policies: PolicyCache
@@ -152,6 +154,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
     safe_mode = SafeModeLoop(database, clock, health, metrics, public_url=settings.public_url)
     audit = Audit(database, clock, metrics, failures)
     audit.on_raised.append(alerts.wake.set)
+    signals = SignalWatch(database, clock, metrics)
     loops: list[Loop] = [
         intake,
         conversations,
@@ -169,6 +172,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
         health,
         safe_mode,
         evidence,
+        signals,
     ]
     if settings.heartbeat_url:
         loops.append(Heartbeat(http, settings.heartbeat_url, supervisor, audit))
@@ -188,6 +192,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
         evidence=evidence,
         replay=replay,
         skew=skew,
+        signals=signals,
         channel_watch=channel_watch,
         channels=channels,
         policies=policies,
@@ -236,6 +241,7 @@ def _join(services: Services) -> None:
             hub.wake()
 
     dispatch.on_committed.append(committed)
+    services.signals.on_fired += [services.alerts.wake.set, hub.wake]
     services.alerts.on_change += [hub.wake, services.safe_mode.wake.set]
     services.evidence.on_change += [hub.wake, services.alerts.wake.set]
     services.health.on_sample.append(services.safe_mode.wake.set)

@@ -4,7 +4,7 @@ Label values come from small closed sets (states, modes, loops): never an id, a 
 series is bounded and a scrape carries no personal data.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -14,6 +14,7 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from app.domain.signals import SIGNALS, SignalLevel
 from app.logsink import LogSink
 
 LATENCY_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
@@ -76,6 +77,25 @@ class Metrics:
         self.http_requests = Counter("kora_http_requests", "Requests by method and status class", ["method", "status"], registry=r)
         self.http_seconds = Histogram("kora_http_seconds", "Time to answer", ["route"], buckets=LATENCY_BUCKETS_S, registry=r)
 
+        self.signal_look_seconds = Histogram(
+            "kora_signal_look_seconds", "Time to measure all signals once", buckets=LATENCY_BUCKETS_S, registry=r
+        )
+        self.signal_level = Gauge(
+            "kora_signal_level", "Highest level of a signal: 0 normal, 1 warning, 2 critical", ["signal"], registry=r
+        )
+        self.signal_scopes = Gauge(
+            "kora_signal_scopes", "Scopes (clinics, installation) of a signal by level", ["signal", "level"], registry=r
+        )
+        self._signals = {
+            name: Gauge(
+                f"kora_signal_{name}",
+                f"{name} (section 9): its numbers over all clinics and in the worst one",
+                ["measure", "of"],
+                registry=r,
+            )
+            for name in SIGNALS
+        }
+
         ProcessCollector(registry=r)
         GCCollector(registry=r)
 
@@ -93,6 +113,22 @@ class Metrics:
         """One round of locking: how many lanes were locked, in which mode, and how long it took."""
         self.lock_acquired.labels(mode=mode).inc(count)
         self.lock_seconds.labels(mode=mode).observe(took_ms / 1000)
+
+    def show_signals(self, summary: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
+        """The newest look: per signal `all` and `worst` (measure -> value) and `scopes` (level -> how many).
+
+        A measure that has no value now (nothing there, too few samples) is absent.
+        """
+        for name, gauge in self._signals.items():
+            one = summary.get(name, {})
+            gauge.clear()
+            for of in ("all", "worst"):
+                for measure, value in one.get(of, {}).items():
+                    gauge.labels(measure=measure, of=of).set(value)
+            scopes = one.get("scopes", {})
+            for level in SignalLevel:
+                self.signal_scopes.labels(signal=name, level=level).set(scopes.get(level, 0))
+            self.signal_level.labels(signal=name).set(max((level.rank for level in SignalLevel if scopes.get(level)), default=0))
 
     def watch_sink(self, sink: LogSink) -> None:
         """Export the log sink's own counts."""

@@ -203,6 +203,19 @@ ROUTING: Final = {
 }
 """Defaults of the routing matrix, by trigger family; tenants and the superadmin may change them."""
 
+_FAMILIES: Final = {
+    "ack_to_enqueue_gap": "gap",
+    "takeover_sla_breach_rate": "takeover",
+    "takeover_sla": "takeover",
+    "replay_manual_backlog": "replay_backlog",
+}
+
+
+def family_of(trigger: str) -> str:
+    """The row of the matrix that a trigger belongs to by default."""
+    family = _FAMILIES.get(trigger, trigger)
+    return family if family in ROUTING else "default"
+
 
 ESCALATION_CHANNEL: Final = "superadmin_whatsapp"
 """Where an operational alert goes when nobody acknowledged it in its SLA."""

@@ -4,12 +4,12 @@ A signal is measured as a few named numbers; a level is reached when any one of 
 fall only after the signal has been below warning for a while, so an alert is not fired again and again at the edge.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from math import ceil
-from typing import Final
+from typing import Any, Final
 
 CALM: Final = timedelta(minutes=30)
 """How long a signal stays below warning before it is normal again."""
@@ -79,6 +79,21 @@ class Signal:
     critical: tuple[Threshold, ...]
     owners: tuple[str, ...]
     is_global: bool = False
+    ends_in_safe_mode: bool = False
+    """Critical is a critical alert, which switches safe mode on without an ACK: effects themselves are at risk."""
+    raises: bool = True
+    """False: what it measures is an alert already, and one about an alert would only be noise."""
+
+    def severity(self, level: SignalLevel) -> str:
+        """Severity of the alert at a level."""
+        if level is SignalLevel.CRITICAL:
+            return "critical" if self.ends_in_safe_mode else "high"
+        return "warning"
+
+    @property
+    def owner(self) -> str:
+        """Whom its alerts belong to."""
+        return ",".join(self.owners)
 
     @property
     def metrics(self) -> frozenset[str]:
@@ -112,6 +127,7 @@ _ROWS: Final = (
         warning=(_from("count", 3),),
         critical=(_from("count", 10),),
         owners=("backend", "superadmin"),
+        ends_in_safe_mode=True,
     ),
     Signal(
         name="waiting_previous_commit_age",
@@ -155,6 +171,7 @@ _ROWS: Final = (
         warning=(_from("oldest_unacknowledged_s", 5 * 60, Unit.SECONDS),),
         critical=(_from("oldest_unacknowledged_s", 10 * 60, Unit.SECONDS),),
         owners=("superadmin",),
+        raises=False,
     ),
     Signal(
         name="safe_mode_duration",
@@ -218,6 +235,7 @@ _ROWS: Final = (
         critical=(_over("rate", 0.20, Unit.RATIO),),
         owners=("platform", "superadmin"),
         is_global=True,
+        ends_in_safe_mode=True,
     ),
     Signal(
         name="fallback_db_lock_latency",
@@ -247,6 +265,7 @@ _ROWS: Final = (
         warning=(_over("recovery_s", 10 * 60, Unit.SECONDS),),
         critical=(_over("invalid_side_effects", 0, Unit.COUNT), _over("recovery_s", 20 * 60, Unit.SECONDS)),
         owners=("platform", "superadmin"),
+        ends_in_safe_mode=True,
     ),
 )
 
@@ -273,6 +292,72 @@ def _changed(thresholds: tuple[Threshold, ...], limits: Mapping[str, float]) -> 
     if unknown:
         raise ValueError(f"no threshold on {', '.join(sorted(unknown))}")
     return tuple(replace(t, value=limits.get(t.metric, t.value)) for t in thresholds)
+
+
+LIMIT_MAX: Final = 10_000_000
+
+
+def limit_faults(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is wrong with thresholds as settings say them (signal -> level -> metric -> limit): pointer and detail.
+
+    None anywhere takes the own limit back. Warning must be reached before critical; `limit_disorder` looks at that.
+    """
+    for name, levels in given.items():
+        signal = SIGNALS.get(name)
+        if signal is None:
+            yield f"/{name[:60]}", f"is not a signal; known are {', '.join(SIGNALS)}"
+        elif levels is not None and not isinstance(levels, Mapping):
+            yield f"/{name}", "must have warning, critical, or both"
+        else:
+            yield from _level_faults(signal, levels or {})
+
+
+def _level_faults(signal: Signal, levels: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for level, limits in levels.items():
+        thresholds = {"warning": signal.warning, "critical": signal.critical}.get(level)
+        if thresholds is None or not isinstance(limits, Mapping | None):
+            yield f"/{signal.name}/{level[:20]}", "must be warning or critical, with limits by metric"
+            continue
+        known = {t.metric: t for t in thresholds}
+        for metric, value in (limits or {}).items():
+            pointer = f"/{signal.name}/{level}/{metric[:40]}"
+            if metric not in known:
+                yield pointer, f"has no threshold here; known are {', '.join(known)}"
+            elif value is not None:
+                highest = 1 if known[metric].unit is Unit.RATIO else LIMIT_MAX
+                good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= highest
+                if not good:
+                    yield pointer, f"must be a number between 0 and {highest}"
+
+
+def clean_limits(*documents: Mapping[str, Any] | None) -> dict[str, dict[str, dict[str, float]]]:
+    """Stored thresholds, the later documents over the earlier ones, without what was taken back or no longer has a meaning."""
+    held: dict[str, dict[str, dict[str, float]]] = {}
+    for document in documents:
+        for name, levels in (document or {}).items():
+            if name not in SIGNALS or next(limit_faults({name: levels}), None) is not None:
+                continue
+            for level, limits in (levels or {}).items():
+                of = held.setdefault(name, {}).setdefault(level, {})
+                of.update({metric: value for metric, value in (limits or {}).items() if value is not None})
+    return held
+
+
+def limited(signal: Signal, limits: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Signal:
+    """The signal with the limits that clean documents set for it."""
+    given = limits.get(signal.name, {})
+    return with_limits(signal, warning=given.get("warning"), critical=given.get("critical")) if given else signal
+
+
+def limit_disorder(signal: Signal) -> list[str]:
+    """Metrics whose critical limit would be reached before their warning."""
+    critical = {t.metric: t for t in signal.critical}
+    wrong = []
+    for t in signal.warning:
+        other = critical.get(t.metric)
+        if other is not None and (other.value > t.value if t.operator is Operator.BELOW else other.value < t.value):
+            wrong.append(t.metric)
+    return wrong
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -315,6 +400,20 @@ def preview(signal: Signal, history: Iterable[tuple[datetime, Mapping[str, float
             fired.append(Firing(level=after.level, at=at))
         state = after
     return fired
+
+
+def carried_forward(
+    points: Iterable[tuple[datetime, Mapping[str, float]]], until: datetime, calm: timedelta = CALM
+) -> Iterator[tuple[datetime, Mapping[str, float]]]:
+    """Points of change as a history of measurements: what was measured holds until the next point, and so can end a calm."""
+    last: tuple[datetime, Mapping[str, float]] | None = None
+    for point in points:
+        if last is not None and point[0] - last[0] > calm:
+            yield last[0] + calm, last[1]
+        yield point
+        last = point
+    if last is not None and until - last[0] >= calm:
+        yield last[0] + calm, last[1]
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:

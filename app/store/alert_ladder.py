@@ -14,7 +14,8 @@ import msgspec
 from sqlalchemy import Boolean, Connection, Row, and_, func, literal_column, or_, select, update
 
 from app.domain import alerts as domain
-from app.domain.alerts import ROUTING, Action, AlertResult, Route, Step
+from app.domain.alerts import ROUTING, Action, AlertResult, Route, Step, family_of
+from app.domain.signals import SIGNALS
 from app.ids import new_id
 from app.store.bulk import insert_rows
 from app.store.events import publish
@@ -35,10 +36,15 @@ LATE_AFTER: Final = timedelta(seconds=60)
 
 
 def route_of(settings: Mapping[str, Any], trigger: str, severity: str) -> Route:
-    """The row of the routing matrix that holds: the trigger's own, else `critical`, else the trigger's family, else `default`."""
+    """The row of the routing matrix that holds: the trigger's own, else `critical`, else the trigger's family, else `default`.
+
+    The alert of a signal belongs to the signal's owners.
+    """
     routing = settings.get("routing") or {}
-    family = CRITICAL if severity == CRITICAL else (trigger if trigger in ROUTING else "default")
+    family = CRITICAL if severity == CRITICAL else family_of(trigger)
     fields = asdict(ROUTING[family])
+    if trigger in SIGNALS:
+        fields["owner"] = SIGNALS[trigger].owner
     for name in (family, trigger):
         given = routing.get(name)
         if isinstance(given, Mapping):

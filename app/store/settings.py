@@ -17,6 +17,7 @@ from app.domain.contingency_texts import faults as text_faults
 from app.domain.envelopes import FieldError, canonical_json
 from app.domain.facts import GatePolicy
 from app.domain.opening_hours import faults as hour_faults
+from app.domain.signals import SIGNALS, clean_limits, limit_disorder, limit_faults, limited
 from app.domain.states import CommandType
 from app.domain.takeover import SLA_NAMES
 from app.errors import InvalidRequest
@@ -123,6 +124,8 @@ def save(
     row = conn.execute(select(_DOC).where(_DOC.c.scope == scope)).first()
     before = msgspec.json.decode(row.data_json) if row else {}
     after = _merge(before, _keep_masked(patch, before))
+    if "thresholds" in patch:
+        _check_order(conn, scope, after)
     values = {"data_json": canonical_json(after), "updated_at": now, "updated_by": actor[:200]}
     if row is None:
         insert_rows(conn, _DOC, [{"scope": scope, "version": 1, **values}])
@@ -144,6 +147,22 @@ def save(
     )
     publish(conn, None if scope == GLOBAL_SCOPE else scope, "settings", [], now)
     return load(conn, scope)
+
+
+def _check_order(conn: Connection, scope: str, after: Mapping[str, Any]) -> None:
+    """Warnings come before criticals in what would hold with the thresholds of `after`. Raises InvalidRequest."""
+    everywhere = None
+    if scope != GLOBAL_SCOPE:
+        stored = conn.execute(select(_DOC.c.data_json).where(_DOC.c.scope == GLOBAL_SCOPE)).scalar()
+        everywhere = msgspec.json.decode(stored).get("thresholds") if stored else None
+    held = clean_limits(everywhere, after.get("thresholds"))
+    wrong = [
+        {"pointer": f"/thresholds/{name}/critical/{metric}", "detail": "would be reached before the warning"}
+        for name in held
+        for metric in limit_disorder(limited(SIGNALS[name], held))
+    ]
+    if wrong:
+        raise InvalidRequest("The settings were not saved: a critical limit lies below its warning.", errors=wrong)
 
 
 def masked(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,6 +227,8 @@ def _faults(patch: Mapping[str, Any]) -> Iterator[FieldError]:
             yield from _channel_faults(value)
         elif key == "routing" and isinstance(value, dict):
             yield from _routing_faults(value)
+        elif key == "thresholds" and isinstance(value, dict):
+            yield from (FieldError(f"/{key}{path}", detail) for path, detail in limit_faults(value))
         elif key == "max_queue_size" and value is not None and not _number(value, 0, 10_000_000):
             yield FieldError(f"/{key}", "must be between 0 and 10000000")
         elif key == "drain_per_s" and value is not None and not _number(value, 0.01, 10_000):

@@ -51,6 +51,7 @@ TOPICS: Final = frozenset(
         "replay",
         "health",
         "evidence",
+        "signals",
     }
 )
 """Topics of the event log that screens listen to."""

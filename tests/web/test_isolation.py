@@ -42,6 +42,8 @@ ELSEWHERE = [
     "/replays/{replay}",
     "/replays/{replay}/report",
     "/stories",
+    "/signals",
+    "/signals/{signal}",
 ]
 """Tried in the test of its own part."""
 LISTS = ["/contacts", "/patients", "/therapists", "/appointments", "/queue", "/holds"]

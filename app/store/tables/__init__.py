@@ -17,6 +17,7 @@ from app.store.tables.inbox import InboxCommand, InboxMessage, MalformedItem, Pr
 from app.store.tables.people import ApiKey, SettingsDoc, Tenant, UserAccount, UserTenant, WebSession
 from app.store.tables.replays import ReplayBatch, ReplayItem
 from app.store.tables.safe_mode import ContingencyNotice, HealthProbe, HealthSample, SafeCause, SafeEpisode, SafeStep
+from app.store.tables.signals import SignalFiring, SignalMinute, SignalPoint, SignalRound, SignalStateRow
 from app.store.tables.steering import AuditEntry, AuditHead, EventLog, Hold, ModeRow, Node, PhoneMessage, ScaledTime
 
 __all__ = [
@@ -62,6 +63,11 @@ __all__ = [
     "SafeStep",
     "ScaledTime",
     "SettingsDoc",
+    "SignalFiring",
+    "SignalMinute",
+    "SignalPoint",
+    "SignalRound",
+    "SignalStateRow",
     "SigningKey",
     "SourceClock",
     "Tenant",

@@ -23,6 +23,7 @@ class Alert(SQLModel, table=True):
         partial("ix_alert_flapping", "ended_at", where="ended_at IS NOT NULL"),
         Index("ix_alert_raised", "scope", "raised_at"),
         Index("ix_alert_group", "group_id"),
+        Index("ix_alert_minute", "raised_at"),
         Index("ix_alert_dedup", "scope", "dedup_key", "raised_at"),
         Index("ix_alert_correlation", "correlation_id"),
     )

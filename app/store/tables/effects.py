@@ -20,6 +20,7 @@ class Ledger(SQLModel, table=True):
         UniqueConstraint("tenant_id", "effect_key"),
         Index("ix_ledger_committed_at", "tenant_id", "committed_at"),
         Index("ix_ledger_correlation", "tenant_id", "correlation_id"),
+        Index("ix_ledger_minute", "committed_at"),
     )
     tenant_id: str = key(40)
     contact_id: str = key()
@@ -136,6 +137,9 @@ class Ticket(SQLModel, table=True):
     __table_args__ = (
         partial("uq_ticket_takeover_open", "tenant_id", "contact_id", where="kind = 'takeover' AND closed_at IS NULL", unique=True),
         Index("ix_ticket_correlation", "tenant_id", "correlation_id"),
+        Index("ix_ticket_opened", "opened_at"),
+        partial("ix_ticket_answered", "answered_at", where="answered_at IS NOT NULL"),
+        partial("ix_ticket_closed", "closed_at", where="closed_at IS NOT NULL"),
     )
     ticket_id: str = key(40)
     tenant_id: str = Field(max_length=40)

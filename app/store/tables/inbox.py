@@ -1,11 +1,15 @@
 """The inbox: what was accepted, from acceptance to its end."""
 
 from datetime import datetime
+from typing import Final
 
 from sqlalchemy import BigInteger, Index, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
 from app.store.tables.base import doc, key, partial, when
+
+HELD: Final = "status IN ('waiting_previous_commit','pending_safe_mode','pending_contingency')"
+"""Commands that stand still; a query says it in the same words, so that it reads the index and no history."""
 
 
 class InboxMessage(SQLModel, table=True):
@@ -18,6 +22,7 @@ class InboxMessage(SQLModel, table=True):
         partial("ix_message_pending", "tenant_id", "contact_id", "sequence", where="done_at IS NULL"),
         Index("ix_message_correlation", "tenant_id", "correlation_id"),
         Index("ix_message_received", "tenant_id", "received_at"),
+        partial("ix_message_done", "done_at", where="done_at IS NOT NULL"),
     )
     tenant_id: str = key(40)
     event_id: str = key()
@@ -57,6 +62,9 @@ class InboxCommand(SQLModel, table=True):
         partial("ix_command_pending", "tenant_id", "contact_id", "commit_order", where="done_at IS NULL"),
         Index("ix_command_key", "tenant_id", "idempotency_key"),
         Index("ix_command_correlation", "tenant_id", "correlation_id"),
+        partial("ix_command_held", "tenant_id", "waiting_since", where=HELD),
+        partial("ix_command_unplaced", "done_at", where="commit_order IS NULL"),
+        partial("ix_command_generated", "done_at", where="correlation_generated"),
     )
     tenant_id: str = key(40)
     command_id: str = key()

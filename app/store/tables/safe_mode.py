@@ -67,7 +67,7 @@ class SafeStep(SQLModel, table=True):
     __table_args__ = ({"sqlite_autoincrement": True},)
     position: int | None = Field(default=None, sa_type=BigId, primary_key=True)
     episode_id: str = Field(max_length=40, index=True)
-    at: datetime = when()
+    at: datetime = when(index=True)
     kind: str = Field(max_length=30)
     actor: str = Field(max_length=200)
     detail: str | None = Field(default=None, max_length=1000)
@@ -112,4 +112,4 @@ class ContingencyNotice(SQLModel, table=True):
     correlation_id: str = Field(max_length=220)
     result: str | None = Field(default=None, max_length=60)
     """Terminal state of S-PC-03-003; None while the message is on its way."""
-    done_at: datetime | None = when(default=None)
+    done_at: datetime | None = when(default=None, index=True)

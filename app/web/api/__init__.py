@@ -11,6 +11,7 @@ from app.web.api.manual import manual_routes
 from app.web.api.people import people_routes
 from app.web.api.replays import replay_routes
 from app.web.api.safe_mode import safe_mode_routes
+from app.web.api.signals import signal_routes
 from app.web.api.state import state_routes
 from app.web.api.stories import story_routes
 from app.web.api.takeovers import takeover_routes
@@ -29,6 +30,7 @@ api_routes: Final[list[Any]] = [
     *channel_routes,
     *contingency_routes,
     *replay_routes,
+    *signal_routes,
     *story_routes,
 ]
 """Everything but the webhooks, which are mounted by themselves."""
