@@ -97,6 +97,7 @@ def upgrade() -> None:
         postgresql_where=sa.text("ended_at IS NOT NULL"),
     )
     op.create_index("ix_alert_group", "alert", ["group_id"], unique=False)
+    op.create_index("ix_alert_minute", "alert", ["raised_at"], unique=False)
     op.create_index("ix_alert_raised", "alert", ["scope", "raised_at"], unique=False)
     op.create_index(
         "ix_alert_unacknowledged",
@@ -265,6 +266,22 @@ def upgrade() -> None:
         sa.UniqueConstraint("tenant_id", "contact_id", "commit_order", name=op.f("uq_command_tenant_id_contact_id_commit_order")),
     )
     op.create_index("ix_command_correlation", "command", ["tenant_id", "correlation_id"], unique=False)
+    op.create_index(
+        "ix_command_generated",
+        "command",
+        ["done_at"],
+        unique=False,
+        sqlite_where=sa.text("correlation_generated"),
+        postgresql_where=sa.text("correlation_generated"),
+    )
+    op.create_index(
+        "ix_command_held",
+        "command",
+        ["tenant_id", "waiting_since"],
+        unique=False,
+        sqlite_where=sa.text("status IN ('waiting_previous_commit','pending_safe_mode','pending_contingency')"),
+        postgresql_where=sa.text("status IN ('waiting_previous_commit','pending_safe_mode','pending_contingency')"),
+    )
     op.create_index("ix_command_key", "command", ["tenant_id", "idempotency_key"], unique=False)
     op.create_index(
         "ix_command_pending",
@@ -273,6 +290,14 @@ def upgrade() -> None:
         unique=False,
         sqlite_where=sa.text("done_at IS NULL"),
         postgresql_where=sa.text("done_at IS NULL"),
+    )
+    op.create_index(
+        "ix_command_unplaced",
+        "command",
+        ["done_at"],
+        unique=False,
+        sqlite_where=sa.text("commit_order IS NULL"),
+        postgresql_where=sa.text("commit_order IS NULL"),
     )
     op.create_table(
         "contact",
@@ -318,6 +343,7 @@ def upgrade() -> None:
         sa.Column("done_at", UTCDateTime(), nullable=True),
         sa.PrimaryKeyConstraint("tenant_id", "episode_id", "contact_id", "intent", name=op.f("pk_contingency_notice")),
     )
+    op.create_index(op.f("ix_contingency_notice_done_at"), "contingency_notice", ["done_at"], unique=False)
     op.create_index(
         "ix_contingency_notice_open",
         "contingency_notice",
@@ -597,6 +623,7 @@ def upgrade() -> None:
     )
     op.create_index("ix_ledger_committed_at", "ledger", ["tenant_id", "committed_at"], unique=False)
     op.create_index("ix_ledger_correlation", "ledger", ["tenant_id", "correlation_id"], unique=False)
+    op.create_index("ix_ledger_minute", "ledger", ["committed_at"], unique=False)
     op.create_table(
         "malformed_item",
         sa.Column("tenant_id", sa.String(length=40), nullable=False),
@@ -680,6 +707,14 @@ def upgrade() -> None:
         sa.UniqueConstraint("tenant_id", "contact_id", "sequence", name=op.f("uq_message_tenant_id_contact_id_sequence")),
     )
     op.create_index("ix_message_correlation", "message", ["tenant_id", "correlation_id"], unique=False)
+    op.create_index(
+        "ix_message_done",
+        "message",
+        ["done_at"],
+        unique=False,
+        sqlite_where=sa.text("done_at IS NOT NULL"),
+        postgresql_where=sa.text("done_at IS NOT NULL"),
+    )
     op.create_index(
         "ix_message_pending",
         "message",
@@ -923,6 +958,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("position", name=op.f("pk_safe_step")),
         sqlite_autoincrement=True,
     )
+    op.create_index(op.f("ix_safe_step_at"), "safe_step", ["at"], unique=False)
     op.create_index(op.f("ix_safe_step_episode_id"), "safe_step", ["episode_id"], unique=False)
     op.create_table(
         "scaled_time",
@@ -940,6 +976,66 @@ def upgrade() -> None:
         sa.Column("updated_at", UTCDateTime(), nullable=False),
         sa.Column("updated_by", sa.String(length=200), nullable=False),
         sa.PrimaryKeyConstraint("scope", name=op.f("pk_settings_doc")),
+    )
+    op.create_table(
+        "signal_firing",
+        sa.Column("firing_id", sa.String(length=40), nullable=False),
+        sa.Column("scope", sa.String(length=40), nullable=False),
+        sa.Column("signal", sa.String(length=60), nullable=False),
+        sa.Column("level", sa.String(length=10), nullable=False),
+        sa.Column("at", UTCDateTime(), nullable=False),
+        sa.Column("owner", sa.String(length=200), nullable=False),
+        sa.Column("values_json", sa.Text(), nullable=False),
+        sa.Column("alert_id", sa.String(length=40), nullable=True),
+        sa.Column("ended_at", UTCDateTime(), nullable=True),
+        sa.PrimaryKeyConstraint("firing_id", name=op.f("pk_signal_firing")),
+    )
+    op.create_index("ix_signal_firing_signal", "signal_firing", ["scope", "signal", "at"], unique=False)
+    op.create_table(
+        "signal_minute",
+        sa.Column("minute", sa.BigInteger(), nullable=False),
+        sa.Column("tenant_id", sa.String(length=40), nullable=False),
+        sa.Column("measure", sa.String(length=30), nullable=False),
+        sa.Column("bucket", sa.BigInteger(), nullable=False),
+        sa.Column("n", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("minute", "tenant_id", "measure", "bucket", name=op.f("pk_signal_minute")),
+    )
+    op.create_table(
+        "signal_point",
+        sa.Column("scope", sa.String(length=40), nullable=False),
+        sa.Column("signal", sa.String(length=60), nullable=False),
+        sa.Column("at", UTCDateTime(), nullable=False),
+        sa.Column("values_json", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("scope", "signal", "at", name=op.f("pk_signal_point")),
+    )
+    op.create_index("ix_signal_point_at", "signal_point", ["at"], unique=False)
+    op.create_table(
+        "signal_round",
+        sa.Column("name", sa.String(length=10), nullable=False),
+        sa.Column("token", sa.String(length=64), nullable=False),
+        sa.Column("claimed_at", UTCDateTime(), nullable=True),
+        sa.Column("looked_at", UTCDateTime(), nullable=True),
+        sa.Column("folded_minute", sa.BigInteger(), nullable=False),
+        sa.Column("took_ms", sa.Float(), nullable=False),
+        sa.Column("summary_json", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_signal_round")),
+    )
+    op.create_table(
+        "signal_state",
+        sa.Column("scope", sa.String(length=40), nullable=False),
+        sa.Column("signal", sa.String(length=60), nullable=False),
+        sa.Column("level", sa.String(length=10), nullable=False),
+        sa.Column("since", UTCDateTime(), nullable=True),
+        sa.Column("calm_since", UTCDateTime(), nullable=True),
+        sa.Column("values_json", sa.Text(), nullable=False),
+        sa.Column("samples", sa.BigInteger(), nullable=True),
+        sa.Column("hits", sa.BigInteger(), nullable=True),
+        sa.Column("measured_at", UTCDateTime(), nullable=False),
+        sa.Column("point_at", UTCDateTime(), nullable=True),
+        sa.Column("alert_id", sa.String(length=40), nullable=True),
+        sa.Column("rev", sa.Integer(), nullable=False),
+        sa.CheckConstraint("level IN ('normal','warning','critical')", name=op.f("ck_signal_state_level")),
+        sa.PrimaryKeyConstraint("scope", "signal", name=op.f("pk_signal_state")),
     )
     op.create_table(
         "signing_key",
@@ -1006,7 +1102,24 @@ def upgrade() -> None:
         sa.Column("context_json", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("ticket_id", name=op.f("pk_ticket")),
     )
+    op.create_index(
+        "ix_ticket_answered",
+        "ticket",
+        ["answered_at"],
+        unique=False,
+        sqlite_where=sa.text("answered_at IS NOT NULL"),
+        postgresql_where=sa.text("answered_at IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_ticket_closed",
+        "ticket",
+        ["closed_at"],
+        unique=False,
+        sqlite_where=sa.text("closed_at IS NOT NULL"),
+        postgresql_where=sa.text("closed_at IS NOT NULL"),
+    )
     op.create_index("ix_ticket_correlation", "ticket", ["tenant_id", "correlation_id"], unique=False)
+    op.create_index("ix_ticket_opened", "ticket", ["opened_at"], unique=False)
     op.create_index(
         "uq_ticket_takeover_open",
         "ticket",
@@ -1096,15 +1209,36 @@ def downgrade() -> None:
         sqlite_where=sa.text("kind = 'takeover' AND closed_at IS NULL"),
         postgresql_where=sa.text("kind = 'takeover' AND closed_at IS NULL"),
     )
+    op.drop_index("ix_ticket_opened", table_name="ticket")
     op.drop_index("ix_ticket_correlation", table_name="ticket")
+    op.drop_index(
+        "ix_ticket_closed",
+        table_name="ticket",
+        sqlite_where=sa.text("closed_at IS NOT NULL"),
+        postgresql_where=sa.text("closed_at IS NOT NULL"),
+    )
+    op.drop_index(
+        "ix_ticket_answered",
+        table_name="ticket",
+        sqlite_where=sa.text("answered_at IS NOT NULL"),
+        postgresql_where=sa.text("answered_at IS NOT NULL"),
+    )
     op.drop_table("ticket")
     op.drop_table("therapist")
     op.drop_table("tenant")
     op.drop_table("source_clock")
     op.drop_table("signing_key")
+    op.drop_table("signal_state")
+    op.drop_table("signal_round")
+    op.drop_index("ix_signal_point_at", table_name="signal_point")
+    op.drop_table("signal_point")
+    op.drop_table("signal_minute")
+    op.drop_index("ix_signal_firing_signal", table_name="signal_firing")
+    op.drop_table("signal_firing")
     op.drop_table("settings_doc")
     op.drop_table("scaled_time")
     op.drop_index(op.f("ix_safe_step_episode_id"), table_name="safe_step")
+    op.drop_index(op.f("ix_safe_step_at"), table_name="safe_step")
     op.drop_table("safe_step")
     op.drop_index(
         "uq_safe_episode_open",
@@ -1158,6 +1292,12 @@ def downgrade() -> None:
         sqlite_where=sa.text("done_at IS NULL"),
         postgresql_where=sa.text("done_at IS NULL"),
     )
+    op.drop_index(
+        "ix_message_done",
+        table_name="message",
+        sqlite_where=sa.text("done_at IS NOT NULL"),
+        postgresql_where=sa.text("done_at IS NOT NULL"),
+    )
     op.drop_index("ix_message_correlation", table_name="message")
     op.drop_table("message")
     op.drop_index(
@@ -1170,6 +1310,7 @@ def downgrade() -> None:
     op.drop_index(op.f("ix_malformed_item_given_id"), table_name="malformed_item")
     op.drop_index("ix_malformed_item_correlation", table_name="malformed_item")
     op.drop_table("malformed_item")
+    op.drop_index("ix_ledger_minute", table_name="ledger")
     op.drop_index("ix_ledger_correlation", table_name="ledger")
     op.drop_index("ix_ledger_committed_at", table_name="ledger")
     op.drop_table("ledger")
@@ -1222,6 +1363,7 @@ def downgrade() -> None:
         sqlite_where=sa.text("result IS NULL"),
         postgresql_where=sa.text("result IS NULL"),
     )
+    op.drop_index(op.f("ix_contingency_notice_done_at"), table_name="contingency_notice")
     op.drop_table("contingency_notice")
     op.drop_table("contingency_channel")
     op.drop_index(
@@ -1232,12 +1374,30 @@ def downgrade() -> None:
     )
     op.drop_table("contact")
     op.drop_index(
+        "ix_command_unplaced",
+        table_name="command",
+        sqlite_where=sa.text("commit_order IS NULL"),
+        postgresql_where=sa.text("commit_order IS NULL"),
+    )
+    op.drop_index(
         "ix_command_pending",
         table_name="command",
         sqlite_where=sa.text("done_at IS NULL"),
         postgresql_where=sa.text("done_at IS NULL"),
     )
     op.drop_index("ix_command_key", table_name="command")
+    op.drop_index(
+        "ix_command_held",
+        table_name="command",
+        sqlite_where=sa.text("status IN ('waiting_previous_commit','pending_safe_mode','pending_contingency')"),
+        postgresql_where=sa.text("status IN ('waiting_previous_commit','pending_safe_mode','pending_contingency')"),
+    )
+    op.drop_index(
+        "ix_command_generated",
+        table_name="command",
+        sqlite_where=sa.text("correlation_generated"),
+        postgresql_where=sa.text("correlation_generated"),
+    )
     op.drop_index("ix_command_correlation", table_name="command")
     op.drop_table("command")
     op.drop_table("audit_head")
@@ -1280,6 +1440,7 @@ def downgrade() -> None:
         postgresql_where=sa.text("acked_at IS NULL AND safe_mode_at IS NOT NULL"),
     )
     op.drop_index("ix_alert_raised", table_name="alert")
+    op.drop_index("ix_alert_minute", table_name="alert")
     op.drop_index("ix_alert_group", table_name="alert")
     op.drop_index(
         "ix_alert_flapping",
