@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, text
 
+from app.domain.evidence import EvidenceResult
 from app.domain.signal_facts import Facts
 from app.domain.states import State
 from app.store.bulk import insert_rows
@@ -86,6 +87,7 @@ def gather(conn: Connection, now: datetime, folded_minute: int) -> Gathered:
     _notices(conn, found)
     _tickets(conn, found)
     _takeovers(conn, found)
+    _packs(conn, found)
     return found
 
 
@@ -322,6 +324,27 @@ def _takeovers(conn: Connection, found: Gathered) -> None:
         found.of(tenant_id).count("takeover", 1)
         if ticket_id in breached:
             found.of(tenant_id).count("takeover_breached", 1)
+
+
+def _packs(conn: Connection, found: Gathered) -> None:
+    """Evidence packs settled within the hour, and how long they took; one that is due and was never tried ages."""
+    names = _SECONDS[conn.dialect.name]
+    settled = (
+        f"SELECT scope, result, {names.format('finished_at', 'requested_at')} AS took, count(*) AS n FROM evidence_pack "
+        "WHERE finished_at >= :since AND due_at IS NULL GROUP BY 1, 2, 3"
+    )
+    for row in _rows(conn, settled, since=found.now - HOUR):
+        facts, n = found.of(row.scope), int(row.n)
+        facts.count("pack", n)
+        facts.spot("pack_s", int(row.took), n)
+        if row.result != EvidenceResult.EVIDENCE_PACK_GENERATED:
+            facts.count("pack_incomplete", n)
+    late = (
+        f"SELECT scope, {_bound(conn, names.format(':now', 'requested_at'))} AS took, count(*) AS n FROM evidence_pack "
+        "WHERE due_at IS NOT NULL AND due_at <= :now AND result IS NULL GROUP BY 1, 2"
+    )
+    for row in _rows(conn, late, now=found.now):
+        found.of(row.scope).spot("pack_s", int(row.took), int(row.n))
 
 
 # --- shared -------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row, delete, or_, select, update
 
 from app.domain.envelopes import canonical_json
 from app.domain.signal_facts import Facts, Measured, combined, measured
+from app.domain.signal_texts import summary
 from app.domain.signals import SIGNALS, Signal, SignalLevel, SignalState, limited, measure, observe
 from app.ids import new_id
 from app.store.alerts import raise_alert, resolve
@@ -263,7 +264,7 @@ def _fire(conn: Connection, change: Change, gathered: Gathered, now: datetime) -
             tenant_id=None if scope == GLOBAL_SCOPE else scope,
             trigger=signal.name,
             severity=signal.severity(level),
-            summary=summary_of(signal, level, change.found.values),
+            summary=summary(signal, level, change.found.values),
             dedup_key=dedup_key(signal.name),
             correlation_id=None,
             now=now,
@@ -317,13 +318,6 @@ def _prune(conn: Connection, now: datetime) -> None:
 def dedup_key(name: str) -> str:
     """The key of a signal's alert within its scope."""
     return f"signal:{name}"
-
-
-def summary_of(signal: Signal, level: SignalLevel, values: Mapping[str, float]) -> str:
-    """One line for the alert: the signal, and what is over which limit."""
-    thresholds = signal.critical if level is SignalLevel.CRITICAL else signal.warning
-    met = [f"{t.metric} {values[t.metric]:g} ({t.operator} {t.value:g})" for t in thresholds if t.met(values)]
-    return f"{signal.name}: {', '.join(met)}"
 
 
 # --- limits -------------------------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ from app.web.console.manual_routes import manual_pages
 from app.web.console.replay_routes import replay_pages
 from app.web.console.routes import console_routes
 from app.web.console.safe_mode_routes import safe_mode_pages
+from app.web.console.signal_routes import signal_pages
 from app.web.console.takeover_routes import takeover_pages
 from app.web.health import HealthBoard, health_routes
 from app.web.i18n import template_config
@@ -119,6 +120,7 @@ def create_app(services: "Services") -> Litestar:
             *console_routes,
             *lane_act_pages,
             *manual_pages,
+            *signal_pages,
             *takeover_pages,
             *guardian_pages,
             *audit_pages,

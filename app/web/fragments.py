@@ -28,6 +28,7 @@ from app.web.console import (
     queue,
     replay,
     safe_mode,
+    signals,
     stories,
     takeovers,
 )
@@ -97,6 +98,24 @@ FRAGMENTS: Final[Mapping[str, Fragment]] = {
     f.id: f
     for f in (
         _state("banner", "base.html", mark("Situation"), "queue safe_mode settings", banner.Banner, banner.load_banner),
+        _rows(
+            "signal_rows",
+            "signals.html",
+            mark("Signals"),
+            "signals settings",
+            signals.SignalRows,
+            signals.load_signal_rows,
+            every_s=5,
+        ),
+        _rows(
+            "signal_detail",
+            "signals.html",
+            mark("Chosen signal"),
+            "signals settings",
+            signals.SignalDetail,
+            signals.load_signal_detail,
+            every_s=5,
+        ),
         _state("alert_count", "base.html", mark("Alerts"), "alerts", alerts.AlertCount, alerts.load_alert_count),
         _rows("alert_rows", "alerts.html", mark("Alerts"), "alerts", alerts.AlertRows, alerts.load_alert_rows),
         _rows("alert_detail", "alerts.html", mark("Chosen alert"), "alerts", alerts.AlertDetail, alerts.load_alert_detail),

@@ -16,6 +16,7 @@ from app.store.lanes import GLOBAL_SCOPE
 from app.store.tables import (
     Alert,
     ContingencyNotice,
+    EvidencePack,
     InboxCommand,
     InboxMessage,
     Lane,
@@ -192,6 +193,21 @@ def takeovers(conn: Connection, tenant_id: str, now: datetime, answered: int, la
     _insert(conn, Alert, rows)
 
 
+def packs(
+    conn: Connection, tenant_id: str, now: datetime, n: int, result: str = "evidence_pack_generated", took_s: float = 1.0
+) -> None:
+    """Evidence packs that were settled just now."""
+    rows = []
+    for _ in range(n):
+        name = new_id()
+        rows.append(
+            {"pack_id": name, "scope": tenant_id, "tenant_id": tenant_id, "kind": "flow", "subject": name, "span": ""}
+            | {"reason": "r", "requested_by": "system:test", "requested_at": now - timedelta(seconds=took_s), "result": result}
+            | {"finished_at": now, "missing_json": "[]"}
+        )
+    _insert(conn, EvidencePack, rows)
+
+
 def critical_alert(conn: Connection, tenant_id: str, now: datetime, age_s: float) -> None:
     """A critical alert that nobody has taken on."""
     raise_alert(
@@ -361,5 +377,17 @@ DRIVES = [
         lambda c, t, now: results(c, t, now, 40, lock_mode="fallback", lock_ms=1201),
         "platform",
         scope=GLOBAL_SCOPE,
+    ),
+    Drive(
+        "evidence_pack_completeness",
+        both(lambda c, t, now: packs(c, t, now, 48), lambda c, t, now: packs(c, t, now, 2, "evidence_pack_partial")),
+        lambda c, t, now: packs(c, t, now, 3, "evidence_pack_failed_alerted"),
+        "sre,qa",
+    ),
+    Drive(
+        "evidence_pack_generation",
+        lambda c, t, now: packs(c, t, now, 1, took_s=901),
+        lambda c, t, now: packs(c, t, now, 1, took_s=1801),
+        "sre,qa",
     ),
 ]

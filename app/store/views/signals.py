@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, func, select
 
 from app.domain.signals import SIGNALS, Signal, SignalLevel, Threshold, carried_forward, clean_limits, limited, preview
 from app.store.lanes import GLOBAL_SCOPE
@@ -122,6 +122,21 @@ def firings(
         }
         for row in conn.execute(query)
     ]
+
+
+def rises(conn: Connection, scope: Scope, since: datetime) -> dict[str, int]:
+    """How often each signal rose from `since` on."""
+    query = select(_FIRING.c.signal, func.count()).where(_FIRING.c.at >= since).group_by(_FIRING.c.signal)
+    if scope is not None:
+        query = query.where(_FIRING.c.scope.in_(scope))
+    return {name: int(n) for name, n in conn.execute(query)}
+
+
+def not_normal(conn: Connection, name: str) -> list[tuple[str, str]]:
+    """Scopes where a signal is not normal, with its level; the worst first."""
+    query = select(_STATE.c.scope, _STATE.c.level).where(_STATE.c.signal == name, _STATE.c.level != "normal")
+    found = [(row.scope, row.level) for row in conn.execute(query)]
+    return sorted(found, key=lambda one: (one[1] != "critical", one[0]))[:100]
 
 
 def points(conn: Connection, scope: str, name: str, since: datetime) -> list[tuple[datetime, dict[str, float]]]:
