@@ -14,6 +14,7 @@ import click
 from sqlalchemy import Connection, text
 
 from app.bootstrap import prepare_folder
+from app.cli_evidence import evidence_commands, first_key
 from app.cli_replay import replay_commands
 from app.clock import SystemClock
 from app.credentials import hash_password, new_api_key
@@ -141,7 +142,9 @@ def init(*, as_json: bool, slug: str, email: str) -> None:
         await upgrade(database)
         password = secrets.token_urlsafe(15)
         password_hash = await asyncio.to_thread(hash_password, password)
-        return await database.write(_init, slug, email, password, password_hash)
+        made = await database.write(_init, slug, email, password, password_hash)
+        await first_key(database)
+        return made
 
     made = _with_database(work)
     if as_json:
@@ -404,6 +407,7 @@ async def _on_migrated(database: Database, work: Callable[[Database], Awaitable[
 
 
 cli.add_command(replay_commands(lambda work: _with_database(lambda database: _on_migrated(database, work))))
+cli.add_command(evidence_commands(lambda work: _with_database(lambda database: _on_migrated(database, work))))
 
 
 @cli.command()

@@ -102,6 +102,15 @@ def check(
     )
 
 
+def document_of(data: bytes) -> dict[str, Any]:
+    """The whole pack of a zip as one document (`PACK_SCHEMA`), with its manifest and signature."""
+    files = read_zip(data).files
+    head = _json(files.get(HEAD, b"null")) or {}
+    listed = {name: _rows(files, file) for name, file in head.pop("files", {}).items()}
+    head |= dict.fromkeys(LISTS) | listed
+    return head | {"manifest": _json(files.get(MANIFEST, b"null")), "signature": _json(files.get(SIGNATURE, b"null"))}
+
+
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 

@@ -60,7 +60,8 @@ def terminal_state(kind: EvidenceKind, facts: Facts, document: Mapping[str, Any]
     if document is not None:
         said = next((document[name] for name in ("result", "verdict", "state", "status") if document.get(name)), None)
         return str(said) if said is not None else None
-    for name, end in _ENDS:
+    own = [(name, end) for name, end in _ENDS if name == _OWN.get(kind)]
+    for name, end in own or _ENDS:
         if facts.get(name):
             return end(facts)
     return "no_commands" if kind is EvidenceKind.CONTACT else None
@@ -105,6 +106,15 @@ def _message_end(facts: Facts) -> str | None:
     rows = facts["messages"]
     return None if any(row["done_at"] is None for row in rows) else str(rows[-1]["status"])
 
+
+_OWN: Final = {
+    EvidenceKind.ALERT: "alerts",
+    EvidenceKind.SAFE_MODE: "episodes",
+    EvidenceKind.REPLAY: "replays",
+    EvidenceKind.TAKEOVER: "tickets",
+    EvidenceKind.CONTACT: "commands",
+}
+"""Whose end is a pack's, where its kind says so."""
 
 _ENDS: Final = (
     ("episodes", _episode_end),

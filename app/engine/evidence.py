@@ -23,7 +23,7 @@ from app.domain.evidence_html import page
 from app.domain.evidence_kinds import FLOW_OF_KIND, EvidenceKind, stamp
 from app.domain.evidence_pack import assemble, facts_hash, redacted
 from app.domain.evidence_schema import PACK_SCHEMA
-from app.errors import StorageUnavailable
+from app.errors import Conflict, StorageUnavailable
 from app.metrics import Metrics
 from app.signing import ALGORITHM, Signer, new_salt, signer
 from app.store import evidence, signing_keys
@@ -31,6 +31,7 @@ from app.store.alerts import raise_alert
 from app.store.database import Database
 from app.store.evidence_facts import Gathered, gather
 from app.store.evidence_metrics import surroundings
+from app.store.people import By
 
 log = structlog.get_logger("engine.evidence")
 
@@ -38,6 +39,8 @@ T = TypeVar("T")
 
 POLL_S: Final = 2.0
 BATCH: Final = 8
+PATIENCE, LOOK_AGAIN_S = 30, 0.1
+"""How often, and how far apart, somebody who waits for a pack looks whether another node has built it."""
 PRUNE_EVERY_S: Final = 300.0
 
 
@@ -148,6 +151,44 @@ class Evidence:
         for call in self.on_change:
             call()
 
+    async def on_demand(self, wanted: evidence.Wanted, by: By) -> Row[Any] | None:
+        """The pack as the facts are now: the stored one when nothing has changed since, else a new one, built at once.
+
+        None when there is nothing of that name. Raises Conflict while another node builds it, StorageUnavailable when too
+        little of it can be read now.
+        """
+        told = await self.tell(wanted)
+        if not told.found:
+            return None
+        for _ in range(PATIENCE):
+            known = await self._database.read(evidence.newest, wanted.scope, wanted.kind, wanted.subject, wanted.span)
+            if known is not None and known.facts_hash == told.facts_hash and known.result == str(told.completeness.result):
+                return known
+            row = await self._database.write(_ask, wanted, by)
+            if row is not None:
+                await self.build(row)
+                built = await self._database.read(evidence.pack, row.pack_id)
+                if built is None or built.root is None:
+                    raise StorageUnavailable("Too little of this pack can be read now; it is tried again by itself.")
+                return built
+            await asyncio.sleep(LOOK_AGAIN_S)  # another node has it in hand
+        raise Conflict("This pack is being built right now; ask again in a moment.")
+
+    async def full(self, wanted: evidence.Wanted, by: By) -> bytes | None:
+        """The zip with names, numbers and texts, for a superadmin; audited, and kept nowhere. None when there is nothing."""
+        told = await self.tell(wanted, full=True)
+        if not told.found:
+            return None
+        key = await self.keys.signer()
+        sealed = await self._database.write(
+            evidence.note_full,
+            wanted,
+            lambda head: sealed_pack(wanted, told, key, head, by.now, is_redacted=False),
+            by,
+            told.facts_hash,
+        )
+        return sealed.content
+
     def _write(
         self,
         conn: Connection,
@@ -170,7 +211,7 @@ class Evidence:
             )
         evidence.finish(conn, row, built, sealed, now)
 
-    async def tell(self, row: Row[Any], *, full: bool = False) -> Told:
+    async def tell(self, row: Any, *, full: bool = False) -> Told:
         """Everything about a pack's subject as a document; redacted unless `full`."""
         kind = EvidenceKind(row.kind)
         gathered = await self._part("facts", gather, row)
@@ -224,9 +265,22 @@ class Evidence:
             log.info("evidence_pruned", packs=dropped)
 
 
-def sealed_pack(
-    row: Row[Any], told: Told, key: Signer, head: Mapping[str, Any], now: datetime, *, is_redacted: bool
-) -> evidence.Sealed:
+def _ask(conn: Connection, wanted: evidence.Wanted, by: By) -> Row[Any] | None:
+    pack_id = evidence.request(
+        conn,
+        tenant_id=wanted.tenant_id,
+        kind=wanted.kind,
+        subject=wanted.subject,
+        reason=wanted.reason,
+        now=by.now,
+        requested_by=by.actor,
+        from_at=wanted.from_at,
+        until_at=wanted.until_at,
+    )
+    return evidence.take(conn, pack_id, by.now)
+
+
+def sealed_pack(row: Any, told: Told, key: Signer, head: Mapping[str, Any], now: datetime, *, is_redacted: bool) -> evidence.Sealed:
     """The zip of a told pack, signed, hanging on the head of its audit chain."""
     about = {
         "pack_id": row.pack_id,
@@ -251,7 +305,7 @@ def sealed_pack(
     return evidence.Sealed(content=content, root=root, key_id=key.key_id)
 
 
-def _correlation(row: Row[Any], found: Gathered) -> str:
+def _correlation(row: Any, found: Gathered) -> str:
     """The correlation id of a pack: its subject, or that of the row that it is about."""
     if row.kind == EvidenceKind.FLOW:
         return str(row.subject)
@@ -260,7 +314,7 @@ def _correlation(row: Row[Any], found: Gathered) -> str:
     return str(rows[0]["correlation_id"]) if rows else row.correlation_id or f"{row.kind}-{row.subject}"[:220]
 
 
-def _span(found: Gathered, row: Row[Any]) -> tuple[datetime, datetime]:
+def _span(found: Gathered, row: Any) -> tuple[datetime, datetime]:
     """From the first to the last moment of the rows; the request's own without any."""
     names = ("accepted_at", "received_at", "opened_at", "entered_at", "raised_at", "planned_at", "done_at", "closed_at", "ended_at")
     parts = ("commands", "messages", "tickets", "episodes", "alerts", "replays", "d1_steps")

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Row, select, update
 
 from app.domain import alerts as domain
 from app.errors import Conflict, NotFound
+from app.store import evidence
 from app.store.alert_ladder import climb, locked, stop_steps
 from app.store.audit import append
 from app.store.events import publish
@@ -87,6 +88,7 @@ def resolve(
         now=now,
     )
     publish(conn, row.tenant_id, "alerts", [alert_id], now)
+    evidence.ended(conn, row.tenant_id, "alert", alert_id, now)
     return conn.execute(select(_ALERT).where(_ALERT.c.alert_id == alert_id)).one()
 
 

@@ -16,7 +16,7 @@ from app.domain.business_hours import Hours
 from app.domain.d1 import D1Action, D1Step
 from app.domain.d1_texts import BUTTONS, question
 from app.ids import new_id
-from app.store import settings
+from app.store import evidence, settings
 from app.store.alerts import raise_alert
 from app.store.bulk import insert_rows, joined_rows
 from app.store.events import publish
@@ -176,6 +176,7 @@ def _effect(conn: Connection, of: Unanswered, action: D1Action, contact_id: str 
             contact_id=_whom(conn, of),
         )
         open_tasks(conn, [task])
+        evidence.ended(conn, of.tenant_id, "flow", correlation_id, now)
         publish(conn, of.tenant_id, "manual", [task_id], now)
     else:
         opening = action is D1Action.NOTIFY_OPENING

@@ -7,12 +7,12 @@ digest to the audit chain of its scope in the same transaction that stores it: a
 
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Row, delete, or_, select, update
+from sqlalchemy import Connection, Row, and_, delete, or_, select, update
 
 from app.domain.envelopes import canonical_json
 from app.domain.evidence import Completeness, retry_s
@@ -23,11 +23,17 @@ from app.store.bulk import insert_rows
 from app.store.events import publish
 from app.store.lanes import GLOBAL_SCOPE
 from app.store.tables import EvidenceFile, EvidencePack, table
+from app.store.views.scope import Scope, within
+
+if TYPE_CHECKING:
+    from app.store.people import By  # it stands above alerts, whose end asks for packs
 
 _PACK, _FILE = table(EvidencePack), table(EvidenceFile)
 
 SYSTEM: Final = "system:evidence"
 TOPIC: Final = "evidence"
+SETTLE: Final = timedelta(seconds=10)
+"""How long after an end a pack is built: answers are delivered and receipts arrive in that time."""
 LEASE: Final = timedelta(seconds=60)
 KEEP_AUTOMATIC: Final = timedelta(days=7)
 """Packs of ordinary flows that nobody asked for are dropped after this; they can be built again at any time."""
@@ -53,6 +59,34 @@ class Built:
     facts_hash: str
     running: bool = False
     """The flow has not ended yet: not being complete is no failure, so nobody is alerted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A pack that is asked for and not stored (yet): what `EvidencePack` rows and requests have in common."""
+
+    tenant_id: str | None
+    kind: str
+    subject: str
+    reason: str
+    requested_at: datetime
+    from_at: datetime | None = None
+    until_at: datetime | None = None
+    pack_id: str = field(default_factory=new_id)
+    flow_id: str | None = None
+    correlation_id: str | None = None
+    document_json: str | None = None
+    tries: int = 1
+
+    @property
+    def scope(self) -> str:
+        """The tenant, or `global`."""
+        return self.tenant_id or GLOBAL_SCOPE
+
+    @property
+    def span(self) -> str:
+        """The time range as a key."""
+        return span_of(self.from_at, self.until_at)
 
 
 def request(
@@ -105,6 +139,11 @@ def request(
         conn.execute(update(_PACK).where(_PACK.c.pack_id == pack_id).values(document_json=row["document_json"], due_at=now + after))
     publish(conn, tenant_id, TOPIC, [pack_id], now)
     return pack_id
+
+
+def ended(conn: Connection, tenant_id: str | None, kind: str, subject: str, now: datetime) -> str:
+    """Ask for the pack of what has just ended, in the transaction that ends it; built once its last rows have settled."""
+    return request(conn, tenant_id=tenant_id, kind=kind, subject=subject, reason="ended", now=now, after=SETTLE)
 
 
 # --- building -----------------------------------------------------------------------------------------------------------
@@ -212,6 +251,46 @@ def prune(conn: Connection, now: datetime, limit: int = 200) -> int:
     return len(ids)
 
 
+def note_full(conn: Connection, about: Any, seal: Callable[[Mapping[str, Any]], Sealed], by: "By", facts_hash: str) -> Sealed:
+    """Seal a pack with personal data for one person, and write down who got it and why; the pack itself is not kept."""
+    head = lock_head(conn, about.scope)
+    sealed = seal({"chain": about.scope, "number": head.number, "hash": head.hash})
+    append(
+        conn,
+        chain=about.scope,
+        actor=by.actor,
+        action="evidence.full",
+        object=f"evidence/{about.pack_id}",
+        after={
+            "root": sealed.root,
+            "key_id": sealed.key_id,
+            "kind": about.kind,
+            "subject": about.subject,
+            "facts_hash": facts_hash,
+        },
+        reason=about.reason,
+        origin=by.origin,
+        correlation_id=by.correlation_id,
+        now=by.now,
+    )
+    return sealed
+
+
+def note_download(conn: Connection, row: Any, form: str, by: "By") -> None:
+    """Write down who took a pack, and in which form (`zip` or `json`)."""
+    append(
+        conn,
+        chain=row.scope,
+        actor=by.actor,
+        action="evidence.download",
+        object=f"evidence/{row.pack_id}",
+        after={"kind": row.kind, "subject": row.subject, "form": form, "root": row.root},
+        origin=by.origin,
+        correlation_id=by.correlation_id,
+        now=by.now,
+    )
+
+
 # --- reading ------------------------------------------------------------------------------------------------------------
 
 
@@ -231,6 +310,26 @@ def content(conn: Connection, pack_id: str) -> bytes | None:
     """The zip of a pack; None when there is none."""
     stored = conn.execute(select(_FILE.c.content).where(_FILE.c.pack_id == pack_id)).scalar()
     return zlib.decompress(stored) if stored is not None else None
+
+
+def packs(
+    conn: Connection,
+    scope: Scope,
+    *,
+    everywhere: bool = False,
+    kind: str | None = None,
+    after: tuple[datetime, str] | None = None,
+    limit: int = 50,
+) -> list[Row[Any]]:
+    """Packs of some clinics, the newest request first; `everywhere` adds those of the whole installation."""
+    mine = within(_PACK.c.tenant_id, scope)
+    query = select(_PACK).where(or_(mine, _PACK.c.tenant_id.is_(None)) if everywhere else mine)
+    if kind is not None:
+        query = query.where(_PACK.c.kind == kind)
+    if after is not None:
+        at, pack_id = after
+        query = query.where(or_(_PACK.c.requested_at < at, and_(_PACK.c.requested_at == at, _PACK.c.pack_id < pack_id)))
+    return list(conn.execute(query.order_by(_PACK.c.requested_at.desc(), _PACK.c.pack_id.desc()).limit(limit)))
 
 
 def missing_of(row: Row[Any]) -> list[str]:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Row, Table, and_, or_, select
+from sqlalchemy import Connection, Table, and_, or_, select
 
 from app.domain.envelopes import parse_time
 from app.domain.evidence_kinds import EvidenceKind
@@ -86,7 +86,7 @@ class Gathered:
         return any(self.facts.values())
 
 
-def gather(conn: Connection, pack: Row[Any]) -> Gathered:
+def gather(conn: Connection, pack: Any) -> Gathered:
     """Everything about a pack's subject."""
     return _Reader(conn, pack).read()
 
@@ -94,7 +94,7 @@ def gather(conn: Connection, pack: Row[Any]) -> Gathered:
 class _Reader:
     """Collects rows, following one to the next."""
 
-    def __init__(self, conn: Connection, pack: Row[Any]) -> None:
+    def __init__(self, conn: Connection, pack: Any) -> None:
         self.conn, self.pack = conn, pack
         self.tenant_id: str | None = pack.tenant_id
         self.found = Gathered()

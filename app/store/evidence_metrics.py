@@ -31,21 +31,31 @@ def _results(conn: Connection, tenant_id: str, since: datetime, until: datetime)
         .subquery()
     )
     query = select(inside.c.result, inside.c.lock_mode, func.count()).group_by(inside.c.result, inside.c.lock_mode)
+    counts = sorted(tuple(row) for row in conn.execute(query))
+    within = {"since": since, "until": until}
+    total = {"metric": "ledger_entries", "value": sum(count for _, _, count in counts)}
     return [
-        {"metric": "ledger_entries", "value": count, "result": result, "lock_mode": mode, "since": since, "until": until}
-        for result, mode, count in sorted(tuple(row) for row in conn.execute(query))
+        total | within,
+        *(
+            {"metric": "ledger_entries", "value": count, "result": result, "lock_mode": mode} | within
+            for result, mode, count in counts
+        ),
     ]
 
 
 def _health(conn: Connection, since: datetime, until: datetime) -> list[dict[str, Any]]:
     query = select(_SAMPLE).where(_SAMPLE.c.at >= since, _SAMPLE.c.at <= until).order_by(_SAMPLE.c.at.desc()).limit(SAMPLES_MAX)
+    samples = conn.execute(query).all()
     return [
-        {
-            "metric": "health_green",
-            "value": int(row.green),
-            "at": row.at,
-            "node_id": row.node_id,
-            "red": sorted(k for k, v in msgspec.json.decode(row.checks_json).items() if not v.get("green")),
-        }
-        for row in reversed(conn.execute(query).all())
+        {"metric": "health_samples", "value": len(samples), "since": since, "until": until},
+        *(
+            {
+                "metric": "health_green",
+                "value": int(row.green),
+                "at": row.at,
+                "node_id": row.node_id,
+                "red": sorted(k for k, v in msgspec.json.decode(row.checks_json).items() if not v.get("green")),
+            }
+            for row in reversed(samples)
+        ),
     ]

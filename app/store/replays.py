@@ -34,6 +34,7 @@ from app.domain.replay_batch import (
 from app.domain.replay_filter import ReplayFilter
 from app.domain.states import PARKED, PRIORITY_BY_RANK, Source, State
 from app.errors import Conflict, NotFound
+from app.store import evidence
 from app.store.audit import append
 from app.store.bulk import insert_rows, joined_rows, update_rows
 from app.store.drain import allowed
@@ -474,6 +475,7 @@ def advance(conn: Connection, tenant_id: str, replay_id: str, now: datetime, new
     if not run.open():
         status = step(status, BatchAct.COMPLETE) or status
         values |= {"status": status, "ended_at": now, "rev": batch.rev + 1}
+        evidence.ended(conn, tenant_id, "replay", replay_id, now)
     if values:
         conn.execute(update(_BATCH).where(_BATCH.c.replay_id == replay_id).values(values))
     if released or run.finished or "status" in values:

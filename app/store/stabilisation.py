@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row, case, select
 from app.domain.green_window import Sample, Window, WindowPolicy, expire, failing, observe
 from app.domain.safe_mode import DrainPolicy, ModeEvent, SafeModeResult, attempt_exit, drain_allowance, on_reset
 from app.domain.states import ModeState
+from app.store import evidence
 from app.store.alerts import reset_deadline
 from app.store.bulk import update_rows
 from app.store.episodes import (
@@ -150,6 +151,7 @@ def _drain(conn: Connection, mode: Row[Any], episode: Row[Any], policy: DrainPol
     if not waiting:
         set_state(conn, mode, ModeState.NORMAL, by, why="everything that was parked has left", since=None, reason=None)
         patch(conn, episode, ended_at=by.now)
+        evidence.ended(conn, tenant_of(episode.scope), "safe_mode", episode.episode_id, by.now)
         tell(conn, episode.episode_id, "drained", by.now, detail=str(episode.released))
         return Progress(state=ModeState.NORMAL, changed=True)
     if allowed < 1:

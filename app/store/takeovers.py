@@ -25,7 +25,7 @@ from app.domain.takeover import (
     step,
 )
 from app.errors import Conflict, NotFound
-from app.store import audit, settings
+from app.store import audit, evidence, settings
 from app.store.alerts import raise_alert, resolve_by_key
 from app.store.events import publish
 from app.store.notices import hours_of
@@ -176,6 +176,7 @@ def close(conn: Connection, tenant_id: str, ticket_id: str, by: By, reason: str,
     for topic in ("lane", "queue"):
         publish(conn, tenant_id, topic, [before.contact_id], by.now)
     _alert_is_over(conn, before, by)
+    evidence.ended(conn, tenant_id, "takeover", ticket_id, by.now)
 
 
 def _alert_is_over(conn: Connection, row: Row[Any], by: By) -> None:

@@ -44,6 +44,10 @@ ELSEWHERE = [
     "/stories",
     "/signals",
     "/signals/{signal}",
+    "/evidence",
+    "/evidence/{flow}",
+    "/evidence-packs/{pack}",
+    "/evidence-key",
 ]
 """Tried in the test of its own part."""
 LISTS = ["/contacts", "/patients", "/therapists", "/appointments", "/queue", "/holds"]
