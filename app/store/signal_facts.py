@@ -29,6 +29,8 @@ YOUNG: Final = timedelta(seconds=90)
 GAP: Final = timedelta(minutes=2)
 """A message that waits this long to be heard is one of the `events` of ack_to_enqueue_gap."""
 
+_ITEMS: Final = frozenset({"done", "unplaced", "heard_s"})
+"""Measures that together count everything that was accepted and has ended: what has a correlation id, or had to be given one."""
 RATED: Final = (State.VERSION_CONFLICT_BLOCKED, State.EXPIRED_MANUAL, State.CONFLICT_BLOCKED)
 REPLAY_CAUSES: Final = "'expired_manual','conflict_blocked','invalid_event_manual','manual_review_required'"
 """Causes of manual tasks that a replay can leave behind."""
@@ -114,8 +116,8 @@ def _count_young(conn: Connection, found: Gathered) -> None:
     since = datetime.fromtimestamp(found.since_minute * 60, tz=found.now.tzinfo)
     minute, seconds, whole = (kind[conn.dialect.name] for kind in (_MINUTE_OF, _SECONDS, _WHOLE))
 
-    def add(row: Any, measure: str, bucket: int = 0) -> None:
-        key = (int(row.minute), row.tenant_id, measure, bucket)
+    def add(row: Any, measure: str, bucket: int = 0, scope: str | None = None) -> None:
+        key = (int(row.minute), scope or row.tenant_id, measure, bucket)
         found.buckets[key] = found.buckets.get(key, 0) + int(row.n)
 
     def rows(query: str) -> Any:
@@ -126,29 +128,27 @@ def _count_young(conn: Connection, found: Gathered) -> None:
         "FROM ledger WHERE committed_at >= :since GROUP BY 1, 2, 3, 4"
     ):
         add(row, "done")
-        add(row, "items")
         if row.result in RATED:
             add(row, row.result)
         if row.lock_mode in ("primary", "fallback"):
-            add(row, f"lock_{row.lock_mode}")
+            add(row, f"lock_{row.lock_mode}", scope=GLOBAL_SCOPE)  # of the installation: one row a minute for all clinics
     for row in rows(
-        f"SELECT tenant_id, {minute.format('committed_at')} AS minute, {whole.format('lock_ms')} AS bucket, count(*) AS n "
-        "FROM ledger WHERE committed_at >= :since AND lock_mode = 'fallback' GROUP BY 1, 2, 3"
+        f"SELECT {minute.format('committed_at')} AS minute, {whole.format('lock_ms')} AS bucket, count(*) AS n "
+        "FROM ledger WHERE committed_at >= :since AND lock_mode = 'fallback' GROUP BY 1, 2"
     ):
-        add(row, "lock_ms", int(row.bucket))
+        add(row, "lock_ms", int(row.bucket), scope=GLOBAL_SCOPE)
     for row in rows(
         f"SELECT tenant_id, {minute.format('done_at')} AS minute, {seconds.format('done_at', 'received_at')} AS bucket, "
         "correlation_generated AS generated, count(*) AS n FROM message WHERE done_at >= :since GROUP BY 1, 2, 3, 4"
     ):
         add(row, "heard_s", int(row.bucket))
-        add(row, "items")
         if row.generated:
             add(row, "generated")
     for row in rows(
         f"SELECT tenant_id, {minute.format('done_at')} AS minute, result, count(*) AS n "
         "FROM command WHERE commit_order IS NULL AND done_at >= :since GROUP BY 1, 2, 3"
     ):
-        add(row, "items")
+        add(row, "unplaced")
         if row.result == State.BLOCKED_COMMIT_ORDER_VIOLATION:
             add(row, row.result)
     for row in rows(
@@ -179,6 +179,8 @@ def _sum_windows(conn: Connection, found: Gathered) -> None:
 
 
 def _add(facts: Facts, measure: str, bucket: int, hour: int, quarter: int, ten: int) -> None:
+    if measure in _ITEMS:
+        facts.count("items", hour, in_quarter=quarter)
     if measure == "waiting_s":
         facts.spot(measure, bucket, ten)
     elif measure in ("heard_s", "lock_ms"):

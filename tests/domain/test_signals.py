@@ -12,6 +12,11 @@ from app.domain.signals import (
     Firing,
     SignalLevel,
     SignalState,
+    carried_forward,
+    clean_limits,
+    limit_disorder,
+    limit_faults,
+    limited,
     measure,
     observe,
     percentile,
@@ -145,3 +150,49 @@ def test_percentiles_are_nearest_rank() -> None:
     assert percentile(range(100, 0, -1), 0.95) == 95
     assert percentile([1, 2, 3], 0) == 1
     assert percentile([1, 2, 3], 1) == 3
+
+
+def test_points_of_change_hold_until_the_next_one_and_so_end_a_calm() -> None:
+    signal = SIGNALS["replay_backlog"]
+    high, low = {"backlog": 31.0}, {"backlog": 1.0}
+    points = [(at(0), high), (at(1), low), (at(200), high), (at(201), low), (at(210), high)]
+    assert len(preview(signal, points)) == 1, "points alone never were calm for half an hour"
+    assert [f.at for f in preview(signal, carried_forward(points, at(300)))] == [at(0), at(200)]
+    assert list(carried_forward(points[:2], at(30))) == points[:2]
+    assert list(carried_forward(points[:2], at(31)))[-1] == (at(31), low)
+    assert list(carried_forward([], at(1))) == []
+
+
+def test_limits_as_settings_say_them_are_checked() -> None:
+    good = {"replay_backlog": {"warning": {"backlog": 10, "age_p95_s": None}, "critical": None}, "expired_manual": None}
+    assert list(limit_faults(good)) == []
+    for bad, pointer in (
+        ({"nothing": {}}, "/nothing"),
+        ({"replay_backlog": 3}, "/replay_backlog"),
+        ({"replay_backlog": {"loud": {}}}, "/replay_backlog/loud"),
+        ({"replay_backlog": {"warning": 3}}, "/replay_backlog/warning"),
+        ({"replay_backlog": {"warning": {"rate": 1}}}, "/replay_backlog/warning/rate"),
+        ({"replay_backlog": {"warning": {"backlog": True}}}, "/replay_backlog/warning/backlog"),
+        ({"replay_backlog": {"warning": {"backlog": -1}}}, "/replay_backlog/warning/backlog"),
+        ({"expired_manual": {"warning": {"rate": 1.5}}}, "/expired_manual/warning/rate"),
+    ):
+        assert [found for found, _ in limit_faults(bad)] == [pointer]
+
+
+def test_a_later_document_goes_over_an_earlier_one_and_what_means_nothing_is_left_out() -> None:
+    stored = {"replay_backlog": {"warning": {"backlog": 10}}, "gone": {"warning": {"x": 1}}}
+    own = {"replay_backlog": {"warning": {"age_p95_s": 60, "backlog": None}, "critical": None}, "conflict_blocked": None}
+    held = clean_limits(stored, own, None)
+    assert held == {"replay_backlog": {"warning": {"backlog": 10, "age_p95_s": 60}, "critical": {}}}
+    changed = limited(SIGNALS["replay_backlog"], held)
+    assert [t.value for t in changed.warning] == [10, 60]
+    assert limited(SIGNALS["expired_manual"], held) is SIGNALS["expired_manual"]
+
+
+def test_a_warning_comes_before_its_critical() -> None:
+    signal = SIGNALS["replay_backlog"]
+    assert limit_disorder(signal) == []
+    assert limit_disorder(with_limits(signal, warning={"backlog": 81})) == ["backlog"]
+    coverage = SIGNALS["correlation_id_coverage"]
+    assert limit_disorder(with_limits(coverage, critical={"coverage": 0.999})) == ["coverage"]
+    assert limit_disorder(SIGNALS["waiting_previous_commit_age"]) == []

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from app.domain.signals import SIGNALS
 from app.domain.states import State
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,6 +33,12 @@ def test_a_story_is_complete(story: dict[str, Any]) -> None:
 @pytest.mark.parametrize("story", [s for s in STORIES if s["id"].startswith(("S-PC-01", "S-PC-02"))], ids=lambda s: s["id"])
 def test_a_story_of_order_or_replay_ends_in_states_of_the_product(story: dict[str, Any]) -> None:
     assert set(story["terminal_states"]) <= set(State)
+
+
+@pytest.mark.parametrize("story", [s for s in STORIES if s["wave"] != "deferred"], ids=lambda s: s["id"])
+def test_a_storys_signal_is_measured_and_its_alert_has_that_name(story: dict[str, Any]) -> None:
+    assert story["signal"] in SIGNALS
+    assert story["alert"] == story["signal"]
 
 
 @pytest.mark.parametrize("story", STORIES, ids=list(BY_ID))
