@@ -95,7 +95,7 @@ async def test_a_clinics_limits_go_over_those_of_all_and_hold_from_the_next_look
     watch = SignalWatch(db, manual_clock, Metrics())
     for one in (TEN, "ten-lua"):
         await db.write(tenant, tenant_id=one)
-        await db.write(lambda conn, one=one: tasks(conn, one, manual_clock.now(), 12))
+        await db.write(tasks, one, manual_clock.now(), 12)
 
     async def levels() -> list[str]:
         manual_clock.advance(seconds=15)
