@@ -27,6 +27,8 @@ from app.store.ledger import Attempt, LanePlan, LostRace, apply
 log = structlog.get_logger("engine.dispatch")
 
 POLL_S = 0.5
+ELSEWHERE_S = 0.05
+"""A lane whose lock another node had is left out for this long, so that two nodes do not run after the same lanes."""
 POISON_AFTER = 5
 """Attempts after which a lane whose plan the database keeps refusing is handed to a person."""
 
@@ -67,14 +69,19 @@ class Dispatch:
         self._busy = busy if busy is not None else set()
         """Lanes that a sibling loop of this process is at."""
         self._refused: dict[LaneKey, int] = {}
+        self._elsewhere: dict[LaneKey, float] = {}
+        """Lanes that another node was at, and until when (monotonic) they are left to it."""
 
     async def tick(self) -> float:
         """Serve one round of lanes."""
         now = self._clock.now()
         ready = await self._database.read(candidates, now, self._policy.per_tenant)
-        ready = [c for c in ready if (c.tenant_id, c.contact_id) not in self._busy]
+        started = time.monotonic()
+        self._elsewhere = {key: until for key, until in self._elsewhere.items() if until > started}
+        left = [c for c in ready if (c.tenant_id, c.contact_id) not in self._elsewhere]
+        ready = [c for c in left if (c.tenant_id, c.contact_id) not in self._busy]
         if not ready:
-            return await self._until_due()
+            return ELSEWHERE_S if self._elsewhere else await self._until_due()
         chosen = rank(ready, now, limit=self._policy.lanes_per_round)
         keys = [(c.tenant_id, c.contact_id) for c in chosen]
         self._busy.update(keys)
@@ -82,7 +89,7 @@ class Dispatch:
             served = await self._serve(chosen)
         finally:
             self._busy.difference_update(keys)
-        return 0.0 if served else min(POLL_S, 0.05)
+        return 0.0 if served or self._elsewhere else ELSEWHERE_S
 
     async def _until_due(self) -> float:
         due = await self._database.read(next_due, self._clock.now())
@@ -97,6 +104,9 @@ class Dispatch:
         self._metrics.lock(grant.mode, grant.ms, len(grant.keys))
         try:
             keys = [key for name, key in names.items() if name in grant.keys]
+            if len(keys) < len(names):
+                until = time.monotonic() + ELSEWHERE_S
+                self._elsewhere |= {key: until for name, key in names.items() if name not in grant.keys}
             if not keys:
                 return False
             facts = await self._database.read(gather, keys, self._policy.chain)

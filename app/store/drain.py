@@ -74,10 +74,14 @@ def _causes(everywhere: Row[Any] | None, own: Row[Any] | None, now: datetime) ->
     return ("contingency",) if mode.state is ModeState.DRAINING else PARKED_BY
 
 
+_PARKED_TENANTS = select(_LANE.c.tenant_id, _LANE.c.blocked_by).where(_parked(PARKED_BY)).distinct()
+_DRAINING_TENANTS = select(_DRAIN.c.tenant_id).where(_DRAIN.c.ended_at.is_(None))
+
+
 def due(conn: Connection, now: datetime) -> list[str]:
     """Clinics with something to do: parked lanes in a mode that lets them go, or a drain that is open."""
-    found = conn.execute(select(_LANE.c.tenant_id, _LANE.c.blocked_by).where(_parked(PARKED_BY)).distinct()).all()
-    draining = {str(t) for t in conn.execute(select(_DRAIN.c.tenant_id).where(_DRAIN.c.ended_at.is_(None))).scalars()}
+    found = conn.execute(_PARKED_TENANTS).all()
+    draining = {str(t) for t in conn.execute(_DRAINING_TENANTS).scalars()}
     if not found and not draining:
         return []
     scopes = [GLOBAL_SCOPE, *(row.tenant_id for row in found)]

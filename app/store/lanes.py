@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, case, func, or_, select
+from sqlalchemy import Connection, Integer, Row, Select, bindparam, case, func, or_, select
 
 from app.domain.envelopes import Command, parse_time
 from app.domain.facts import Appointment as AppointmentFact
@@ -17,6 +17,7 @@ from app.domain.facts import GuardianLink, KeyUse, Mode
 from app.domain.lanes import LaneCandidate
 from app.domain.states import AppointmentStatus, CommandType, ModeState, RequestedBy, Source, State
 from app.store.bulk import joined_rows
+from app.store.columns import UTCDateTime
 from app.store.tables import Appointment, Guardian, Hold, InboxCommand, Lane, ModeRow, Patient, Therapist, table
 
 LaneKey = tuple[str, str]
@@ -33,13 +34,9 @@ _GUARDIAN, _PATIENT, _THERAPIST = table(Guardian), table(Patient), table(Therapi
 _MODE, _HOLD = table(ModeRow), table(Hold)
 
 
-def candidates(conn: Connection, now: datetime, per_tenant: int) -> list[LaneCandidate]:
-    """Lanes with something to do now: of each tenant the best `per_tenant` by class and by age.
-
-    Both orders are cut per tenant, so a flooding tenant never hides another and an old lane never falls off the list.
-    """
+def _candidates_query() -> Select[Any]:
     best = case((_LANE.c.wait_0 > 0, 0), (_LANE.c.wait_1 > 0, 1), (_LANE.c.wait_2 > 0, 2), else_=3)
-    tenant = _LANE.c.tenant_id
+    tenant, now, per_tenant = _LANE.c.tenant_id, bindparam("now", type_=UTCDateTime()), bindparam("per_tenant", type_=Integer())
     held = select(_HOLD.c.tenant_id).where(_HOLD.c.command_type == "*")
     ready = (
         select(
@@ -59,7 +56,22 @@ def candidates(conn: Connection, now: datetime, per_tenant: int) -> list[LaneCan
         )
         .subquery()
     )
-    rows = conn.execute(select(ready).where(or_(ready.c.by_class <= per_tenant, ready.c.by_age <= per_tenant)))
+    return select(ready).where(or_(ready.c.by_class <= per_tenant, ready.c.by_age <= per_tenant))
+
+
+_CANDIDATES = _candidates_query()
+"""Built once: dispatch asks at every poll, and building costs more than answering."""
+_NEXT_DUE = select(func.min(_LANE.c.not_before)).where(
+    _LANE.c.waiting > 0, _LANE.c.not_before > bindparam("now", type_=UTCDateTime()), _LANE.c.paused_at.is_(None)
+)
+
+
+def candidates(conn: Connection, now: datetime, per_tenant: int) -> list[LaneCandidate]:
+    """Lanes with something to do now: of each tenant the best `per_tenant` by class and by age.
+
+    Both orders are cut per tenant, so a flooding tenant never hides another and an old lane never falls off the list.
+    """
+    rows = conn.execute(_CANDIDATES, {"now": now, "per_tenant": per_tenant})
     return [
         LaneCandidate(
             tenant_id=r.tenant_id, contact_id=r.contact_id, best_rank=r.best, ready_since=r.ready_since or now, waiting=r.waiting
@@ -70,9 +82,7 @@ def candidates(conn: Connection, now: datetime, per_tenant: int) -> list[LaneCan
 
 def next_due(conn: Connection, now: datetime) -> datetime | None:
     """When the earliest lane that waits for its time wants to be looked at."""
-    due: datetime | None = conn.execute(
-        select(func.min(_LANE.c.not_before)).where(_LANE.c.waiting > 0, _LANE.c.not_before > now, _LANE.c.paused_at.is_(None))
-    ).scalar()
+    due: datetime | None = conn.execute(_NEXT_DUE, {"now": now}).scalar()
     return due
 
 
