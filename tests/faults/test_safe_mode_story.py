@@ -131,6 +131,7 @@ def schedule(now: datetime, contact_id: str, number: int) -> dict[str, Any]:
     }
 
 
+@pytest.mark.alone
 @pytest.mark.story("S-PC-03-001")
 @pytest.mark.story("S-PC-03-002")
 @pytest.mark.story("S-PC-03-003")
@@ -201,6 +202,7 @@ def test_nobody_acknowledges_and_everything_follows_though_nodes_die(postgres_ur
         assert results == ["replayed"] * len(sent)
         ladder = call("GET", f"/alerts/{alert_id}")
         assert ladder["result"] == "ack_timeout_escalated"
+        until("vanished senders' leases", lambda: all(o.status != "sending" for o in rows(postgres_url, Outbox)), 60)
     tell_the_story(postgres_url, sink)
     kora(postgres_url, "verify")
 

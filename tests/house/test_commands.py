@@ -58,6 +58,14 @@ def test_every_step_runs_whatever_the_others_say(dev: ModuleType, tmp_path: Path
     assert dev.all_of([("second", passes)]) == 0
 
 
+def test_a_step_without_tests_is_a_failure_unless_tests_were_named(dev: ModuleType) -> None:
+    none = ("none", [sys.executable, "-c", "raise SystemExit(5)"])
+    some = ("some", [sys.executable, "-c", ""])
+    assert dev.all_of([none, none, some]) == 1
+    assert dev.all_of([none, none, some], some=True) == 0
+    assert dev.all_of([none] * dev.TEST_STEPS, some=True) == 1
+
+
 def test_nothing_waits_for_a_keyboard(dev: ModuleType) -> None:
     assert dev.run(sys.executable, "-c", "import sys; raise SystemExit(len(sys.stdin.read()))") == 0
 
