@@ -27,6 +27,7 @@ from app.engine.evidence import Evidence
 from app.engine.health import Health
 from app.engine.intake import Intake
 from app.engine.locks import DatabaseLocks, LaneLocks
+from app.engine.log_keeper import LineBuffer, LogKeeper
 from app.engine.nodes import Nodes
 from app.engine.outbox import OutboxLoop
 from app.engine.phone_writer import PhoneWriter
@@ -112,8 +113,9 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
     """Build the services of one process; nothing runs yet. `logs=False` leaves logging as it is (tests)."""
     clock = clock or SystemClock(settings.time_scale)
     failures: queue.SimpleQueue[str] = queue.SimpleQueue()
+    lines = LineBuffer()
     sink = (
-        configure(log_format=settings.log_format, now=clock.now, node_id=settings.node_id, on_failure=failures.put)
+        configure(log_format=settings.log_format, now=clock.now, node_id=settings.node_id, on_failure=failures.put, keep=lines.add)
         if logs
         else None
     )
@@ -172,6 +174,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
         health,
         safe_mode,
         evidence,
+        LogKeeper(database, clock, lines),
         signals,
     ]
     if settings.heartbeat_url:

@@ -48,10 +48,12 @@ def configure(
     fd: int | None = None,
     level: int = logging.INFO,
     on_failure: Callable[[str], None] | None = None,
+    keep: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> LogSink:
     """Send every log line of this process to `fd` (default: standard output), as `json` or `console`.
 
     Returns the sink, to be closed at the end. `on_failure` gets one sentence per outage of the sink, from another thread.
+    `keep` gets every redacted line that belongs to a flow; it must return at once and may be called from any thread.
     """
     sink = LogSink(sys.stdout.fileno() if fd is None else fd, on_failure=on_failure)
     render = _render_json if log_format == "json" else _render_console
@@ -70,6 +72,7 @@ def configure(
             stamp,
             structlog.processors.format_exc_info,
             _redacted,
+            _kept(keep),
             render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -123,6 +126,17 @@ def _redacted(_logger: object, _name: str, fields: Fields) -> Fields:
     clean["ts"] = _plain(fields["ts"])
     clean["level"] = fields["level"]
     return clean
+
+
+def _kept(keep: Callable[[Mapping[str, Any]], None] | None) -> Callable[[object, str, Fields], Fields]:
+    """A step that hands on the lines of flows, and changes none."""
+
+    def hand_on(_logger: object, _name: str, fields: Fields) -> Fields:
+        if keep is not None and fields.get("flow_id") is not None and fields.get("correlation_id") is not None:
+            keep(fields)
+        return fields
+
+    return hand_on
 
 
 def _plain(value: Any) -> Any:

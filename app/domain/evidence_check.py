@@ -93,13 +93,20 @@ def check(
     said = signature or {}
     about = (document or {}).get("about")
     return Checked(
-        faults=tuple(dict.fromkeys(faults)),
+        faults=_each_once(faults),
         about=about if isinstance(about, dict) else {},
         root=_text((document or {}).get("root")),
         key_id=_text(said.get("key_id")),
         public_key=_text(said.get("public_key")),
         entries=entries,
     )
+
+
+def _each_once(faults: Iterable[PackFault]) -> tuple[PackFault, ...]:
+    """Each fault once; of a file whose content changed, that its header (a checksum) differs says nothing more."""
+    found = dict.fromkeys(faults)
+    changed = {fault.name for fault in found if fault.fault == "changed"}
+    return tuple(f for f in found if f.name not in changed or f.fault not in ("header_changed", "directory_changed"))
 
 
 def document_of(data: bytes) -> dict[str, Any]:

@@ -205,9 +205,11 @@ def _value(value: Any) -> Any:
 
 def _logs(story: Sequence[Row], lines: Sequence[Row], tenant_id: str | None) -> list[Document]:
     """The kept lines of the flow, and for every step that left none a line made from its record (`source` says which)."""
-    kept = [_plain(line) | {"source": "log"} for line in lines]
-    said = {(line.get("event"), line.get("flow_id")) for line in kept}
-    made = [_line(row, tenant_id) for row in story if (_LOGGED_AS.get(row["event"]), row["flow_id"]) not in said]
+    # what the builder says about building this very pack is no part of the story, and would make every pack a new one
+    told = (line for line in lines if not str(line.get("event")).startswith("evidence_"))
+    kept = [_plain(line) | {"source": "log"} for line in told]
+    said = {(line.get("event"), line.get("commit_order")) for line in kept}
+    made = [_line(row, tenant_id) for row in story if (_LOGGED_AS.get(row["event"]), row.get("commit_order")) not in said]
     return sorted([*kept, *made], key=lambda line: (str(line["ts"]), str(line["event"])))
 
 
@@ -216,6 +218,8 @@ _LOGGED_AS: Final = {
     "command_accepted": "accepted",
     "message_processed": "messages_heard",
     "decided": "decided",
+    "delivery_done": "delivery",
+    "day_before": "d1_step",
 }
 """Events of the timeline by the name of the log line that says the same."""
 

@@ -26,7 +26,7 @@ from app.domain.evidence_schema import PACK_SCHEMA
 from app.errors import Conflict, StorageUnavailable
 from app.metrics import Metrics
 from app.signing import ALGORITHM, Signer, new_salt, signer
-from app.store import evidence, signing_keys
+from app.store import evidence, evidence_feed, log_lines, signing_keys
 from app.store.alerts import raise_alert
 from app.store.database import Database
 from app.store.evidence_facts import Gathered, gather
@@ -39,6 +39,9 @@ T = TypeVar("T")
 
 POLL_S: Final = 2.0
 BATCH: Final = 8
+FLOWS_PER_S: Final = 0.5
+"""Packs of ordinary flows that a node starts by itself, on average; the bound that the decision about packs states."""
+FLOWS_BURST: Final = 15.0
 PATIENCE, LOOK_AGAIN_S = 30, 0.1
 """How often, and how far apart, somebody who waits for a pack looks whether another node has built it."""
 PRUNE_EVERY_S: Final = 300.0
@@ -100,15 +103,39 @@ class Evidence:
         self.keys = SigningKeys(database, clock, secret_key)
         self.on_change: list[Callable[[], None]] = []
         self._database, self._clock, self._metrics = database, clock, metrics
-        self._pruned_at = time.monotonic()
+        self._pruned_at = self._fed_at = time.monotonic()
+        self._tokens = FLOWS_BURST
+        self._seen: int | None = None
 
     async def tick(self) -> float:
         """Build what is due; soon again when there was more than one round takes."""
         due = await self._database.write(evidence.claim, self._clock.now(), BATCH)
         for row in due:
             await self.build(row)
+        await self._feed()
         await self._prune()
         return 0.0 if len(due) == BATCH else POLL_S
+
+    async def _feed(self) -> None:
+        """Ask for the packs of ordinary flows that have just ended, the newest first, at a bounded rate.
+
+        A pack for every flow would cost more than the flows: the rest is built when somebody asks. Read from the event log's
+        newest rows, so a commit pays nothing for it.
+        """
+        now = time.monotonic()
+        self._tokens = min(FLOWS_BURST, self._tokens + (now - self._fed_at) * FLOWS_PER_S)
+        self._fed_at = now
+        if self._seen is None:
+            self._seen = await self._database.read(evidence_feed.head)
+            return
+        room = int(self._tokens)
+        if room < 1:
+            return
+        head, ended = await self._database.read(evidence_feed.recent_ends, self._seen, room)
+        self._seen = head
+        if ended:
+            self._tokens -= len(ended)
+            await self._database.write(evidence_feed.ask_for, ended, self._clock.now())
 
     async def build(self, row: Row[Any]) -> None:
         """One try at a claimed pack."""
@@ -229,7 +256,7 @@ class Evidence:
             around=found.around,
             chains=found.chains,
             surroundings=around,
-            lines=[],
+            lines=await self._part("logs", log_lines.of, row.tenant_id, _correlations(row, found)),
             document=given,
             cut=found.cut,
         )
@@ -312,6 +339,13 @@ def _correlation(row: Any, found: Gathered) -> str:
     part = {"alert": "alerts", "safe_mode": "episodes", "replay": "replays", "takeover": "tickets"}.get(row.kind)
     rows = found.rows(part) if part is not None else []
     return str(rows[0]["correlation_id"]) if rows else row.correlation_id or f"{row.kind}-{row.subject}"[:220]
+
+
+def _correlations(row: Any, found: Gathered) -> list[str]:
+    """Every correlation id under which lines of a pack may have been written."""
+    parts = ("commands", "messages", "unusable", "tickets", "alerts", "episodes", "replays", "d1_steps")
+    names = {r["correlation_id"] for part in parts for r in found.rows(part) if r.get("correlation_id")}
+    return sorted({_correlation(row, found), *names})
 
 
 def _span(found: Gathered, row: Any) -> tuple[datetime, datetime]:

@@ -4,19 +4,25 @@ import json
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from app.clock import ManualClock
-from app.domain.evidence_check import Checked, check
+from app.domain.evidence_check import Checked, check, document_of
 from app.domain.evidence_zip import read_zip
-from app.engine.evidence import Evidence
+from app.engine import evidence as engine
+from app.engine.evidence import Evidence, SigningKeys
+from app.engine.log_keeper import LineBuffer, LogKeeper
+from app.errors import StorageUnavailable
 from app.metrics import Metrics
 from app.signing import is_signed, key_id_of
-from app.store import evidence
+from app.store import evidence, log_lines, signing_keys
 from app.store.database import Database
+from app.store.tables import Alert, table
 from tests.history import History
 
 pytestmark = pytest.mark.story("S-PC-04-003")
 
+ALERT = table(Alert)
 SECRET = "a-secret-key-for-tests-of-enough-length"
 
 
@@ -55,3 +61,128 @@ async def test_a_flow_that_was_asked_for_becomes_a_complete_signed_pack(history:
     head = json.loads(read_zip(data).files["pack.json"])
     assert head["correlation_id"] == "corr-1"
     assert await db.write(evidence.request, **asked) != pack_id  # settled: the next request is a new pack
+
+
+async def test_what_has_just_ended_is_asked_for_by_itself_and_holds_its_own_log_lines(history: History) -> None:
+    db, clock = history.db, history.clock
+    loop, lines = Evidence(db, clock, Metrics(), secret_key=SECRET), LineBuffer()
+    keeper = LogKeeper(db, clock, lines)
+    await loop.tick()  # from here on it looks
+    await history.asks("c-2", "follow_up", {"text": "oi"}, correlation_id="corr-2")
+    await history.settle()
+    said = {"ts": "2026-11-23T12:00:00.000Z", "level": "info", "event": "decided", "flow_id": "F-02", "correlation_id": "corr-2"}
+    lines.add(said | {"tenant_id": history.made.tenant_id, "commit_order": 2, "status": "committed_causal"})
+    lines.add(said | {"tenant_id": "another-clinic", "commit_order": 2})
+    await keeper.tick()
+    await loop.tick()
+    (row,) = await db.read(evidence.packs, (history.made.tenant_id,))
+    assert (row.kind, row.subject, row.automatic, row.result) == ("flow", "corr-2", True, None)
+    await loop.tick()
+    (row,) = await db.read(evidence.packs, (history.made.tenant_id,))
+    assert row.result is None  # its answers are still on their way
+    clock.advance(seconds=11)
+    await loop.tick()
+    data = await db.read(evidence.content, row.pack_id)
+    assert data is not None
+    logs = document_of(data)["logs"]
+    assert {(line["event"], line["source"]) for line in logs} == {
+        ("decided", "log"),
+        ("command_accepted", "record"),
+        ("delivery_queued", "record"),
+    }
+    assert "another-clinic" not in data.decode(errors="replace")
+    await loop.tick()
+    assert len(await db.read(evidence.packs, (history.made.tenant_id,))) == 1  # once
+
+
+async def test_a_part_that_cannot_be_read_makes_a_partial_pack_an_alert_and_another_try(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db, clock = history.db, history.clock
+    loop = Evidence(db, clock, Metrics(), secret_key=SECRET)
+
+    def unreadable(*_: Any) -> Any:
+        raise StorageUnavailable("the disk does not answer")
+
+    monkeypatch.setattr(engine, "surroundings", unreadable)
+    monkeypatch.setattr(log_lines, "of", unreadable)
+    asked: dict[str, Any] = {"tenant_id": history.made.tenant_id, "kind": "flow", "subject": "corr-1", "reason": "test"}
+    pack_id = await db.write(evidence.request, **asked, now=clock.now())
+    waits = []
+    for _ in range(4):
+        await loop.tick()
+        row = await db.read(evidence.pack, pack_id)
+        assert row is not None
+        assert (row.result, evidence.missing_of(row)) == ("evidence_pack_partial", ["logs", "metrics"])
+        waits.append((row.due_at - clock.now()).total_seconds() if row.due_at is not None else None)
+        clock.advance(seconds=waits[-1] or 0)
+    assert waits == [60, 300, 900, None]
+    raised = await db.read(lambda conn: conn.execute(select(ALERT.c.trigger, ALERT.c.seen_count)).all())
+    assert [tuple(row) for row in raised] == [("evidence_pack_partial", 4)]
+
+    monkeypatch.setattr(engine, "gather", unreadable)
+    pack_id = await db.write(evidence.request, **asked, now=clock.now())
+    await loop.tick()
+    row = await db.read(evidence.pack, pack_id)
+    assert row is not None
+    assert (row.result, row.root) == ("evidence_pack_failed_alerted", None)
+    monkeypatch.undo()
+    clock.advance(seconds=60)
+    await loop.tick()
+    row = await db.read(evidence.pack, pack_id)
+    assert row is not None
+    assert (row.result, row.due_at) == ("evidence_pack_generated", None)
+
+
+async def test_a_handed_over_report_becomes_part_of_the_pack(history: History) -> None:
+    db, clock = history.db, history.clock
+    loop = Evidence(db, clock, Metrics(), secret_key=SECRET)
+    report = {"verdict": "drill_passed_controlled_continuity", "detection_s": 0.4, "phases": ["cut", "recover"]}
+    asked: dict[str, Any] = {"tenant_id": history.made.tenant_id, "kind": "drill", "subject": "drill-1", "reason": "drill"}
+    pack_id = await db.write(evidence.request, **asked, now=clock.now(), document={"verdict": "running"})
+    assert await db.write(evidence.request, **asked, now=clock.now(), document=report) == pack_id
+    await loop.tick()
+    row = await db.read(evidence.pack, pack_id)
+    assert row is not None
+    assert (row.result, row.terminal_state) == ("evidence_pack_generated", "drill_passed_controlled_continuity")
+    data = await db.read(evidence.content, pack_id)
+    assert data is not None
+    document = document_of(data)
+    assert document["document"] == report
+    assert {"metric": "detection_s", "value": 0.4, "of": "document"} in document["metrics"]
+
+
+async def test_another_secret_is_another_key_and_the_old_one_still_proves(history: History) -> None:
+    db, clock = history.db, history.clock
+    first = await SigningKeys(db, clock, SECRET).signer()
+    assert (await SigningKeys(db, clock, SECRET).signer()).key_id == first.key_id  # another process of this installation
+    second = await SigningKeys(db, clock, "rotated " + SECRET).signer()
+    rows = await db.read(signing_keys.every)
+    assert {row.public_key: row.retired_at is None for row in rows} == {first.public_key: False, second.public_key: True}
+
+
+def test_of_too_many_lines_the_warnings_and_the_newest_stay() -> None:
+    lines = LineBuffer(capacity=10)
+    for n in range(30):
+        lines.add({"ts": f"{n:02}", "level": "warning" if n == 3 else "info"})
+    assert [line["ts"] for line in lines.take(4)] == ["03", "27", "28", "29"]
+    assert lines.take(4) == []
+
+
+async def test_kept_lines_and_packs_nobody_asked_for_go_after_their_time(history: History) -> None:
+    db, clock = history.db, history.clock
+    line = {"ts": "2026-11-23T12:00:00.000Z", "level": "info", "event": "x", "flow_id": "F-01", "correlation_id": "corr-old"}
+    await db.write(log_lines.keep, [line], clock.now())
+    loop = Evidence(db, clock, Metrics(), secret_key=SECRET)
+    mine: dict[str, Any] = {"tenant_id": history.made.tenant_id, "kind": "flow", "subject": "corr-1", "now": clock.now()}
+    old = await db.write(evidence.request, **mine, reason="ended")
+    await loop.tick()
+    asked = await db.write(evidence.request, **mine, reason="asked for", requested_by="user:1")
+    await loop.tick()
+    clock.advance(hours=24 * 8)
+    await db.write(log_lines.keep, [line | {"ts": clock.now().isoformat(), "correlation_id": "corr-new"}], clock.now())
+    assert await db.write(evidence.prune, clock.now()) == 1
+    assert await db.read(log_lines.of, None, ["corr-old"]) == []
+    assert len(await db.read(log_lines.of, None, ["corr-new"])) == 1
+    assert await db.read(evidence.content, old) is None
+    assert await db.read(evidence.content, asked) is not None

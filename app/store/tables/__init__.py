@@ -12,7 +12,7 @@ from app.store.tables.clocks import SourceClock
 from app.store.tables.contingency import ContingencyChannel, DrainRow
 from app.store.tables.d1 import D1StepRow
 from app.store.tables.effects import DeliveryStatus, Ledger, ManualTask, Outbox, Ticket
-from app.store.tables.evidence import EvidenceFile, EvidencePack, SigningKey
+from app.store.tables.evidence import EvidenceFile, EvidencePack, LogLine, SigningKey
 from app.store.tables.inbox import InboxCommand, InboxMessage, MalformedItem, Proposal
 from app.store.tables.people import ApiKey, SettingsDoc, Tenant, UserAccount, UserTenant, WebSession
 from app.store.tables.replays import ReplayBatch, ReplayItem
@@ -48,6 +48,7 @@ __all__ = [
     "Lane",
     "LaneLock",
     "Ledger",
+    "LogLine",
     "MalformedItem",
     "ManualTask",
     "ModeRow",

@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import CheckConstraint, Index, LargeBinary
 from sqlmodel import Field, SQLModel
 
-from app.store.tables.base import doc, key, partial, when
+from app.store.tables.base import BigId, doc, key, partial, when
 
 
 class EvidencePack(SQLModel, table=True):
@@ -72,6 +72,18 @@ class EvidenceFile(SQLModel, table=True):
     __tablename__ = "evidence_file"
     pack_id: str = key(40)
     content: bytes = Field(sa_type=LargeBinary)
+
+
+class LogLine(SQLModel, table=True):
+    """A log line of a flow, as it was written (redacted): a bounded copy beside the log itself, so that packs can hold it."""
+
+    __tablename__ = "log_line"
+    __table_args__ = (Index("ix_log_line_correlation", "correlation_id", "position"), {"sqlite_autoincrement": True})
+    position: int | None = Field(default=None, sa_type=BigId, primary_key=True)
+    tenant_id: str | None = Field(default=None, max_length=40)
+    correlation_id: str = Field(max_length=220)
+    at: datetime = when()
+    line_json: str = doc()
 
 
 class SigningKey(SQLModel, table=True):

@@ -625,6 +625,17 @@ def upgrade() -> None:
     op.create_index("ix_ledger_correlation", "ledger", ["tenant_id", "correlation_id"], unique=False)
     op.create_index("ix_ledger_minute", "ledger", ["committed_at"], unique=False)
     op.create_table(
+        "log_line",
+        sa.Column("position", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("tenant_id", sa.String(length=40), nullable=True),
+        sa.Column("correlation_id", sa.String(length=220), nullable=False),
+        sa.Column("at", UTCDateTime(), nullable=False),
+        sa.Column("line_json", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("position", name=op.f("pk_log_line")),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("ix_log_line_correlation", "log_line", ["correlation_id", "position"], unique=False)
+    op.create_table(
         "malformed_item",
         sa.Column("tenant_id", sa.String(length=40), nullable=False),
         sa.Column("item_id", sa.String(length=200), nullable=False),
@@ -1310,6 +1321,8 @@ def downgrade() -> None:
     op.drop_index(op.f("ix_malformed_item_given_id"), table_name="malformed_item")
     op.drop_index("ix_malformed_item_correlation", table_name="malformed_item")
     op.drop_table("malformed_item")
+    op.drop_index("ix_log_line_correlation", table_name="log_line")
+    op.drop_table("log_line")
     op.drop_index("ix_ledger_minute", table_name="ledger")
     op.drop_index("ix_ledger_correlation", table_name="ledger")
     op.drop_index("ix_ledger_committed_at", table_name="ledger")

@@ -1,0 +1,82 @@
+"""Which ordinary flows have just ended: read from the newest rows of the event log, so a commit pays nothing for it."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Connection, and_, func, select
+
+from app.domain.evidence_kinds import EvidenceKind
+from app.store.bulk import joined_rows
+from app.store.evidence import ended
+from app.store.tables import EventLog, EvidencePack, InboxMessage, Lane, Ledger, table
+
+_EVENTS, _LANE, _LEDGER, _MESSAGE, _PACK = table(EventLog), table(Lane), table(Ledger), table(InboxMessage), table(EvidencePack)
+
+ROWS_MAX: Final = 50
+"""Rows of the event log that one look reads, the newest first."""
+
+Ended = tuple[str, str]
+"""(tenant, correlation id)."""
+
+
+def head(conn: Connection) -> int:
+    """Position of the newest row."""
+    return int(conn.execute(select(func.max(_EVENTS.c.position))).scalar() or 0)
+
+
+def recent_ends(conn: Connection, after: int, limit: int) -> tuple[int, list[Ended]]:
+    """The position read up to, and up to `limit` flows that ended since, the newest first, without those that have a pack."""
+    newest = head(conn)
+    query = (
+        select(_EVENTS.c.tenant_id, _EVENTS.c.refs_json)
+        .where(_EVENTS.c.position > after, _EVENTS.c.position <= newest, _EVENTS.c.topic == "lane")
+        .order_by(_EVENTS.c.position.desc())
+        .limit(ROWS_MAX)
+    )
+    lanes: dict[tuple[str, str], None] = {}
+    for row in conn.execute(query):
+        for contact_id in msgspec.json.decode(row.refs_json):
+            lanes.setdefault((row.tenant_id, contact_id))
+    wanted = [{"tenant_id": t, "contact_id": c} for t, c in list(lanes)[: 2 * limit]]
+    found = [end for end in _ends(conn, wanted) if not _known(conn, *end)]
+    return newest, found[:limit]
+
+
+def _ends(conn: Connection, lanes: Sequence[dict[str, Any]]) -> list[Ended]:
+    """The flow that ended last in each lane: of its last result, or of its last message where that came later."""
+    if not lanes:
+        return []
+    pair = ("tenant_id", "contact_id")
+    rows = joined_rows(
+        conn, _LANE, lanes, keys=pair, columns=(*pair, "last_committed", "last_processed", "unheard", "waiting")
+    ).all()
+    at_rest = [row for row in rows if row.waiting == 0 and row.unheard == 0]  # the others have not ended
+    orders = [{"tenant_id": r.tenant_id, "contact_id": r.contact_id, "commit_order": r.last_committed} for r in at_rest]
+    heard = [{"tenant_id": r.tenant_id, "contact_id": r.contact_id, "sequence": r.last_processed} for r in at_rest]
+    last: dict[tuple[str, str], tuple[datetime, list[str]]] = {}
+    if orders:
+        columns = (*pair, "correlation_id", "committed_at", "command_type", "entity_id")
+        for row in joined_rows(conn, _LEDGER, orders, keys=(*pair, "commit_order"), columns=columns):
+            names = [row.correlation_id]
+            if row.command_type == "d1_confirmation" and row.entity_id is not None:
+                names.append(f"d1-{row.entity_id}"[:220])
+            last[row.tenant_id, row.contact_id] = (row.committed_at, names)
+        for row in joined_rows(conn, _MESSAGE, heard, keys=(*pair, "sequence"), columns=(*pair, "correlation_id", "done_at")):
+            before = last.get((row.tenant_id, row.contact_id))
+            if row.done_at is not None and (before is None or before[0] < row.done_at):
+                last[row.tenant_id, row.contact_id] = (row.done_at, [row.correlation_id])
+    ranked = sorted(last.items(), key=lambda item: item[1][0], reverse=True)
+    return [(tenant_id, name) for (tenant_id, _), (_, names) in ranked for name in names]
+
+
+def _known(conn: Connection, tenant_id: str, correlation_id: str) -> bool:
+    mine = and_(_PACK.c.scope == tenant_id, _PACK.c.kind == EvidenceKind.FLOW, _PACK.c.subject == correlation_id[:300])
+    return conn.execute(select(_PACK.c.pack_id).where(mine).limit(1)).first() is not None
+
+
+def ask_for(conn: Connection, flows: Sequence[Ended], now: datetime) -> None:
+    """Ask for the packs of flows that ended."""
+    for tenant_id, correlation_id in flows:
+        ended(conn, tenant_id, EvidenceKind.FLOW, correlation_id, now)
