@@ -70,13 +70,13 @@ class House:
         return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.split("{")[0].split(" ")[0] == name)
 
 
-def open_house(folder: Path) -> House:
+def open_house(folder: Path, **environment: str) -> House:
     """Database, first clinic, people, server."""
     url = f"sqlite:///{folder / 'kora.db'}"
     made = init(url, "sol")
     for email, role in ((SECRETARY, "secretary"), (MANAGER, "manager")):
         kora(url, "user", "add", email, "--name", role.title(), "--role", role, "--tenant", "sol", "--password", PASSWORD)
-    server = Server(url).start()
+    server = Server(url, **environment).start()
     clinic = Clinic(server, made["tenant"]["id"], "sol", made["keys"]["tenant"])
     clinic.furnish()
     return House(server, clinic, made["superadmin"]["email"], made["superadmin"]["password"])

@@ -1,12 +1,14 @@
 """What a secretary does with a late request and with a family that asks for a person, in a real browser."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
+import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from e2e.clinic import until
-from e2e.conftest import SECRETARY, House, Noise, live
+from e2e.conftest import MANAGER, SECRETARY, House, Noise, live, open_house
 from e2e.test_looks import AXE, RUN
 
 
@@ -82,6 +84,44 @@ def test_a_family_asks_for_a_person_who_answers_and_gives_the_conversation_back(
     expect(detail).to_contain_text("A família já tem resposta")
     detail.locator("#takeover_close summary").click()
     detail.locator("#takeover_reason").fill("resolvido")
+    detail.get_by_role("button", name="Devolver").click()
+    expect(detail).to_contain_text("Devolvida")
+    assert not clinic.call("GET", f"/contacts/{contact_id}")["takeover_active"]
+
+
+@pytest.fixture
+def fast_house(tmp_path: Path) -> Iterator[House]:
+    """A house in which a minute lasts a second, at a clinic that never closes."""
+    opened = open_house(tmp_path, KORA_TIME_SCALE="60")
+    always = {day: [["00:00", "23:59"]] for day in ("mon", "tue", "wed", "thu", "fri", "sat", "sun")}
+    sla = {"open_hours": 5, "warn_before": 2, "escalate_after": 7}
+    settings = {"hours": always, "national_holidays": "", "takeover_sla_min": sla}
+    opened.clinic.call("PUT", f"/settings/{opened.clinic.slug}", json=settings)
+    yield opened
+    opened.server.kill()
+    opened.server.log.unlink(missing_ok=True)
+
+
+def test_the_clock_of_a_takeover_counts_breaches_and_escalates_before_ones_eyes(
+    fast_house: House, people: Callable[..., BrowserContext], noise: Noise
+) -> None:
+    clinic = fast_house.clinic
+    contact_id = clinic.family("Maria")
+    page = people(base_url=fast_house.server.url).new_page()
+    fast_house.sign_in(page, MANAGER)
+    page.goto("/takeovers")
+    live(page)
+    clinic.call("POST", "/takeovers", json={"contact_id": contact_id, "reason": "a família pediu"})
+    detail, clock = page.locator("#takeover_detail"), page.locator("#takeover_detail .alert-clock strong")
+    expect(clock).to_be_visible()
+    first = clock.inner_text()
+    expect(clock).not_to_have_text(first)  # it counts by itself
+    expect(detail).to_contain_text("agora com: Gestão")  # late
+    expect(detail).to_contain_text("agora com: Superadmin")  # and still unanswered
+    (ticket,) = clinic.call("GET", "/tickets", params={"kind": "takeover"})["items"]
+    assert (ticket["state"], ticket["level"]) == ("escalated", "superadmin")
+    detail.locator("#takeover_close summary").click()
+    detail.locator("#takeover_reason").fill("resolvido por telefone")
     detail.get_by_role("button", name="Devolver").click()
     expect(detail).to_contain_text("Devolvida")
     assert not clinic.call("GET", f"/contacts/{contact_id}")["takeover_active"]

@@ -1,7 +1,8 @@
 """Messages on their way through triage (F-01): heard in `sequence`, turned into a command where they carry an intent.
 
-Two intents make a command by themselves: an explicit CONFIRMAR for an open proposal, and the wish for a person. Everything
-else is the orchestrator's to interpret; here it is only put in order and marked processed.
+What makes a command by itself: an explicit CONFIRMAR for an open proposal, an answer to the question of the day before, the
+wish for a person, and a family that was not understood several times in a row. Everything else is the orchestrator's to
+interpret; here it is only put in order and marked processed.
 """
 
 import asyncio
@@ -16,13 +17,14 @@ from app.clock import Clock
 from app.domain.confirmation import is_explicit_confirmation
 from app.domain.d1_texts import d1_answer
 from app.domain.envelopes import Command, canonical_json, sha256_hex
+from app.domain.frustration import is_frustrated
 from app.domain.states import CommandType, RequestedBy, Source, State
 from app.domain.triage import Intent
 from app.ids import new_id
 from app.store.database import Database
 from app.store.inbox import Submission
 from app.store.lanes import command_of
-from app.store.messages import GAP_PATIENCE, Conversation, Heard, hear, unheard
+from app.store.messages import GAP_PATIENCE, Conversation, Heard, hear, said_in, unheard
 
 log = structlog.get_logger("engine.conversations")
 
@@ -43,8 +45,8 @@ class Conversations:
 
     async def tick(self) -> float:
         """Hear one batch."""
-        conversations = await self._database.read(unheard, BATCH, CHAIN)
         now = self._clock.now()
+        conversations = await self._database.read(unheard, BATCH, CHAIN, now)
         heard = [h for h in (self._hear(c, now) for c in conversations) if h is not None]
         if not heard:
             return POLL_S
@@ -97,8 +99,15 @@ class Conversations:
         asked = conversation.asked.pop(0) if answer is not None and conversation.asked else None
         if answer is not None and asked is not None:
             return _d1(asked, row, answer)
-        if row.intent == Intent.TAKEOVER_REQUEST and conversation.row.takeover_id is None:
-            return _takeover(row)
+        if conversation.row.takeover_id is not None or heard.handed_over:
+            return None
+        if row.intent == Intent.TAKEOVER_REQUEST:
+            heard.handed_over = True
+            return _takeover(row, "family_request")
+        conversation.said.append(said_in(row))
+        if is_frustrated(conversation.said, now, conversation.frustration):
+            heard.handed_over = True
+            return _takeover(row, "frustration")
         return None
 
 
@@ -155,9 +164,9 @@ def _d1(appointment: Any, message: Any, answer: str) -> Command:
     )
 
 
-def _takeover(message: Any) -> Command:
-    """The family asked for a person."""
-    payload = {"reason": "family_request"}
+def _takeover(message: Any, reason: str) -> Command:
+    """A person must take the conversation: the family asked for one, or was not understood too often."""
+    payload = {"reason": reason}
     return Command(
         command_id=sha256_hex(f"takeover:{message.tenant_id}:{message.event_id}")[:32],
         tenant_id=message.tenant_id,

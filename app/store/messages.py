@@ -5,20 +5,27 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+import msgspec
+from sqlalchemy import Connection, Row, func, select
 
+from app.domain.frustration import FrustrationPolicy, Said, frustration_policy
 from app.domain.states import State
+from app.domain.triage import Intent
 from app.store.bulk import joined_rows, update_rows
 from app.store.events import publish_many
 from app.store.inbox import Receipt, Submission, accept
 from app.store.lanes import LaneKey
-from app.store.tables import Appointment, D1StepRow, InboxCommand, InboxMessage, Lane, Proposal, table
+from app.store.settings import load
+from app.store.tables import Appointment, D1StepRow, InboxCommand, InboxMessage, Lane, Proposal, Ticket, table
 
 _LANE, _MESSAGE = table(Lane), table(InboxMessage)
 _PROPOSAL, _COMMAND = table(Proposal), table(InboxCommand)
-_ASKED, _APPOINTMENT = table(D1StepRow), table(Appointment)
+_ASKED, _APPOINTMENT, _TICKET = table(D1StepRow), table(Appointment), table(Ticket)
 _KEY = ("tenant_id", "contact_id")
 
+NOT_UNDERSTOOD = frozenset({None, str(Intent.OTHER), str(Intent.COMPLAINT)})
+RECENT_MAX = 50
+"""Earlier messages that are looked at for frustration."""
 GAP_PATIENCE = timedelta(seconds=10)
 """How long a message waits for a missing one before it: families must be heard."""
 
@@ -31,6 +38,9 @@ class Conversation:
     messages: list[Row[Any]] = field(default_factory=list)
     proposal: Row[Any] | None = None
     proposed: Row[Any] | None = None
+    said: list[Said] = field(default_factory=list)
+    """What the family said lately that nothing has come of, oldest first; read only where frustration is possible."""
+    frustration: FrustrationPolicy = field(default_factory=FrustrationPolicy)
     asked: list[Row[Any]] = field(default_factory=list)
     """Appointments that the contact was asked about the day before and that still stand as they were, the nearest first."""
 
@@ -52,9 +62,11 @@ class Heard:
     """Message id -> command id."""
     confirmed: bool = False
     expired: bool = False
+    handed_over: bool = False
+    """A takeover was asked for among these messages."""
 
 
-def unheard(conn: Connection, limit: int, chain: int) -> list[Conversation]:
+def unheard(conn: Connection, limit: int, chain: int, now: datetime) -> list[Conversation]:
     """Conversations with messages to process, oldest first, each with its next messages."""
     lanes = conn.execute(select(_LANE).where(_LANE.c.unheard > 0).order_by(_LANE.c.unheard_since).limit(limit)).all()
     if not lanes:
@@ -73,6 +85,7 @@ def unheard(conn: Connection, limit: int, chain: int) -> list[Conversation]:
         for row in joined_rows(conn, _COMMAND, ids, keys=("tenant_id", "command_id"), columns=_COMMAND.c.keys()):
             found[(row.tenant_id, row.contact_id)].proposed = row
     _load_asked(conn, found, keys)
+    _load_said(conn, list(found.values()), now)
     return list(found.values())
 
 
@@ -98,6 +111,46 @@ def _load_asked(conn: Connection, found: dict[LaneKey, Conversation], keys: list
         appointment = standing.get((row.tenant_id, row.appointment_id, row.start_at))
         if appointment is not None:
             found[(row.tenant_id, row.contact_id)].asked.append(appointment)
+
+
+def _load_said(conn: Connection, conversations: Sequence[Conversation], now: datetime) -> None:
+    """Earlier messages of families whose next ones are not understood, since something last came of what they wrote."""
+    policies: dict[str, FrustrationPolicy] = {}
+    for talk in conversations:
+        if talk.row.takeover_id is not None or not any(m.intent in NOT_UNDERSTOOD for m in talk.messages):
+            continue
+        tenant_id, contact_id = talk.key
+        if tenant_id not in policies:
+            policies[tenant_id] = frustration_policy(load(conn, tenant_id))
+        talk.frustration = policies[tenant_id]
+        since = max([now - talk.frustration.window, *_came_of_it(conn, tenant_id, contact_id)])
+        earlier = conn.execute(
+            select(_MESSAGE.c.received_at, _MESSAGE.c.intent, _MESSAGE.c.payload_json)
+            .where(
+                _MESSAGE.c.tenant_id == tenant_id,
+                _MESSAGE.c.contact_id == contact_id,
+                _MESSAGE.c.sequence <= talk.row.last_processed,
+                _MESSAGE.c.received_at > since,
+            )
+            .order_by(_MESSAGE.c.sequence.desc())
+            .limit(RECENT_MAX)
+        )
+        talk.said = [said_in(row) for row in reversed(earlier.all())]
+
+
+def said_in(message: Row[Any]) -> Said:
+    """What a stored message says, for the count of those not understood."""
+    text = msgspec.json.decode(message.payload_json).get("text")
+    return Said(at=message.received_at, intent=message.intent, text=text if isinstance(text, str) else "")
+
+
+def _came_of_it(conn: Connection, tenant_id: str, contact_id: str) -> list[datetime]:
+    """When the contact's last command was accepted and its last takeover closed."""
+    mine = (_COMMAND.c.tenant_id == tenant_id, _COMMAND.c.contact_id == contact_id, _COMMAND.c.commit_order.is_not(None))
+    command = select(_COMMAND.c.accepted_at).where(*mine).order_by(_COMMAND.c.commit_order.desc()).limit(1)
+    own = (_TICKET.c.tenant_id == tenant_id, _TICKET.c.contact_id == contact_id, _TICKET.c.kind == "takeover")
+    closed = select(func.max(_TICKET.c.closed_at)).where(*own)
+    return [moment for moment in (conn.execute(command).scalar(), conn.execute(closed).scalar()) if moment is not None]
 
 
 def hear(conn: Connection, heard: Sequence[Heard], now: datetime) -> list[Receipt]:

@@ -47,6 +47,7 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "holidays": [],
     "national_holidays": "BR",
     "takeover_sla_min": {},
+    "frustration": {},
     "contingency_after_s": 600,
     "channels": {},
     "contacts_channel": None,
@@ -80,6 +81,7 @@ _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "holidays": list,
     "national_holidays": str,
     "takeover_sla_min": dict,
+    "frustration": dict,
     "contingency_after_s": (int, float),
     "channels": dict,
     "contacts_channel": str,
@@ -223,6 +225,11 @@ def _faults(patch: Mapping[str, Any]) -> Iterator[FieldError]:
             for name, minutes in value.items():
                 if name not in SLA_NAMES or not _number(minutes, 1, 10_000):
                     yield FieldError(f"/{key}/{name}", f"must be minutes between 1 and 10000, of {', '.join(SLA_NAMES)}")
+        elif key == "frustration" and isinstance(value, dict):
+            limits = {"messages": (0, 50), "window_min": (1, 1_440)}
+            for name, number in value.items():
+                if name not in limits or not _number(number, *limits[name]):
+                    yield FieldError(f"/{key}/{name}", "must be messages (0 to 50, 0 = never) or window_min (1 to 1440)")
         elif key == "channels" and isinstance(value, dict):
             yield from _channel_faults(value)
         elif key == "routing" and isinstance(value, dict):

@@ -1,5 +1,6 @@
 """Day-before confirmations (F-03) on the manual clock: on their minute, none twice, none at night, answers through the gate."""
 
+import re
 from collections import Counter
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
@@ -14,7 +15,9 @@ from app.clock import ManualClock
 from app.engine.d1 import D1
 from app.store.bulk import insert_rows
 from app.store.tables import Alert, Appointment, D1StepRow, ManualTask, Outbox, table
+from app.web.app import create_app
 from tests.web.api_client import CONTACT, PATIENT, THERAPIST, Api, open_api
+from tests.web.conftest import Browser, add_person, browser_client, sign_in
 
 STEP, OUTBOX, TASK, ALERT = table(D1StepRow), table(Outbox), table(ManualTask), table(Alert)
 SAO_PAULO = ZoneInfo("America/Sao_Paulo")
@@ -187,3 +190,36 @@ async def test_a_no_hands_the_conversation_to_a_person(running_services: Service
     await api.call("POST", "/events", json=api.event(payload={"text": "Não vamos poder", "button_id": "d1:no"}))
     await api.once(f"/contacts/{CONTACT}", lambda c: c["takeover_active"])
     assert (await api.get("/appointments/a-1"))["status"] == "scheduled"
+
+
+async def test_the_agenda_says_how_far_the_day_before_has_come(api: Api, services: Services, client: httpx.AsyncClient) -> None:
+    """Asked, no answer, task, alert: each on the appointment itself, and nothing once the family has confirmed."""
+    person = await add_person(services, "secretary", [api.clinic.tenant_id])
+    loop = D1(api.services.db, clock(api))
+    visit = datetime(2026, 11, 25, 10, 0, tzinfo=SAO_PAULO)
+    await book(api, "a-1", visit)
+    told = []
+    async with browser_client(create_app(services)) as opened:
+        for hour in (8, 9, 16, 17):
+            await at(api, loop, datetime(2026, 11, 24, hour, 0, 30, tzinfo=SAO_PAULO))
+            desk = await sign_in(services, opened, person)  # a session does not outlive the hours in between
+            told.append(await _day_before(desk))
+        confirmed = table(Appointment).update().values(status="confirmed")
+        await services.db.write(lambda conn: conn.execute(confirmed))
+        told.append(await _day_before(desk))
+    assert told == [
+        None,
+        "Perguntada às 09:00, ainda sem resposta.",
+        "Sem resposta: há uma tarefa aberta desde 16:00.",
+        "Sem resposta: secretaria e gestão foram avisadas às 17:00.",
+        None,
+    ]
+
+
+async def _day_before(desk: Browser) -> str | None:
+    """What the agenda says about the day before of its only appointment; its summary counts the same."""
+    page = await desk.client.get("/agenda?day=2026-11-25", headers={"accept": "text/html"})
+    assert page.status_code == 200
+    found = re.findall(r"(?:Perguntada às|Sem resposta:|Não perguntada|Ninguém pôde)[^<]*", page.text)
+    assert ("perguntada na véspera, sem resposta" in page.text) is bool(found)
+    return found[0] if found else None

@@ -83,6 +83,50 @@ async def test_the_family_asks_for_a_person_in_its_own_words(api: Api) -> None:
     assert [m["text"] for m in whole["messages"]] == ["quero falar com uma pessoa"]
 
 
+STRANGE = ("a professora pediu um papel", "não foi isso que perguntei", "é sobre a escola dele")
+
+
+async def says(api: Api, *texts: str) -> None:
+    for text in texts:
+        heard = (await api.call("POST", "/events", json=api.event(text))).json()
+        await api.processed(heard["event_id"])
+
+
+async def open_takeovers(api: Api) -> list[str]:
+    return [t["reason"] for t in (await api.get("/tickets", kind="takeover"))["items"] if t["closed_at"] is None]
+
+
+async def test_a_family_that_is_not_understood_three_times_gets_a_person(api: Api) -> None:
+    await says(api, *STRANGE[:2], "ok")
+    assert await open_takeovers(api) == []
+    await says(api, STRANGE[2])
+    await api.once(f"/contacts/{CONTACT}", lambda c: c["takeover_active"])
+    await says(api, *STRANGE)  # one ticket, however much more they write
+    (ticket,) = (await api.get("/tickets", kind="takeover"))["items"]
+    assert ticket["reason"] == "frustration"
+    whole = await api.get(f"/tickets/{ticket['ticket_id']}")
+    assert set(STRANGE) <= {m["text"] for m in whole["messages"]}
+    await call(api, f"/{ticket['ticket_id']}/close", reason="conversado")
+    await says(api, *STRANGE[:2])  # the count starts anew
+    assert await open_takeovers(api) == []
+    assert await api.services.db.read(lambda conn: list(verify(conn))) == []
+
+
+async def test_what_the_orchestrator_understood_is_no_frustration(api: Api) -> None:
+    await says(api, *STRANGE[:2])
+    await api.one(api.command(payload=api.slot(1, "a-1")))
+    await says(api, STRANGE[2], "sobre o que falei antes")
+    assert await open_takeovers(api) == []
+    await says(api, "e o relatório dele?")
+    await api.once(f"/contacts/{CONTACT}", lambda c: c["takeover_active"])
+
+
+async def test_a_clinic_may_switch_the_rule_off(api: Api) -> None:
+    await api.put(f"/settings/{api.clinic.slug}", {"frustration": {"messages": 0}})
+    await says(api, *STRANGE, *STRANGE)
+    assert await open_takeovers(api) == []
+
+
 async def test_what_is_missing_or_anothers_is_refused(api: Api) -> None:
     assert (await call(api, "", 400, contact_id=CONTACT, reason=" "))["errors"][0]["pointer"] == "/reason"
     await call(api, "", 404, contact_id="c-nobody", reason=WHY)

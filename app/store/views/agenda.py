@@ -11,9 +11,10 @@ from app.domain.agenda import slot_conflict
 from app.domain.envelopes import parse_time
 from app.domain.states import CommandType
 from app.store.lanes import GLOBAL_SCOPE, appointment_of, merge_modes
-from app.store.tables import Appointment, Contact, Guardian, InboxCommand, ModeRow, Patient, Therapist, table
+from app.store.tables import Appointment, Contact, D1StepRow, Guardian, InboxCommand, ModeRow, Patient, Therapist, table
 
 _APPOINTMENT, _PATIENT, _THERAPIST = table(Appointment), table(Patient), table(Therapist)
+_STEP = table(D1StepRow)
 _COMMAND, _CONTACT, _GUARDIAN, _MODE = table(InboxCommand), table(Contact), table(Guardian), table(ModeRow)
 
 ROWS_MAX: Final = 1_000
@@ -140,6 +141,17 @@ def _ghost(row: Row[Any], payload: dict[str, Any], known: dict[str, Booked]) -> 
         end_at=slot[1],
         moves=target.appointment_id if target is not None else None,
     )
+
+
+def day_before(conn: Connection, tenant_id: str, from_at: datetime, to_at: datetime) -> dict[tuple[str, datetime], Any]:
+    """The last step of the day before (action, outcome, done_at) by appointment and start, for starts in the span."""
+    query = (
+        select(_STEP.c.appointment_id, _STEP.c.start_at, _STEP.c.action, _STEP.c.outcome, _STEP.c.done_at)
+        .where(_STEP.c.tenant_id == tenant_id, _STEP.c.start_at >= from_at, _STEP.c.start_at < to_at)
+        .order_by(_STEP.c.done_at, _STEP.c.action)
+    )
+    rows: list[Any] = list(conn.execute(query))
+    return {(row.appointment_id, row.start_at): row for row in rows}
 
 
 def free_instead(conn: Connection, tenant_id: str, payload: dict[str, Any], now: datetime) -> tuple[datetime, ...]:

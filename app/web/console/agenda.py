@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Final
+from typing import Any, Final
 
 from babel.dates import format_date
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
+from app.domain.d1 import D1Action
 from app.domain.reasons import explain
-from app.domain.states import CommandType, State
+from app.domain.states import AppointmentStatus, CommandType, State
 from app.errors import NotFound
 from app.store import items
 from app.store.views import agenda as views
@@ -24,6 +25,16 @@ _STATUS: Final = {
     "cancelled": (mark("cancelled"), "dash"),
 }
 """Word and shape of an appointment's status."""
+
+_DAY_BEFORE: Final = {
+    (D1Action.ASK_FAMILY, "done"): mark("Asked %(time)s, no answer yet."),
+    (D1Action.ASK_FAMILY, "nobody"): mark("Nobody could be asked: no guardian may answer for this child."),
+    (D1Action.ASK_FAMILY, "missed"): mark("Not asked: the time for it was over."),
+    (D1Action.OPEN_TASK, "done"): mark("No answer: a task is open since %(time)s."),
+    (D1Action.ALERT_STAFF, "done"): mark("No answer: secretary and manager were alerted %(time)s."),
+    (D1Action.NOTIFY_OPENING, "done"): mark("No answer: noted %(time)s, before opening."),
+}
+"""What the last step of the day before says, by action and outcome."""
 
 _BLOCKED: Final = {
     CommandType.SCHEDULE: mark("Scheduling is not possible now: safe mode is on since %(time)s."),
@@ -50,6 +61,8 @@ class Slot:
     url: str
     chosen: bool
     cancelled: bool
+    unanswered: bool = False
+    """The day before has begun to ask about it, and nobody has answered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +92,7 @@ class AgendaRows:
     more_ghosts: int
     """How many undecided requests were looked through when there are more; 0 = all of them."""
     clashes: int
+    unanswered: int
     clinics: tuple[tuple[str, str], ...]
     """Address and name of each clinic's agenda while none is chosen."""
 
@@ -136,7 +150,8 @@ def load_agenda_rows(conn: Connection, visit: Visit) -> AgendaRows:
         names = views.therapists(conn, tenant_id)
         booked = views.visits(conn, tenant_id, *span_of, therapist)
         asked, more = views.ghosts(conn, tenant_id, *span_of, therapist)
-        slots = [(b.therapist_id, _booked(visit, b, booked, asked)) for b in booked]
+        before = views.day_before(conn, tenant_id, *span_of)
+        slots = [(b.therapist_id, _booked(visit, b, booked, asked, before.get((b.appointment_id, b.start_at)))) for b in booked]
         slots += [(g.therapist_id, _ghost(visit, g, booked, dict(names))) for g in asked if g.command_type != CommandType.CANCEL]
         slots.sort(key=lambda s: (s[1].start_at, s[1].ghost, s[1].id))
     if week:
@@ -169,6 +184,7 @@ def load_agenda_rows(conn: Connection, visit: Visit) -> AgendaRows:
         ghosts=sum(s.ghost for _, s in slots),
         more_ghosts=views.GHOSTS_MAX if more else 0,
         clashes=sum(s.clash for _, s in slots),
+        unanswered=sum(s.unanswered for _, s in slots),
         clinics=()
         if visit.chosen is not None
         else tuple((visit.urls.to("/agenda", clinic=c.slug, day=str(day), span=span), c.name) for c in visit.clinics),
@@ -222,7 +238,7 @@ def _taken(status: str) -> bool:
     return status == State.BLOCKED_AGENDA_CONFLICT
 
 
-def _booked(visit: Visit, row: Booked, rows: list[Booked], asked: list[Ghost]) -> Slot:
+def _booked(visit: Visit, row: Booked, rows: list[Booked], asked: list[Ghost], step: Row[Any] | None) -> Slot:
     words = visit.words
     word, shape = _STATUS.get(row.status, (row.status, "ring"))
     active = row.status != "cancelled"
@@ -241,6 +257,9 @@ def _booked(visit: Visit, row: Booked, rows: list[Booked], asked: list[Ghost]) -
         for g in asked
         if g.moves == row.appointment_id
     ]
+    unanswered = step is not None and row.status == AppointmentStatus.SCHEDULED
+    if step is not None and unanswered and (told := _DAY_BEFORE.get((step.action, step.outcome))) is not None:
+        notes.append(words.text(told, time=words.clock(step.done_at)))
     return Slot(
         id=row.appointment_id,
         ghost=False,
@@ -256,6 +275,7 @@ def _booked(visit: Visit, row: Booked, rows: list[Booked], asked: list[Ghost]) -
         url=_here(visit, row.appointment_id),
         chosen=visit.one("pick", 300) == row.appointment_id,
         cancelled=not active,
+        unanswered=unanswered,
     )
 
 

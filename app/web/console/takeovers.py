@@ -24,7 +24,10 @@ STATE_NAMES: Final = {
     TakeoverState.ESCALATED: (mark("Late, escalated"), "triangle", "crit"),
     TakeoverState.RESOLVED: (mark("Given back"), "check", "plain"),
 }
-REASONS: Final = {"family_request": mark("The family asked for a person.")}
+REASONS: Final = {
+    "family_request": mark("The family asked for a person."),
+    "frustration": mark("The family wrote several times and was not understood."),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
