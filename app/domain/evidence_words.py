@@ -57,8 +57,8 @@ _SENTENCES: Final[Mapping[str, tuple[str, str]]] = {
         "The question for confirmation was closed: {outcome}.",
     ),
     "delivery_queued": (
-        "Mensagem para fora gravada na mesma transação ({kind}, {step}).",
-        "Message to the outside written in the same transaction ({kind}, {step}).",
+        "Mensagem {kind} gravada para envio na mesma transação ({step}).",
+        "Message {kind} written for sending in the same transaction ({step}).",
     ),
     "delivery_done": (
         "Mensagem {kind} ({step}): {status} na tentativa {attempt}.",
@@ -75,12 +75,12 @@ _SENTENCES: Final[Mapping[str, tuple[str, str]]] = {
     "task_claimed": ("Tarefa assumida por {by}.", "Task claimed by {by}."),
     "task_resolved": ("Tarefa encerrada: {resolution}.", "Task closed: {resolution}."),
     "ticket_opened": (
-        "Atendimento {kind} aberto para {level}.",
+        "Chamado {kind} aberto para {level}.",
         "Ticket {kind} opened for {level}.",
     ),
-    "ticket_started": ("Atendimento assumido por {by}.", "Ticket started by {by}."),
+    "ticket_started": ("Chamado assumido por {by}.", "Ticket started by {by}."),
     "ticket_answered": ("A família recebeu resposta de uma pessoa.", "The family was answered by a person."),
-    "ticket_closed": ("Atendimento encerrado: {status}.", "Ticket closed: {status}."),
+    "ticket_closed": ("Chamado encerrado: {status}.", "Ticket closed: {status}."),
     "alert_raised": (
         "Alerta {severity} ({trigger}) para {owner}: {summary}",
         "Alert {severity} ({trigger}) for {owner}: {summary}",
@@ -128,10 +128,41 @@ _MARKS: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 
+_NAMED: Final = ("intent", "requested_by", "kind", "source")
+"""Fields whose codes have words of their own; states and reasons stay exact codes."""
+_NAMES: Final[Mapping[str, tuple[str, str]]] = {
+    "schedule": ("de marcar", "to schedule"),
+    "reschedule": ("de remarcar", "to reschedule"),
+    "cancel": ("de cancelar", "to cancel"),
+    "d1_confirmation": ("de confirmar presença", "to confirm attendance"),
+    "follow_up": ("de escrever à família", "to write to the family"),
+    "takeover": ("de atendimento por uma pessoa", "for a person to take over"),
+    "general": ("geral", "general"),
+    "ai": ("robô", "the robot"),
+    "human": ("pessoa", "a person"),
+    "system": ("sistema", "the system"),
+    "whatsapp": ("pelo WhatsApp", "by WhatsApp"),
+    "replay": ("por reenvio", "by replay"),
+    "family_message": ("à família", "to the family"),
+    "contingency_message": ("de contingência à família", "of contingency to the family"),
+    "webhook": ("a outro sistema", "to another system"),
+    "notice": ("à equipe", "to the staff"),
+    "critical": ("crítico", "critical"),
+    "ack": ("Confirmação", "Acknowledgement"),
+    "pass_on": ("Repasse", "Passing on"),
+    "alert": ("alerta", "alert"),
+    "manual": ("à mão", "by hand"),
+    "stores_down": ("bancos fora do ar", "stores down"),
+}
+
+
 def sentence(event: str, fields: Mapping[str, Any], locale: str, timezone: str) -> str:
     """What a row of the timeline says to a person."""
     index = 1 if locale == "en" else 0
     told = {name: _word(value, timezone) for name, value in fields.items()}
+    for name in _NAMED:
+        if told.get(name) in _NAMES:
+            told[name] = _NAMES[told[name]][index]
     if event == "command_accepted":
         told["confirmed"] = _MARKS["confirmed" if fields.get("confirmed_by_contact") else "unconfirmed"][index]
         told["wish"] = _MARKS["wish"][index].format(told["wanted_start"]) if fields.get("wanted_start") else ""

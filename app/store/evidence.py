@@ -318,6 +318,8 @@ def packs(
     *,
     everywhere: bool = False,
     kind: str | None = None,
+    subject: str | None = None,
+    offset: int = 0,
     after: tuple[datetime, str] | None = None,
     limit: int = 50,
 ) -> list[Row[Any]]:
@@ -326,10 +328,12 @@ def packs(
     query = select(_PACK).where(or_(mine, _PACK.c.tenant_id.is_(None)) if everywhere else mine)
     if kind is not None:
         query = query.where(_PACK.c.kind == kind)
+    if subject is not None:
+        query = query.where(_PACK.c.subject == subject)
     if after is not None:
         at, pack_id = after
         query = query.where(or_(_PACK.c.requested_at < at, and_(_PACK.c.requested_at == at, _PACK.c.pack_id < pack_id)))
-    return list(conn.execute(query.order_by(_PACK.c.requested_at.desc(), _PACK.c.pack_id.desc()).limit(limit)))
+    return list(conn.execute(query.order_by(_PACK.c.requested_at.desc(), _PACK.c.pack_id.desc()).offset(offset).limit(limit)))
 
 
 def missing_of(row: Row[Any]) -> list[str]:

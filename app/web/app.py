@@ -30,6 +30,7 @@ from app.web.console.agenda_routes import agenda_pages
 from app.web.console.alert_routes import alert_pages
 from app.web.console.audit_routes import audit_pages
 from app.web.console.channel_routes import channel_pages
+from app.web.console.evidence_routes import evidence_pages
 from app.web.console.guardian_routes import guardian_pages
 from app.web.console.lane_routes import lane_act_pages
 from app.web.console.manual_routes import manual_pages
@@ -129,6 +130,7 @@ def create_app(services: "Services") -> Litestar:
             *alert_pages,
             *channel_pages,
             *replay_pages,
+            *evidence_pages,
             *stream_routes,
             *phone_routes,
             *ack_routes,

@@ -154,6 +154,7 @@ class AlertDetail:
     may_act: bool = False
     left_to_send: int = 0
     csrf: str = ""
+    evidence_url: str = ""
     named: bool = False
     """Whether the address names it, so that a small screen shows it first."""
 
@@ -219,6 +220,7 @@ def load_alert_detail(conn: Connection, visit: Visit) -> AlertDetail:
         may_act=visit.role != "secretary",
         left_to_send=len(found["upcoming"]),
         csrf=visit.csrf_token,
+        evidence_url=visit.urls.to("/evidence", kind="alert", subject=wanted) if visit.role != "secretary" else "",
         named=bool(visit.one("alert", 40)),
     )
 

@@ -91,6 +91,7 @@ PAGES: Final = (
         roles=(MANAGER, SUPERADMIN),
         key="i",
     ),
+    Page(id="evidence", label=mark("Evidence"), group="prove", url="/evidence", icon="lock", roles=(MANAGER, SUPERADMIN), key="e"),
     Page(id="stories", label=mark("Stories"), group="prove", url="/stories", icon="check", roles=(MANAGER, SUPERADMIN)),
     Page(id="audit", label=mark("Audit"), group="prove", url="/audit", icon="search", roles=(MANAGER, SUPERADMIN)),
     Page(id="guardians", label=mark("Guardians"), group="configure", url="/guardians", icon="person", key="u"),

@@ -1,7 +1,8 @@
 """A page, or one of its fragments alone: both come from the same loaders, template and permissions."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from litestar import Response
@@ -64,8 +65,10 @@ class Frame:
     htmx_config: str = HTMX_CONFIG
 
 
-async def show(request: AnyRequest, view: View, *, clinic_slug: str | None = None) -> Response[str]:
-    """The page, or for htmx the fragment that `HX-Target` names. Raises NotFound, Forbidden."""
+async def show(
+    request: AnyRequest, view: View, *, clinic_slug: str | None = None, extra: Mapping[str, Any] | None = None
+) -> Response[str]:
+    """The page, or for htmx the fragment that `HX-Target` names; `extra` is for its template alone. Raises NotFound, Forbidden."""
     visit = await visit_of(request, clinic_slug=clinic_slug)
     if visit.role not in view.page.roles:
         raise Forbidden("Your role does not include this page.")
@@ -78,7 +81,8 @@ async def show(request: AnyRequest, view: View, *, clinic_slug: str | None = Non
         return Response(html, media_type="text/html", headers={"Vary": "HX-Request, HX-Target", "X-Kora-Rev": str(visit.rev)})
     loaded = await database.read(load_all, visit, (*FRAME, *view.fragments))
     frame = frame_of(visit, view.page)
-    context = {**loaded, "frame": frame, "w": visit.words, "urls": visit.urls, "fragments": FRAGMENTS, "theme": visit.theme}
+    common = {"frame": frame, "w": visit.words, "urls": visit.urls, "fragments": FRAGMENTS, "theme": visit.theme}
+    context = {**(extra or {}), **loaded, **common}
     html = environment(visit.words.locale).get_template(view.template).render(context)
     answer = Response(html, media_type="text/html", headers={"Vary": "HX-Request, HX-Target"})
     if "clinic" in request.query_params:
