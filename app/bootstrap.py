@@ -21,6 +21,7 @@ from app.engine.channel_book import ChannelBook
 from app.engine.channel_watch import ChannelWatch
 from app.engine.conversations import Conversations
 from app.engine.d1 import D1
+from app.engine.deferred import DeferredWatch
 from app.engine.dispatch import Dispatch
 from app.engine.drain import Drain
 from app.engine.evidence import Evidence
@@ -168,6 +169,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
         outbox,
         takeovers,
         D1(database, clock),
+        DeferredWatch(database, clock),
         alerts,
         audit,
         nodes,

@@ -199,6 +199,7 @@ ROUTING: Final = {
     "gap": Route(channels=("ops_chat",), fallback="email", owner="sre", ack_sla_min=10),
     "takeover": Route(channels=("ops_chat",), fallback="email", owner="sre", ack_sla_min=10),
     "replay_backlog": Route(channels=("ops_chat",), fallback="email", owner="sre,superadmin", ack_sla_min=15),
+    "deferred_reopen_trigger": Route(channels=("ops_chat",), fallback="email", owner="po,architect", ack_sla_min=60),
     "default": Route(channels=("ops_chat",), fallback="email", owner="ops", ack_sla_min=15),
 }
 """Defaults of the routing matrix, by trigger family; tenants and the superadmin may change them."""

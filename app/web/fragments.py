@@ -18,6 +18,7 @@ from app.web.console import (
     banner,
     channels,
     contacts,
+    deferred,
     evidence,
     family_texts,
     guardians,
@@ -54,6 +55,7 @@ TOPICS: Final = frozenset(
         "health",
         "evidence",
         "signals",
+        "deferred",
     }
 )
 """Topics of the event log that screens listen to."""
@@ -183,6 +185,15 @@ FRAGMENTS: Final[Mapping[str, Fragment]] = {
             "agenda queue safe_mode",
             agenda.AgendaAct,
             agenda.load_agenda_act,
+        ),
+        _rows(
+            "deferred_item",
+            "deferred.html",
+            mark("Deferred risk"),
+            "deferred alerts signals",
+            deferred.DeferredRisk,
+            deferred.load_deferred,
+            every_s=5,
         ),
         _rows("story_rows", "stories.html", mark("Stories"), "", stories.StoryRows, stories.load_story_rows),
         _rows(

@@ -42,6 +42,7 @@ ELSEWHERE = [
     "/replays/{replay}",
     "/replays/{replay}/report",
     "/stories",
+    "/deferred",
     "/signals",
     "/signals/{signal}",
     "/evidence",

@@ -373,6 +373,21 @@ def upgrade() -> None:
         postgresql_where=sa.text("action = 'ask_family' AND contact_id IS NOT NULL"),
     )
     op.create_table(
+        "deferred_item",
+        sa.Column("item_id", sa.String(length=40), nullable=False),
+        sa.Column("state", sa.String(length=30), nullable=False),
+        sa.Column("since", UTCDateTime(), nullable=False),
+        sa.Column("facts_json", sa.Text(), nullable=False),
+        sa.Column("alert_id", sa.String(length=40), nullable=True),
+        sa.Column("pack_id", sa.String(length=40), nullable=True),
+        sa.Column("decided_at", UTCDateTime(), nullable=True),
+        sa.Column("decided_by", sa.String(length=200), nullable=True),
+        sa.Column("decision", sa.String(length=500), nullable=True),
+        sa.Column("rev", sa.Integer(), nullable=False),
+        sa.CheckConstraint("state IN ('deferred_with_trigger','reopen_triggered')", name=op.f("ck_deferred_item_state")),
+        sa.PrimaryKeyConstraint("item_id", name=op.f("pk_deferred_item")),
+    )
+    op.create_table(
         "delivery_status",
         sa.Column("tenant_id", sa.String(length=40), nullable=False),
         sa.Column("provider_message_id", sa.String(length=200), nullable=False),
@@ -1363,6 +1378,7 @@ def downgrade() -> None:
     op.drop_index("ix_drain_tenant", table_name="drain")
     op.drop_table("drain")
     op.drop_table("delivery_status")
+    op.drop_table("deferred_item")
     op.drop_index(
         "ix_d1_step_asked",
         table_name="d1_step",
