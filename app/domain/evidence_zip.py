@@ -71,7 +71,10 @@ def read_zip(data: bytes) -> Opened:
     """Read a pack; total over any bytes. A container that differs from what `write_zip` makes of its files has a fault."""
     if len(data) > SIZE_MAX:
         return Opened({}, (PackFault(CONTAINER, "too_large"),))
-    readings = [found for found in (_by_headers(data), _by_directory(data)) if found]
+    walked = _by_headers(data)
+    if walked and write_zip(walked) == data:
+        return Opened(walked, ())
+    readings = [found for found in (walked, _by_directory(data)) if found]
     best = min(readings, key=lambda files: _distance(files, data), default=None)
     if best is not None and len(write_zip(best)) == len(data):
         return Opened(best, _container_faults(best, data))
@@ -156,8 +159,6 @@ def _distance(files: Mapping[str, bytes], data: bytes) -> int:
 def _container_faults(files: Mapping[str, bytes], data: bytes) -> tuple[PackFault, ...]:
     """Names what differs outside the contents: `header_changed` or `directory_changed`, at most once a file."""
     again = write_zip(files)
-    if again == data:
-        return ()
     faults: dict[PackFault, None] = {}
     at = 0
     for name, content in files.items():

@@ -39,9 +39,9 @@ T = TypeVar("T")
 
 POLL_S: Final = 2.0
 BATCH: Final = 8
-FLOWS_PER_S: Final = 0.5
+FLOWS_PER_S: Final = 0.25
 """Packs of ordinary flows that a node starts by itself, on average; the bound that the decision about packs states."""
-FLOWS_BURST: Final = 15.0
+FLOWS_BURST: Final = 30.0
 PATIENCE, LOOK_AGAIN_S = 30, 0.1
 """How often, and how far apart, somebody who waits for a pack looks whether another node has built it."""
 PRUNE_EVERY_S: Final = 300.0

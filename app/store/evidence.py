@@ -35,7 +35,7 @@ TOPIC: Final = "evidence"
 SETTLE: Final = timedelta(seconds=10)
 """How long after an end a pack is built: answers are delivered and receipts arrive in that time."""
 LEASE: Final = timedelta(seconds=60)
-KEEP_AUTOMATIC: Final = timedelta(days=7)
+KEEP_AUTOMATIC: Final = timedelta(days=3)
 """Packs of ordinary flows that nobody asked for are dropped after this; they can be built again at any time."""
 
 
@@ -316,16 +316,14 @@ def packs(
     conn: Connection,
     scope: Scope,
     *,
-    everywhere: bool = False,
     kind: str | None = None,
     subject: str | None = None,
     offset: int = 0,
     after: tuple[datetime, str] | None = None,
     limit: int = 50,
 ) -> list[Row[Any]]:
-    """Packs of some clinics, the newest request first; `everywhere` adds those of the whole installation."""
-    mine = within(_PACK.c.tenant_id, scope)
-    query = select(_PACK).where(or_(mine, _PACK.c.tenant_id.is_(None)) if everywhere else mine)
+    """Packs of some clinics, the newest request first; without a scope all of them, and those of the whole installation."""
+    query = select(_PACK) if scope is None else select(_PACK).where(within(_PACK.c.scope, scope))
     if kind is not None:
         query = query.where(_PACK.c.kind == kind)
     if subject is not None:

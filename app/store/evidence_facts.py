@@ -141,9 +141,12 @@ class _Reader:
 
     def contact(self) -> None:
         """By contact and time."""
-        for part, of, at in (("commands", _COMMAND, "accepted_at"), ("messages", _MESSAGE, "received_at")):
+        for part, of, at, place in (
+            ("commands", _COMMAND, "accepted_at", "commit_order"),
+            ("messages", _MESSAGE, "received_at", "sequence"),
+        ):
             mine = [of.c.tenant_id == self.tenant_id, of.c.contact_id == self.pack.subject, *self._within(of.c[at])]
-            self._put(part, of, and_(*mine), at, newest=True)
+            self._put(part, of, and_(*mine), place, newest=True)  # by the index of the lane, whatever the clinic has
         mine = [_TICKET.c.tenant_id == self.tenant_id, _TICKET.c.contact_id == self.pack.subject]
         self._put("tickets", _TICKET, and_(*mine, *self._within(_TICKET.c.opened_at)), "opened_at", newest=True)
         for ticket in self.found.rows("tickets"):
@@ -292,7 +295,7 @@ class _Reader:
             mine.append(_MESSAGE.c.received_at <= ticket["closed_at"])
         known = {row["event_id"] for row in self.found.rows("messages")}
         before = self.found.rows("messages")
-        self._put("messages", _MESSAGE, and_(*mine), "received_at", newest=True)
+        self._put("messages", _MESSAGE, and_(*mine), "sequence", newest=True)
         self.found.facts["messages"] = [*before, *(r for r in self.found.rows("messages") if r["event_id"] not in known)]
 
     def _episode_rows(self) -> None:
@@ -383,14 +386,19 @@ class _Reader:
         return found if self.pack.until_at is None else [*found, column < self.pack.until_at]
 
     def _put(self, name: str, of: Table, condition: Any, order: str, *, newest: bool = False) -> None:
-        """Rows of one table; at most `ROWS_MAX`, the newest or the oldest ones."""
-        keys = [of.c[order], *(c for c in of.primary_key.columns if c.name != order)]
-        query = select(of).where(condition).order_by(*((k.desc() for k in keys) if newest else keys)).limit(ROWS_MAX + 1)
+        """Rows of one table by `order`; at most `ROWS_MAX`, with `newest` those with the highest.
+
+        Without `newest` they are sorted here: an ORDER BY would tempt the database to walk another index from its beginning.
+        """
+        query = select(of).where(condition).limit(ROWS_MAX + 1)
+        if newest:
+            query = query.order_by(of.c[order].desc())
         rows = [dict(row._mapping) for row in self.conn.execute(query)]
         if len(rows) > ROWS_MAX:
             self._cut.add(name)
-        rows = rows[:ROWS_MAX]
-        self.found.facts[name] = rows[::-1] if newest else rows
+        ids = [c.name for c in of.primary_key.columns]
+        rows = sorted(rows[:ROWS_MAX], key=lambda r: tuple(str(r[i]) for i in ids))
+        self.found.facts[name] = sorted(rows, key=lambda r: (r[order] is not None, r[order]))
 
     def _join(self, name: str, of: Table, keys: Sequence[Document]) -> None:
         """Rows of one table by the given keys of this clinic, added to what is there."""

@@ -4,11 +4,12 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, and_, func, select
 
-from app.store.tables import HealthSample, Ledger, table
+from app.store.lanes import GLOBAL_SCOPE
+from app.store.tables import HealthSample, Ledger, SignalPoint, SignalStateRow, table
 
-_LEDGER, _SAMPLE = table(Ledger), table(HealthSample)
+_LEDGER, _SAMPLE, _POINT, _STATE = table(Ledger), table(HealthSample), table(SignalPoint), table(SignalStateRow)
 
 AROUND: Final = timedelta(seconds=60)
 COUNTED_MAX: Final = 5_000
@@ -19,7 +20,7 @@ SAMPLES_MAX: Final = 60
 def surroundings(conn: Connection, tenant_id: str | None, first: datetime, last: datetime) -> list[dict[str, Any]]:
     """Results of the clinic's ledger from a minute before `first` to a minute after `last`, and the samples of health."""
     found = _results(conn, tenant_id, first - AROUND, last + AROUND) if tenant_id is not None else []
-    return found + _health(conn, first - AROUND, last + AROUND)
+    return found + _signals(conn, tenant_id, last + AROUND) + _health(conn, first - AROUND, last + AROUND)
 
 
 def _results(conn: Connection, tenant_id: str, since: datetime, until: datetime) -> list[dict[str, Any]]:
@@ -40,6 +41,21 @@ def _results(conn: Connection, tenant_id: str, since: datetime, until: datetime)
             {"metric": "ledger_entries", "value": count, "result": result, "lock_mode": mode} | within
             for result, mode, count in counts
         ),
+    ]
+
+
+def _signals(conn: Connection, tenant_id: str | None, until: datetime) -> list[dict[str, Any]]:
+    """What every signal of the clinic and of the installation stood at then: its newest point up to that moment."""
+    scopes = [GLOBAL_SCOPE] if tenant_id is None else [GLOBAL_SCOPE, tenant_id]
+    own = and_(_POINT.c.scope == _STATE.c.scope, _POINT.c.signal == _STATE.c.signal)
+    newest = select(func.max(_POINT.c.at)).where(own, _POINT.c.at <= until).correlate(_STATE).scalar_subquery()
+    # the states only name the signals that were ever measured: a handful per scope, each a seek in the points' key
+    states = select(_STATE.c.scope, _STATE.c.signal, newest.label("at")).where(_STATE.c.scope.in_(scopes)).subquery()
+    same = and_(_POINT.c.scope == states.c.scope, _POINT.c.signal == states.c.signal, _POINT.c.at == states.c.at)
+    query = select(_POINT).select_from(states.join(_POINT, same)).order_by(_POINT.c.scope, _POINT.c.signal)
+    return [
+        {"metric": f"signal:{row.signal}", "value": msgspec.json.decode(row.values_json), "scope": row.scope, "at": row.at}
+        for row in conn.execute(query)
     ]
 
 

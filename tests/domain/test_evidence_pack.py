@@ -1,5 +1,7 @@
 """The format of evidence packs: any changed byte is found and named, a rewritten container too, and the chain is walked."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -246,3 +248,9 @@ def test_redaction_keeps_ids_and_hides_names_that_somebody_typed() -> None:
     )
     assert handed["document"] == {"result": "drill_passed_controlled_continuity", "note": "[redacted]", "words": ["[name]"]}
     assert handed["terminal_state"] == "drill_passed_controlled_continuity"
+
+
+def test_the_schema_in_the_documentation_is_the_one_in_the_packs() -> None:
+    stored = Path(__file__).resolve().parents[2] / "docs/evidence-pack.schema.json"
+    assert json.loads(stored.read_text(encoding="utf-8")) == PACK_SCHEMA
+    assert json.loads(read_zip(PACK).files["schema.json"]) == PACK_SCHEMA

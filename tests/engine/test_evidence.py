@@ -1,10 +1,11 @@
 """Evidence packs built from real history: complete, redacted, signed, checked again from their bytes alone."""
 
 import json
+import zlib
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete, select, update
 
 from app.clock import ManualClock
 from app.domain.evidence_check import Checked, check, document_of
@@ -17,12 +18,13 @@ from app.metrics import Metrics
 from app.signing import is_signed, key_id_of
 from app.store import evidence, log_lines, signing_keys
 from app.store.database import Database
-from app.store.tables import Alert, table
+from app.store.tables import Alert, EvidenceFile, EvidencePack, table
+from app.store.verify import verify
 from tests.history import History
 
 pytestmark = pytest.mark.story("S-PC-04-003")
 
-ALERT = table(Alert)
+ALERT, FILE, PACK = table(Alert), table(EvidenceFile), table(EvidencePack)
 SECRET = "a-secret-key-for-tests-of-enough-length"
 
 
@@ -186,3 +188,20 @@ async def test_kept_lines_and_packs_nobody_asked_for_go_after_their_time(history
     assert len(await db.read(log_lines.of, None, ["corr-new"])) == 1
     assert await db.read(evidence.content, old) is None
     assert await db.read(evidence.content, asked) is not None
+
+
+async def test_a_tampered_store_is_found_by_the_checker(history: History) -> None:
+    db, clock = history.db, history.clock
+    loop = Evidence(db, clock, Metrics(), secret_key=SECRET)
+    asked: dict[str, Any] = {"tenant_id": history.made.tenant_id, "kind": "flow", "subject": "corr-1", "reason": "test"}
+    pack_id = await db.write(evidence.request, **asked, now=clock.now())
+    await loop.tick()
+    assert await db.read(verify) == []
+    data = await db.read(evidence.content, pack_id)
+    assert data is not None
+    for stored in (zlib.compress(data.replace(b"applied_once", b"applied_0nce", 1)), b"no zlib at all"):
+        await db.write(lambda conn, c=stored: conn.execute(update(FILE).values(content=c)))  # type: ignore[misc]
+        assert [found.code for found in await db.read(verify)] == ["evidence_changed"]
+    await db.write(lambda conn: conn.execute(delete(FILE)))
+    await db.write(lambda conn: conn.execute(update(PACK).values(audit_number=99)))
+    assert sorted(found.code for found in await db.read(verify)) == ["evidence_changed", "evidence_without_entry"]

@@ -5,11 +5,13 @@ from datetime import timedelta
 from typing import Any
 
 import httpx
+import jsonschema_rs
 import pytest
 
 from app.bootstrap import Services
 from app.clock import ManualClock
 from app.domain.evidence_check import Checked, check, document_of
+from app.domain.evidence_schema import PACK_SCHEMA
 from app.engine.d1 import D1
 from app.signing import is_signed, key_id_of
 from tests.web.api_client import CONTACT, PATIENT, Api, open_api
@@ -17,6 +19,7 @@ from tests.web.safe_mode_driver import DONE, acknowledge, deliver, hear, look, p
 
 pytestmark = pytest.mark.story("S-PC-04-003")
 
+SHAPE = jsonschema_rs.validator_for(PACK_SCHEMA)
 WORDS = "o Pedro está com febre, ligue 11 98765-4321"
 SECRET_WORDS = ("Maria da Silva", "Silva", "Pedro Antunes", "Antunes", "5511987654321", "98765-4321", "febre", "mãe nervosa")
 """What was seeded and must not be in any redacted pack."""
@@ -62,7 +65,9 @@ async def flow(api: Api, correlation_id: str) -> Any:
     data = await zip_of(api, f"/evidence/{correlation_id}.zip")
     found = await proven(api, data)
     assert (found.about["result"], found.about["missing"]) == ("evidence_pack_generated", [])
-    return document_of(data)
+    document = document_of(data)
+    SHAPE.validate(document)
+    return document
 
 
 async def asked(api: Api, kind: str, subject: str) -> Any:
@@ -73,7 +78,9 @@ async def asked(api: Api, kind: str, subject: str) -> Any:
     assert (made["result"], made["missing"]) == ("evidence_pack_generated", [])
     data = await zip_of(api, f"/evidence-packs/{made['pack_id']}.zip")
     await proven(api, data)
-    return document_of(data)
+    document = document_of(data)
+    SHAPE.validate(document)
+    return document
 
 
 async def book(api: Api, name: str = "a-1", hours: float = 1) -> None:

@@ -27,6 +27,7 @@ class EvidencePack(SQLModel, table=True):
         Index("ix_evidence_pack_subject", "scope", "kind", "subject", "requested_at"),
         Index("ix_evidence_pack_scope", "scope", "requested_at"),
         Index("ix_evidence_pack_finished", "finished_at"),
+        Index("ix_evidence_pack_requested", "requested_at"),
     )
     pack_id: str = key(40)
     scope: str = Field(max_length=40)

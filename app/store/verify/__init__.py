@@ -29,6 +29,7 @@ from app.store.verify.effects import (
     no_overlaps,
     versions_dense,
 )
+from app.store.verify.evidence import packs_hang_on_the_trail
 from app.store.verify.items import (
     commands_have_one_result,
     entries_have_their_command,
@@ -65,6 +66,7 @@ CHECKS: Final[tuple[Callable[[Connection], Iterator[Violation]], ...]] = (
     replay_items_ended,
     replay_items_have_their_task,
     audit_chains,
+    packs_hang_on_the_trail,
 )
 """Every check, in the order in which a person would want to read what they find."""
 

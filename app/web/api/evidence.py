@@ -95,11 +95,9 @@ async def list_packs(
     may_see(request)
     given = read_cursor(cursor, str, str)
     after = (cursor_time(given[0]), given[1]) if given else None
-    actor = actor_of(request)
     scope: Scope = (await tenant_of(request, tenant_id),) if tenant_id else _scope(request)
     services = services_of(request)
-    everywhere = actor.tenant_ids is None and tenant_id is None
-    rows = await services.db.read(evidence.packs, scope, everywhere=everywhere, kind=kind, after=after, limit=limit + 1)
+    rows = await services.db.read(evidence.packs, scope, kind=kind, after=after, limit=limit + 1)
     now = services.clock.now()
     return page([views.document(row, now) for row in rows], limit, "requested_at", "pack_id")
 

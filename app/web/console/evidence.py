@@ -143,14 +143,12 @@ def load_evidence_form(_conn: Connection, visit: Visit) -> EvidenceForm:
 
 def load_evidence_rows(conn: Connection, visit: Visit) -> EvidenceRows:
     """The newest packs, or those about one thing; a superadmin who looks at every clinic also sees the installation's."""
-    everywhere = visit.role == SUPERADMIN and visit.chosen is None
     text = visit.one("page", 6)
     number = int(text) if text.isascii() and text.isdigit() else 0
     kind, subject = visit.one("kind", 20), visit.one("subject", 300)
     rows = evidence.packs(
         conn,
         visit.scope,
-        everywhere=everywhere,
         kind=kind if kind in KIND_NAMES else None,
         subject=subject or None,
         offset=number * PAGE_SIZE,
@@ -158,7 +156,7 @@ def load_evidence_rows(conn: Connection, visit: Visit) -> EvidenceRows:
     )
     shown = rows[:PAGE_SIZE]
     named = evidence.pack(conn, visit.one("pack", 40)) if visit.one("pack", 40) else None
-    visible = named is not None and (everywhere or visit.scope is None or named.tenant_id in (visit.scope or ()))
+    visible = named is not None and (visit.scope is None or named.scope in visit.scope)
     if named is not None and visible and named.pack_id not in {row.pack_id for row in shown}:
         shown = [named, *shown]
     known = clinics(conn, [row.tenant_id for row in shown if row.tenant_id is not None])
