@@ -491,6 +491,7 @@ def upgrade() -> None:
         postgresql_where=sa.text("due_at IS NOT NULL"),
     )
     op.create_index("ix_evidence_pack_finished", "evidence_pack", ["finished_at"], unique=False)
+    op.create_index("ix_evidence_pack_requested", "evidence_pack", ["requested_at"], unique=False)
     op.create_index("ix_evidence_pack_scope", "evidence_pack", ["scope", "requested_at"], unique=False)
     op.create_index("ix_evidence_pack_subject", "evidence_pack", ["scope", "kind", "subject", "requested_at"], unique=False)
     op.create_index(
@@ -1361,6 +1362,7 @@ def downgrade() -> None:
     )
     op.drop_index("ix_evidence_pack_subject", table_name="evidence_pack")
     op.drop_index("ix_evidence_pack_scope", table_name="evidence_pack")
+    op.drop_index("ix_evidence_pack_requested", table_name="evidence_pack")
     op.drop_index("ix_evidence_pack_finished", table_name="evidence_pack")
     op.drop_index(
         "ix_evidence_pack_due",
