@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -145,9 +146,8 @@ class Evidence:
         sealed: Callable[[Mapping[str, Any]], evidence.Sealed] | None = None
         if told.completeness.result is not EvidenceResult.EVIDENCE_PACK_FAILED_ALERTED:
             key = await self.keys.signer()
-
-            def sealed(head: Mapping[str, Any]) -> evidence.Sealed:
-                return sealed_pack(row, told, key, head, now, is_redacted=True)
+            pack = await asyncio.to_thread(prepared, row, told, now, is_redacted=True)
+            sealed = partial(sealed_pack, pack, key)
 
         said = told.document
         built = evidence.Built(
@@ -207,13 +207,8 @@ class Evidence:
         if not told.found:
             return None
         key = await self.keys.signer()
-        sealed = await self._database.write(
-            evidence.note_full,
-            wanted,
-            lambda head: sealed_pack(wanted, told, key, head, by.now, is_redacted=False),
-            by,
-            told.facts_hash,
-        )
+        pack = await asyncio.to_thread(prepared, wanted, told, by.now, is_redacted=False)
+        sealed = await self._database.write(evidence.note_full, wanted, partial(sealed_pack, pack, key), by, told.facts_hash)
         return sealed.content
 
     def _write(
@@ -240,40 +235,13 @@ class Evidence:
 
     async def tell(self, row: Any, *, full: bool = False) -> Told:
         """Everything about a pack's subject as a document; redacted unless `full`."""
-        kind = EvidenceKind(row.kind)
         gathered = await self._part("facts", gather, row)
         found = gathered if gathered is not None else Gathered()
         first, last = _span(found, row)
         around = await self._part("metrics", surroundings, row.tenant_id, first, last)
-        given = msgspec.json.decode(row.document_json) if row.document_json is not None else None
-        document = assemble(
-            kind=kind,
-            subject=row.subject,
-            tenant_id=row.tenant_id,
-            correlation_id=_correlation(row, found),
-            facts=found.facts,
-            timezone=found.timezone,
-            around=found.around,
-            chains=found.chains,
-            surroundings=around,
-            lines=await self._part("logs", log_lines.of, row.tenant_id, _correlations(row, found)),
-            document=given,
-            cut=found.cut,
-        )
-        if row.flow_id and row.flow_id != document["flow_id"] and kind in (EvidenceKind.DRILL, EvidenceKind.DEFERRED):
-            document["flow_id"], document["flows"] = row.flow_id, [row.flow_id]
-        if gathered is None:
-            document |= dict.fromkeys(("timeline", "logs", "alerts", "ledger", "attempts", "chains", "terminal_state"))
-        elif not found.found and given is None:
-            document["ledger"] = document["attempts"] = None  # nothing of that name: there is nothing to prove
-        if not full:
-            document = redacted(document, found.private)
-        return Told(
-            document=document,
-            completeness=completeness(document),
-            facts_hash=facts_hash(document),
-            found=found.found or given is not None,
-        )
+        lines = await self._part("logs", log_lines.of, row.tenant_id, _correlations(row, found))
+        # telling a long story takes a while: nobody else waits for it
+        return await asyncio.to_thread(_told, row, gathered, around, lines, full=full)
 
     async def _part(self, name: str, read: Callable[..., T], *args: Any) -> T | None:
         """One part, read alone; None when it cannot be read now."""
@@ -307,8 +275,57 @@ def _ask(conn: Connection, wanted: evidence.Wanted, by: By) -> Row[Any] | None:
     return evidence.take(conn, pack_id, by.now)
 
 
-def sealed_pack(row: Any, told: Told, key: Signer, head: Mapping[str, Any], now: datetime, *, is_redacted: bool) -> evidence.Sealed:
-    """The zip of a told pack, signed, hanging on the head of its audit chain."""
+def _told(
+    row: Any,
+    gathered: Gathered | None,
+    around: list[dict[str, Any]] | None,
+    lines: list[dict[str, Any]] | None,
+    *,
+    full: bool,
+) -> Told:
+    """The parts as a document; those that could not be read are None."""
+    kind, found = EvidenceKind(row.kind), gathered if gathered is not None else Gathered()
+    given = msgspec.json.decode(row.document_json) if row.document_json is not None else None
+    document = assemble(
+        kind=kind,
+        subject=row.subject,
+        tenant_id=row.tenant_id,
+        correlation_id=_correlation(row, found),
+        facts=found.facts,
+        timezone=found.timezone,
+        around=found.around,
+        chains=found.chains,
+        surroundings=around,
+        lines=lines,
+        document=given,
+        cut=found.cut,
+    )
+    if row.flow_id and kind in (EvidenceKind.DRILL, EvidenceKind.DEFERRED):
+        document["flow_id"], document["flows"] = row.flow_id, [row.flow_id]
+    if gathered is None:
+        document |= dict.fromkeys(("timeline", "logs", "alerts", "ledger", "attempts", "chains", "terminal_state"))
+    elif not found.found and given is None:
+        document["ledger"] = document["attempts"] = None  # nothing of that name: there is nothing to prove
+    if not full:
+        document = redacted(document, found.private)
+    return Told(
+        document=document,
+        completeness=completeness(document),
+        facts_hash=facts_hash(document),
+        found=found.found or given is not None,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A told pack as files, ready to be sealed: all that is left needs the head of the audit chain."""
+
+    about: dict[str, Any]
+    files: dict[str, bytes]
+
+
+def prepared(row: Any, told: Told, now: datetime, *, is_redacted: bool) -> Prepared:
+    """The files of a told pack."""
     about = {
         "pack_id": row.pack_id,
         "kind": row.kind,
@@ -324,10 +341,14 @@ def sealed_pack(row: Any, told: Told, key: Signer, head: Mapping[str, Any], now:
         "facts_hash": told.facts_hash,
     }
     document = told.document | {"pack": about}
-    shown = page(document, result=about["result"], missing=told.completeness.missing, is_redacted=is_redacted)
-    files = content_files(document, page=shown, schema=PACK_SCHEMA)
+    shown = page(document, result=str(about["result"]), missing=told.completeness.missing, is_redacted=is_redacted)
+    return Prepared(about=about, files=content_files(document, page=shown, schema=PACK_SCHEMA))
+
+
+def sealed_pack(pack: Prepared, key: Signer, head: Mapping[str, Any]) -> evidence.Sealed:
+    """The zip of a pack, signed, hanging on the head of its audit chain."""
     content, root = seal(
-        files, about=about, audit=head, key_id=key.key_id, public_key=key.public_key, algorithm=ALGORITHM, sign=key.sign
+        pack.files, about=pack.about, audit=head, key_id=key.key_id, public_key=key.public_key, algorithm=ALGORITHM, sign=key.sign
     )
     return evidence.Sealed(content=content, root=root, key_id=key.key_id)
 
