@@ -28,6 +28,7 @@ from app.store.lanes import GLOBAL_SCOPE
 from app.store.migrate import current, head, upgrade
 from app.store.settings import load as load_settings
 from app.store.verify import verify as verify_history
+from app.store.walls import missing_walls, role_above_walls
 
 T = TypeVar("T")
 
@@ -452,6 +453,7 @@ async def _findings(settings: Settings) -> list[tuple[bool, str]]:
         found.append((revision == head(), f"schema is {revision or 'empty'}, the code wants {head()}{fix}"))
         if revision == head():
             found.append(await _channels_finding(settings, database))
+            found.append(await _walls_finding(settings, database))
     except (KoraError, OSError) as error:
         found.append((False, f"database does not answer: {error}; check KORA_DATABASE_URL"))
     finally:
@@ -475,6 +477,20 @@ async def _channels_finding(settings: Settings, database: Database) -> tuple[boo
         return True, "critical alerts have targets on every channel of their route"
     note = f"channels without a target, only the simulated phone shows their alerts: {', '.join(silent)}"
     return not settings.is_production, f"{note}; set them on the Channels page or in /api/v1/settings/global"
+
+
+async def _walls_finding(settings: Settings, database: Database) -> tuple[bool, str]:
+    """Whether row-level security holds the role that the product connects as."""
+    if database.is_sqlite:
+        return True, "SQLite has no row-level security: the queries' own tenant filters hold clinics apart (docs/security.md)"
+    missing = await database.read(missing_walls)
+    if missing:
+        return False, f"row-level security is not as the code wants it on: {', '.join(sorted({name for _, name in missing}))}"
+    role = await database.read(role_above_walls)
+    if role is None:
+        return True, "row-level security holds clinics apart for this role"
+    note = f"role {role!r} is a superuser or has BYPASSRLS, so row-level security does not hold it"
+    return not settings.is_production, f"{note}; connect as a role that owns the tables and has neither (docs/operations.md)"
 
 
 async def _redis_finding(settings: Settings) -> tuple[bool, str]:

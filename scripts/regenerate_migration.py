@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from app.store.database import run_in_thread
-from app.store.migrate import rendered_from_empty
+from app.store.migrate import rendered_from_empty, rendered_walls
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "app/store/migrations/versions/0001_initial.py"
@@ -35,6 +35,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         up, down = run_in_thread(f"sqlite:///{folder}/empty.db", rendered_from_empty)
     source = between(between(TARGET.read_text(encoding="utf-8"), "tables", up), "drop tables", down)
+    source = between(source, "walls", rendered_walls())
     TARGET.write_text(source, encoding="utf-8")
     subprocess.run([sys.executable, "-m", "ruff", "format", "--quiet", str(TARGET)], check=True)
     print(f"wrote {TARGET.relative_to(ROOT)}")

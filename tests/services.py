@@ -132,8 +132,9 @@ class PostgresServer:
     """A PostgreSQL cluster of its own in a temporary folder.
 
     `durable=False` (the default) switches fsync off: tests of order and constraints need no disk; a test that asks for
-    durability starts its own with `durable=True`. PostgreSQL refuses to run as root, so as root it runs as `postgres`
-    or `nobody`.
+    durability starts its own with `durable=True`. The product connects as `kora`, who owns its databases and is no
+    superuser, so that row-level security holds in every test as it does in production. PostgreSQL refuses to run as
+    root, so as root it runs as `postgres` or `nobody`.
     """
 
     def __init__(self, *, durable: bool = False) -> None:
@@ -144,11 +145,24 @@ class PostgresServer:
         self._folder = Path(tempfile.mkdtemp(prefix="kora-pg-", dir=None if durable else _memory_folder()))
         self._process: subprocess.Popen[bytes] | None = None
         self._count = 0
+        self._has_role = False
         self._version = _major_version(self.bin)
         if self._user is not None:
             shutil.chown(self._folder, self._user)
         done = subprocess.run(
-            [f"{self.bin}/initdb", "-D", str(self._folder / "data"), "-U", "kora", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"],
+            [
+                f"{self.bin}/initdb",
+                "-D",
+                str(self._folder / "data"),
+                "-U",
+                "postgres",
+                "-A",
+                "trust",
+                "-E",
+                "UTF8",
+                "--locale=C",
+                "-N",
+            ],
             user=self._user,
             cwd="/",
             capture_output=True,
@@ -198,6 +212,9 @@ class PostgresServer:
         except TimeoutError as error:
             self.stop(signal.SIGQUIT)
             raise RuntimeError(f"PostgreSQL did not start: {self.log()[-2000:]}") from error
+        if not self._has_role:
+            self.execute("CREATE ROLE kora LOGIN")
+            self._has_role = True
 
     def _ready(self) -> bool:
         done = subprocess.run(
@@ -221,9 +238,9 @@ class PostgresServer:
         """What the server wrote."""
         return (self._folder / "log").read_text(errors="replace")
 
-    def url(self, database: str) -> str:
-        """SQLAlchemy URL of one of its databases."""
-        return f"postgresql://kora@127.0.0.1:{self.port}/{database}"
+    def url(self, database: str, *, user: str = "kora") -> str:
+        """SQLAlchemy URL of one of its databases, as the product's role or as the superuser `postgres`."""
+        return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
 
     def new_name(self) -> str:
         """A database name not used before."""
@@ -234,7 +251,7 @@ class PostgresServer:
         """CREATE DATABASE from a template that nobody is connected to."""
         # copying files is the fastest way where nothing has to reach a disk (before PostgreSQL 15 it was the only way)
         strategy = " STRATEGY FILE_COPY" if self._version >= 15 and not self.durable else ""
-        self.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"{strategy}')
+        self.execute(f'CREATE DATABASE "{name}" OWNER kora TEMPLATE "{template}"{strategy}')
 
     def drop_database(self, name: str) -> None:
         """DROP DATABASE, connections included."""
@@ -244,7 +261,7 @@ class PostgresServer:
         """Run one statement as the superuser, outside any running loop."""
 
         async def run() -> None:
-            conn = await asyncpg.connect(self.url(database), timeout=10)
+            conn = await asyncpg.connect(self.url(database, user="postgres"), timeout=10)
             try:
                 await conn.execute(statement)
             finally:

@@ -44,7 +44,8 @@ def test_redis_is_empty_and_running_again_after_a_test_that_killed_it(redis_serv
 
 async def test_postgresql_keeps_its_data_over_a_crash(postgres_server: PostgresServer, postgres_url: str) -> None:
     conn = await asyncpg.connect(postgres_url)
-    await conn.execute("CREATE TABLE kept (x int); INSERT INTO kept VALUES (7); CHECKPOINT")
+    await conn.execute("CREATE TABLE kept (x int); INSERT INTO kept VALUES (7)")
+    postgres_server.execute("CHECKPOINT")
     postgres_server.restart()
     await conn.close(timeout=1)
     conn = await asyncpg.connect(postgres_url)

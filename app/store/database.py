@@ -5,7 +5,8 @@ Store functions are plain functions `fn(conn, ...)` over a SQLAlchemy Core conne
 
 * SQLite: in a worker thread. All writes go through one connection and take turns (`BEGIN IMMEDIATE`, WAL,
   `synchronous=FULL`); readers have their own connections, opened query-only.
-* PostgreSQL: on asyncpg, bridged by SQLAlchemy; READ COMMITTED for writes, `synchronous_commit=on`.
+* PostgreSQL: on asyncpg, bridged by SQLAlchemy; READ COMMITTED for writes, `synchronous_commit=on`. Every transaction
+  says whose rows it may touch (`tenancy.py`) in the same message as its BEGIN, so row-level security costs no round trip.
 
 A write is shielded: when the caller is cancelled while the transaction is on its way, it is finished first and the
 cancellation is raised afterwards, so a cancelled task never leaves an unknown outcome behind. A connection lost around
@@ -28,6 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import QueuePool
 
 from app.errors import ConfigError, OutcomeUnknown, StorageUnavailable
+from app.store.tenancy import SETTING, current_scope
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -61,6 +63,7 @@ class Database:
                 pool_timeout=5,
                 pool_pre_ping=True,
                 connect_args={
+                    "connection_class": _walled_connection(),
                     "timeout": 5,
                     "command_timeout": 30,
                     "server_settings": {"timezone": "UTC", "application_name": "kora", "jit": "off"},
@@ -168,6 +171,22 @@ class Database:
         self._threads.shutdown(wait=True)
         self._reader.dispose()
         self._writer.dispose()
+
+
+def _walled_connection() -> type[Any]:
+    """An asyncpg connection whose transactions begin with their scope. Local: SQLite installations need no asyncpg."""
+    import asyncpg
+
+    class WalledConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg publishes no types
+        """`BEGIN` and `SET LOCAL` travel as one message: nobody can use the transaction before its scope is set."""
+
+        async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
+            if query.startswith("BEGIN"):
+                # the value is a list of checked ids (`scope_value`), so nothing in it can end the literal
+                query = f"{query} SET LOCAL {SETTING} = '{current_scope()}';"
+            return str(await super().execute(query, *args, timeout=timeout))
+
+    return WalledConnection
 
 
 def _sqlite_engine(url: Any, *, query_only: bool, pool_size: int) -> Engine:

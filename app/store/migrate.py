@@ -4,6 +4,7 @@ Every call is one write transaction of `Database`, so a migration that fails lea
 PostgreSQL both roll DDL back). On PostgreSQL an advisory lock makes nodes that start together take turns.
 """
 
+import textwrap
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from sqlalchemy import Connection, text
 from app.store.columns import UTCDateTime
 from app.store.database import Database
 from app.store.tables import metadata
+from app.store.walls import missing_walls, statements
 
 _ADVISORY_LOCK: Final = 4_715_218_001
 """Any number that nothing else of ours locks."""
@@ -82,7 +84,7 @@ def head() -> str:
 def differences(conn: Connection) -> list[Any]:
     """What `tables.py` has and the database has not, or the other way round; empty when they agree."""
     context = MigrationContext.configure(conn, opts=COMPARE_OPTIONS)
-    return list(compare_metadata(context, metadata))
+    return [*compare_metadata(context, metadata), *missing_walls(conn)]
 
 
 def rendered_from_empty(conn: Connection) -> tuple[str, str]:
@@ -94,6 +96,16 @@ def rendered_from_empty(conn: Connection) -> tuple[str, str]:
     assert isinstance(down, DowngradeOps)
     render = partial(render_python_code, render_item=_render_item, migration_context=context)
     return render(up), render(down)
+
+
+def rendered_walls() -> str:
+    """Python code of the row-level security that PostgreSQL gets with the tables."""
+    lines = []
+    for statement in statements():
+        parts = [part + " " for part in textwrap.wrap(statement, 100, break_long_words=False, break_on_hyphens=False)]
+        parts[-1] = parts[-1].rstrip()
+        lines += ["op.execute("] + [f"        {part!r}" for part in parts] + [")"]
+    return "\n".join("    " + line for line in lines)
 
 
 def _config() -> Config:

@@ -22,6 +22,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.clock import SystemClock
 from app.errors import Unauthenticated
+from app.store.tenancy import scoped
 from app.web.ack import Guesses, ack_routes
 from app.web.api import api_routes
 from app.web.api.webhooks import webhook_routes
@@ -82,7 +83,8 @@ class Gate(ASGIMiddleware):
         scope["state"][_STARTED] = time.perf_counter()
         connection: ASGIConnection[Any, Any, Any, Any] = ASGIConnection(scope)
         open_to_all = scope["route_handler"].opt.get("access") == "public"
-        with structlog.contextvars.bound_contextvars(correlation_id=correlation_id(scope)):
+        # the database shows nothing to this request until the guard of its route has opened something
+        with structlog.contextvars.bound_contextvars(correlation_id=correlation_id(scope)), scoped(()):
             actor: Actor | None = None if open_to_all else await self._auth.authenticate(connection)
             scope["user"] = actor
             address = client_address(connection)

@@ -12,10 +12,10 @@ Every handler declares `opt={"access": ...}`; one that does not is closed to eve
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, cast
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
 from litestar import Request
 from litestar.connection import ASGIConnection
@@ -27,7 +27,11 @@ from app.credentials import parse_api_key, same, sha256
 from app.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
 from app.store import accounts
 from app.store.database import Database
+from app.store.tenancy import narrow, scoped
 from app.web.security import SAFE_METHODS, check_csrf, session_csrf
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 AnyConnection = ASGIConnection[Any, Any, Any, Any]
 AnyRequest = Request[Any, Any, Any]
@@ -93,6 +97,15 @@ class Authenticator:
         self._all_tenants: tuple[float, Sequence[Row[Any]]] | None = None
         self._loading = asyncio.Lock()
 
+    async def _read(self, fn: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Read above the walls: who is calling, and for which clinics, is not known yet."""
+        with scoped(None):
+            return await self._db.read(fn, *args, **kwargs)
+
+    async def _write(self, fn: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with scoped(None):
+            return await self._db.write(fn, *args, **kwargs)
+
     def now(self) -> datetime:
         """The time by which sessions, keys and lockouts end: a person's time, also where the engine's is scaled."""
         return self._clock.now()
@@ -129,12 +142,12 @@ class Authenticator:
     async def by_session(self, session_hash: str) -> Actor | None:
         """The person whose session has this hash, if it is still good; its use is noted once a minute."""
         now = self._clock.now()
-        found = await self._db.read(_session_and_tenants, session_hash, now)
+        found = await self._read(_session_and_tenants, session_hash, now)
         if found is None:
             return None
         row, tenant_ids = found
         if now - row.seen_at >= accounts.TOUCH_EVERY:
-            await self._db.write(accounts.touch_session, session_hash, now)
+            await self._write(accounts.touch_session, session_hash, now)
         return Actor(
             kind="user",
             id=row.user_id,
@@ -153,7 +166,7 @@ class Authenticator:
         """Whether a person who opened a stream may go on reading: same session, same role, same clinics."""
         if actor.session_hash is None:
             return True
-        found = await self._db.read(_session_and_tenants, actor.session_hash, self._clock.now())
+        found = await self._read(_session_and_tenants, actor.session_hash, self._clock.now())
         if found is None:
             return False
         row, tenant_ids = found
@@ -168,7 +181,7 @@ class Authenticator:
         cached = self._tenants.get(id_or_slug)
         if cached is not None and time.monotonic() - cached[0] < CACHE_S:
             return cached[1]
-        row = await self._db.read(accounts.find_tenant, id_or_slug)
+        row = await self._read(accounts.find_tenant, id_or_slug)
         if row is None:
             self._tenants.pop(id_or_slug, None)
             return None
@@ -179,7 +192,7 @@ class Authenticator:
         """The open clinics that an actor sees, by slug."""
         cached = self._all_tenants
         if cached is None or time.monotonic() - cached[0] >= CACHE_S:
-            cached = self._all_tenants = (time.monotonic(), await self._db.read(accounts.list_tenants))
+            cached = self._all_tenants = (time.monotonic(), await self._read(accounts.list_tenants))
         return [row for row in cached[1] if row.disabled_at is None and actor.sees(row.tenant_id)]
 
     async def _key(self, key_id: str) -> Row[Any] | None:
@@ -190,14 +203,14 @@ class Authenticator:
             cached = self._keys.get(key_id)
             if cached is not None and time.monotonic() - cached[0] < CACHE_S:
                 return cached[1]
-            row = await self._db.read(accounts.find_key, key_id)
+            row = await self._read(accounts.find_key, key_id)
             if row is None:
                 self._keys.pop(key_id, None)
                 return None
             _remember(self._keys, key_id, row)
         now = self._clock.now()
         if row.revoked_at is None and (row.last_used_at is None or now - row.last_used_at >= accounts.TOUCH_EVERY):
-            await self._db.write(accounts.touch_keys, [key_id], now)
+            await self._write(accounts.touch_keys, [key_id], now)
         return row
 
 
@@ -235,12 +248,17 @@ def csrf_token(connection: AnyConnection) -> str:
 
 
 async def enforce_access(connection: AnyConnection, handler: BaseRouteHandler) -> None:
-    """The guard of every route: refuses what the handler did not open. Raises Unauthenticated or Forbidden."""
+    """The guard of every route: refuses what the handler did not open. Raises Unauthenticated or Forbidden.
+
+    What the caller may see is also what the database shows to the handler's transactions; until here it shows nothing.
+    Public handlers find their clinic by what they check themselves (a signature, a token), so for them it is all.
+    """
     method = str(connection.scope.get("method", "GET"))
     if method == "OPTIONS":
         return  # answered by the framework with the methods of the address, nothing else
     access = handler.opt.get("access")
     if access == "public":
+        narrow(None)
         return
     if access not in ACCESS:
         raise Forbidden("This address is closed: nothing says who may use it.")
@@ -256,9 +274,17 @@ async def enforce_access(connection: AnyConnection, handler: BaseRouteHandler) -
     if actor.session_hash is not None and method not in SAFE_METHODS:
         auth = authenticator(connection)
         await check_csrf(cast("AnyRequest", connection), auth.csrf_token(actor))
+    narrow(actor.tenant_ids)
 
 
 async def resolve_tenant(request: AnyRequest, given: str | None = None) -> str:
+    """The id of the clinic that a request works on (see below); from here on its transactions see this clinic only."""
+    tenant_id = await _resolve_tenant(request, given)
+    narrow([tenant_id])
+    return tenant_id
+
+
+async def _resolve_tenant(request: AnyRequest, given: str | None = None) -> str:
     """The id of the clinic that a request works on; `given` is the id or slug in its body or address.
 
     A key works on its own clinic, a person on the chosen one (cookie) or the first that they see. Raises Forbidden for a

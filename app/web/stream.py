@@ -16,6 +16,7 @@ from sse_starlette import EventSourceResponse
 
 from app.engine.stream import Audience, Render, StreamHub, Subscriber
 from app.errors import KoraError
+from app.store.tenancy import scoped
 from app.store.views.scope import clinics
 from app.web.auth import Actor, Authenticator, actor_of, authenticator
 from app.web.console.visit import DEFAULT_ZONE, AnyRequest, Urls, Viewer, scope_of, services_of
@@ -91,7 +92,8 @@ def renderer(services: Any) -> Render:
             viewer = Viewer(scope=tenants, role=audience.role, words=words, urls=Urls(), several=several)
             return viewer, {f.id: f.load(conn, viewer) for f in due}
 
-        viewer, contexts = await services.db.read(load)
+        with scoped(audience.tenants):
+            viewer, contexts = await services.db.read(load)
         common = {"w": viewer.words, "urls": viewer.urls}
         return {f.id: render_block(audience.language, f, {**common, f.id: contexts[f.id]}) for f in due}
 
