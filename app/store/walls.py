@@ -29,6 +29,7 @@ _CHILDREN: Final = {
 
 WITHOUT_WALL: Final = frozenset(
     {
+        "deferred_item",
         "health_probe",
         "health_sample",
         "lane_lock",
