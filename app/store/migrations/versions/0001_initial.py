@@ -4,7 +4,8 @@ Revision 0001. The tables between the two pairs of marks are written by `scripts
 `app/store/tables.py` until the first release; from then on this file is history and never changes.
 
 PostgreSQL additionally forbids by an exclusion constraint that two active appointments of one therapist overlap (SQLite
-has one writer: there the same check inside the effect's transaction is enough).
+has one writer: there the same check inside the effect's transaction is enough), and it holds the tenants apart by
+row-level security (`app/store/walls.py`).
 """
 
 import sqlalchemy as sa
@@ -1219,10 +1220,13 @@ def upgrade() -> None:
     # </tables>
     if op.get_bind().dialect.name == "postgresql":
         _forbid_overlapping_appointments()
+        _raise_walls()
 
 
 def downgrade() -> None:
     """Remove everything; the `btree_gist` extension stays, other schemas may use it."""
+    if op.get_bind().dialect.name == "postgresql":
+        _take_down_walls()
     # <drop tables>
     op.drop_index(op.f("ix_web_session_user_id"), table_name="web_session")
     op.drop_index(op.f("ix_web_session_expires_at"), table_name="web_session")
@@ -1486,6 +1490,272 @@ def downgrade() -> None:
     op.drop_table("ack_token")
     op.drop_table("ack_record")
     # </drop tables>
+
+
+def _raise_walls() -> None:
+    # <walls>
+    op.execute("ALTER TABLE ack_record ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_2e03cfde ON ack_record USING (current_setting('kora.tenants', true) = '*' "
+        "OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')) OR "
+        "(tenant_id IS NULL AND NULLIF(current_setting('kora.tenants', true), '') IS NOT NULL))"
+    )
+    op.execute("ALTER TABLE ack_token ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_6ef62611 ON ack_token USING (current_setting('kora.tenants', true) = '*' "
+        "OR EXISTS (SELECT 1 FROM alert AS p WHERE p.alert_id = ack_token.alert_id))"
+    )
+    op.execute("ALTER TABLE alert ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_2e03cfde ON alert USING (current_setting('kora.tenants', true) = '*' OR "
+        "tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')) OR "
+        "(tenant_id IS NULL AND NULLIF(current_setting('kora.tenants', true), '') IS NOT NULL))"
+    )
+    op.execute("ALTER TABLE alert_step ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_2e03cfde ON alert_step USING (current_setting('kora.tenants', true) = '*' "
+        "OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')) OR "
+        "(tenant_id IS NULL AND NULLIF(current_setting('kora.tenants', true), '') IS NOT NULL))"
+    )
+    op.execute("ALTER TABLE api_key ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_c8af0585 ON api_key USING (current_setting('kora.tenants', true) = '*' OR "
+        "tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+    )
+    op.execute("ALTER TABLE appointment ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_c8af0585 ON appointment USING (current_setting('kora.tenants', true) = '*' "
+        "OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+    )
+    op.execute("ALTER TABLE appointment_version ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_c8af0585 ON appointment_version USING (current_setting('kora.tenants', "
+        "true) = '*' OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), "
+        "',')))"
+    )
+    op.execute("ALTER TABLE audit_entry ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_5b208650 ON audit_entry USING (current_setting('kora.tenants', true) = '*' "
+        "OR chain = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')) OR (chain = "
+        "'global' AND NULLIF(current_setting('kora.tenants', true), '') IS NOT NULL))"
+    )
+    op.execute("ALTER TABLE audit_head ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_5b208650 ON audit_head USING (current_setting('kora.tenants', true) = '*' "
+        "OR chain = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')) OR (chain = "
+        "'global' AND NULLIF(current_setting('kora.tenants', true), '') IS NOT NULL))"
+    )
+    op.execute("ALTER TABLE command ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_c8af0585 ON command USING (current_setting('kora.tenants', true) = '*' OR "
+        "tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+    )
+    op.execute("ALTER TABLE contact ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_c8af0585 ON contact USING (current_setting('kora.tenants', true) = '*' OR "
+        "tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+    )
+    op.execute("ALTER TABLE contingency_channel ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_c8af0585 ON contingency_channel USING (current_setting('kora.tenants', "
+        "true) = '*' OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), "
+        "',')))"
+    )
+    op.execute("ALTER TABLE contingency_notice ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_c8af0585 ON contingency_notice USING (current_setting('kora.tenants', "
+        "true) = '*' OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), "
+        "',')))"
+    )
+    op.execute("ALTER TABLE d1_step ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_c8af0585 ON d1_step USING (current_setting('kora.tenants', true) = '*' OR "
+        "tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+    )
+    op.execute("ALTER TABLE delivery_status ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_c8af0585 ON delivery_status USING (current_setting('kora.tenants', true) = "
+        "'*' OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+    )
+    op.execute("ALTER TABLE drain ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_c8af0585 ON drain USING (current_setting('kora.tenants', true) = '*' OR "
+        "tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+    )
+    op.execute("ALTER TABLE event_log ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_2e03cfde ON event_log USING (current_setting('kora.tenants', true) = '*' "
+        "OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')) OR "
+        "(tenant_id IS NULL AND NULLIF(current_setting('kora.tenants', true), '') IS NOT NULL))"
+    )
+    op.execute("ALTER TABLE evidence_file ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_141968f4 ON evidence_file USING (current_setting('kora.tenants', true) = "
+        "'*' OR EXISTS (SELECT 1 FROM evidence_pack AS p WHERE p.pack_id = evidence_file.pack_id))"
+    )
+    op.execute("ALTER TABLE evidence_pack ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_2e03cfde ON evidence_pack USING (current_setting('kora.tenants', true) = "
+        "'*' OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')) OR "
+        "(tenant_id IS NULL AND NULLIF(current_setting('kora.tenants', true), '') IS NOT NULL))"
+    )
+    op.execute("ALTER TABLE guardian ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_c8af0585 ON guardian USING (current_setting('kora.tenants', true) = '*' OR "
+        "tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+    )
+    op.execute("ALTER TABLE hold ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_c8af0585 ON hold USING (current_setting('kora.tenants', true) = '*' OR "
+        "tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+    )
+    op.execute("ALTER TABLE lane ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_c8af0585 ON lane USING (current_setting('kora.tenants', true) = '*' OR "
+        "tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+    )
+    op.execute("ALTER TABLE ledger ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_c8af0585 ON ledger USING (current_setting('kora.tenants', true) = '*' OR "
+        "tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+    )
+    op.execute("ALTER TABLE log_line ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_2e03cfde ON log_line USING (current_setting('kora.tenants', true) = '*' OR "
+        "tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')) OR "
+        "(tenant_id IS NULL AND NULLIF(current_setting('kora.tenants', true), '') IS NOT NULL))"
+    )
+    op.execute("ALTER TABLE malformed_item ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_c8af0585 ON malformed_item USING (current_setting('kora.tenants', true) = "
+        "'*' OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+    )
+    op.execute("ALTER TABLE manual_task ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_c8af0585 ON manual_task USING (current_setting('kora.tenants', true) = '*' "
+        "OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+    )
+    op.execute("ALTER TABLE message ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_c8af0585 ON message USING (current_setting('kora.tenants', true) = '*' OR "
+        "tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+    )
+    op.execute("ALTER TABLE mode ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_0f6e13c0 ON mode USING (current_setting('kora.tenants', true) = '*' OR "
+        "scope = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')) OR (scope = "
+        "'global' AND NULLIF(current_setting('kora.tenants', true), '') IS NOT NULL))"
+    )
+    op.execute("ALTER TABLE outbox ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_c8af0585 ON outbox USING (current_setting('kora.tenants', true) = '*' OR "
+        "tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+    )
+    op.execute("ALTER TABLE patient ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_c8af0585 ON patient USING (current_setting('kora.tenants', true) = '*' OR "
+        "tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+    )
+    op.execute("ALTER TABLE phone_message ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_2e03cfde ON phone_message USING (current_setting('kora.tenants', true) = "
+        "'*' OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')) OR "
+        "(tenant_id IS NULL AND NULLIF(current_setting('kora.tenants', true), '') IS NOT NULL))"
+    )
+    op.execute("ALTER TABLE proposal ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_c8af0585 ON proposal USING (current_setting('kora.tenants', true) = '*' OR "
+        "tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+    )
+    op.execute("ALTER TABLE replay_batch ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_c8af0585 ON replay_batch USING (current_setting('kora.tenants', true) = "
+        "'*' OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+    )
+    op.execute("ALTER TABLE replay_item ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_c8af0585 ON replay_item USING (current_setting('kora.tenants', true) = '*' "
+        "OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+    )
+    op.execute("ALTER TABLE safe_cause ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_e44b0a30 ON safe_cause USING (current_setting('kora.tenants', true) = '*' "
+        "OR EXISTS (SELECT 1 FROM safe_episode AS p WHERE p.episode_id = safe_cause.episode_id))"
+    )
+    op.execute("ALTER TABLE safe_episode ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_0f6e13c0 ON safe_episode USING (current_setting('kora.tenants', true) = "
+        "'*' OR scope = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')) OR "
+        "(scope = 'global' AND NULLIF(current_setting('kora.tenants', true), '') IS NOT NULL))"
+    )
+    op.execute("ALTER TABLE safe_step ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_4fd40271 ON safe_step USING (current_setting('kora.tenants', true) = '*' "
+        "OR EXISTS (SELECT 1 FROM safe_episode AS p WHERE p.episode_id = safe_step.episode_id))"
+    )
+    op.execute("ALTER TABLE settings_doc ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_0f6e13c0 ON settings_doc USING (current_setting('kora.tenants', true) = "
+        "'*' OR scope = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')) OR "
+        "(scope = 'global' AND NULLIF(current_setting('kora.tenants', true), '') IS NOT NULL))"
+    )
+    op.execute("ALTER TABLE signal_firing ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_0f6e13c0 ON signal_firing USING (current_setting('kora.tenants', true) = "
+        "'*' OR scope = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')) OR "
+        "(scope = 'global' AND NULLIF(current_setting('kora.tenants', true), '') IS NOT NULL))"
+    )
+    op.execute("ALTER TABLE signal_minute ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_c8af0585 ON signal_minute USING (current_setting('kora.tenants', true) = "
+        "'*' OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+    )
+    op.execute("ALTER TABLE signal_point ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_0f6e13c0 ON signal_point USING (current_setting('kora.tenants', true) = "
+        "'*' OR scope = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')) OR "
+        "(scope = 'global' AND NULLIF(current_setting('kora.tenants', true), '') IS NOT NULL))"
+    )
+    op.execute("ALTER TABLE signal_state ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_0f6e13c0 ON signal_state USING (current_setting('kora.tenants', true) = "
+        "'*' OR scope = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')) OR "
+        "(scope = 'global' AND NULLIF(current_setting('kora.tenants', true), '') IS NOT NULL))"
+    )
+    op.execute("ALTER TABLE source_clock ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_c8af0585 ON source_clock USING (current_setting('kora.tenants', true) = "
+        "'*' OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+    )
+    op.execute("ALTER TABLE tenant ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_c8af0585 ON tenant USING (current_setting('kora.tenants', true) = '*' OR "
+        "tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+    )
+    op.execute("ALTER TABLE therapist ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_c8af0585 ON therapist USING (current_setting('kora.tenants', true) = '*' "
+        "OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+    )
+    op.execute("ALTER TABLE ticket ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_c8af0585 ON ticket USING (current_setting('kora.tenants', true) = '*' OR "
+        "tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+    )
+    op.execute("ALTER TABLE user_tenant ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_c8af0585 ON user_tenant USING (current_setting('kora.tenants', true) = '*' "
+        "OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+    )
+    # </walls>
+
+
+def _take_down_walls() -> None:
+    """Some policies look at another table, which could not be dropped before them."""
+    conn = op.get_bind()
+    names = conn.execute(sa.text("SELECT tablename, policyname FROM pg_policies WHERE schemaname = current_schema()")).all()
+    for table_name, policy_name in names:
+        conn.execute(sa.text(f'DROP POLICY "{policy_name}" ON "{table_name}"'))
 
 
 def _forbid_overlapping_appointments() -> None:
