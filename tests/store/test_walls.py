@@ -141,7 +141,7 @@ async def test_the_rows_of_nobody_are_seen_with_a_scope_only(postgres_db: Databa
         publish(conn, None, "settings", [], NOON)
 
     def seen(conn: Connection) -> tuple[int, int]:
-        return tuple(conn.execute(text("SELECT (SELECT count(*) FROM mode), (SELECT count(*) FROM event_log)")).one())  # type: ignore[return-value]
+        return tuple(conn.execute(text("SELECT (SELECT count(*) FROM mode), (SELECT count(*) FROM event_log)")).one())
 
     await postgres_db.write(put)
     with scoped([OURS]):
