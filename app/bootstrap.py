@@ -35,6 +35,7 @@ from app.engine.phone_writer import PhoneWriter
 from app.engine.policies import PolicyCache
 from app.engine.redis_locks import RedisLocks
 from app.engine.replay import Replay
+from app.engine.retention import Retention
 from app.engine.safe_mode import SafeModeLoop
 from app.engine.signals import SignalWatch
 from app.engine.skew import SkewWatch
@@ -170,6 +171,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
         takeovers,
         D1(database, clock),
         DeferredWatch(database, clock),
+        Retention(database, clock, node_id=settings.node_id),
         alerts,
         audit,
         nodes,

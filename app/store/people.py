@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, Table, and_, select, update
 
+from app.domain.retention import veiled
 from app.errors import Conflict, NotFound
 from app.store.audit import append
 from app.store.bulk import insert_rows
@@ -72,10 +73,11 @@ def put_contact(
         conn.execute(
             update(_CONTACT)
             .where(_CONTACT.c.tenant_id == tenant_id, _CONTACT.c.contact_id == contact_id)
-            .values(phone=phone, name=name)
+            .values(phone=phone, name=name, erased_at=None)
         )
-        said = {"phone": before.phone, "name": before.name} if before else None
-        _note(conn, tenant_id, by, "contact.put", f"contacts/{contact_id}", said, {"phone": phone, "name": name})
+        said = {"phone": veiled(before.phone), "name": veiled(before.name)} if before else None
+        told = {"phone": veiled(phone), "name": veiled(name)}  # the trail is for ever: it tells a change, not a person
+        _note(conn, tenant_id, by, "contact.put", f"contacts/{contact_id}", said, told)
         publish(conn, tenant_id, "lane", [contact_id], by.now)
     found = contact(conn, tenant_id, contact_id)
     assert found is not None
@@ -215,7 +217,8 @@ def _put_named(conn: Connection, core: Table, kind: str, tenant_id: str, given_i
         return
     insert_rows(conn, core, [{**key, "name": name, "created_at": by.now}], ignore_conflicts=True)
     conn.execute(update(core).where(*(core.c[k] == v for k, v in key.items())).values(name=name))
-    _note(conn, tenant_id, by, f"{kind}.put", f"{kind}s/{given_id}", {"name": before.name} if before else None, {"name": name})
+    said = {"name": veiled(before.name)} if before else None
+    _note(conn, tenant_id, by, f"{kind}.put", f"{kind}s/{given_id}", said, {"name": veiled(name)})
 
 
 def _patient_document(row: Row[Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from app.domain.contingency_texts import faults as text_faults
 from app.domain.envelopes import FieldError, canonical_json
 from app.domain.facts import GatePolicy
 from app.domain.opening_hours import faults as hour_faults
+from app.domain.retention import faults as retention_faults
 from app.domain.signals import SIGNALS, clean_limits, limit_disorder, limit_faults, limited
 from app.domain.states import CommandType
 from app.domain.takeover import SLA_NAMES
@@ -56,6 +57,7 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "routing": {},
     "phone": None,
     "outbound_allow": [],
+    "retention": {},
 }
 """What holds where nothing was set."""
 
@@ -90,6 +92,7 @@ _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "routing": dict,
     "phone": str,
     "outbound_allow": list,
+    "retention": dict,
 }
 
 
@@ -225,6 +228,8 @@ def _faults(patch: Mapping[str, Any]) -> Iterator[FieldError]:
             for name, minutes in value.items():
                 if name not in SLA_NAMES or not _number(minutes, 1, 10_000):
                     yield FieldError(f"/{key}/{name}", f"must be minutes between 1 and 10000, of {', '.join(SLA_NAMES)}")
+        elif key == "retention" and isinstance(value, dict):
+            yield from (FieldError(pointer, detail) for pointer, detail in retention_faults(value))
         elif key == "frustration" and isinstance(value, dict):
             limits = {"messages": (0, 50), "window_min": (1, 1_440)}
             for name, number in value.items():

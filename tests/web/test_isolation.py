@@ -43,6 +43,7 @@ ELSEWHERE = [
     "/replays/{replay}/report",
     "/stories",
     "/deferred",
+    "/contacts/{contact}/export",
     "/signals",
     "/signals/{signal}",
     "/evidence",

@@ -17,6 +17,7 @@ from app.store.tables.evidence import EvidenceFile, EvidencePack, LogLine, Signi
 from app.store.tables.inbox import InboxCommand, InboxMessage, MalformedItem, Proposal
 from app.store.tables.people import ApiKey, SettingsDoc, Tenant, UserAccount, UserTenant, WebSession
 from app.store.tables.replays import ReplayBatch, ReplayItem
+from app.store.tables.retention import RetentionRound
 from app.store.tables.safe_mode import ContingencyNotice, HealthProbe, HealthSample, SafeCause, SafeEpisode, SafeStep
 from app.store.tables.signals import SignalFiring, SignalMinute, SignalPoint, SignalRound, SignalStateRow
 from app.store.tables.steering import AuditEntry, AuditHead, EventLog, Hold, ModeRow, Node, PhoneMessage, ScaledTime
@@ -61,6 +62,7 @@ __all__ = [
     "Proposal",
     "ReplayBatch",
     "ReplayItem",
+    "RetentionRound",
     "SafeCause",
     "SafeEpisode",
     "SafeStep",

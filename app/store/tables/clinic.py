@@ -18,6 +18,8 @@ class Contact(SQLModel, table=True):
     phone: str | None = Field(default=None, max_length=20)
     name: str | None = Field(default=None, max_length=200)
     created_at: datetime = when()
+    erased_at: datetime | None = when(default=None)
+    """When everything personal about it was erased (LGPD); the id stays, because the ledger names it."""
 
 
 class Lane(SQLModel, table=True):

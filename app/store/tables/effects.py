@@ -64,6 +64,9 @@ class Outbox(SQLModel, table=True):
         CheckConstraint("status IN ('pending','sending','sent','failed','unknown','dead')", name="status"),
         partial("ix_outbox_due", "due_at", where="status IN ('pending','sending')"),
         Index("ix_outbox_provider", "tenant_id", "provider_message_id"),
+        partial(
+            "ix_outbox_payload", "payload_level", "created_at", where="status NOT IN ('pending','sending') AND payload_level < 2"
+        ),
     )
     outbox_id: str = key(40)
     tenant_id: str = Field(max_length=40)
@@ -86,6 +89,8 @@ class Outbox(SQLModel, table=True):
     last_error: str | None = Field(default=None, max_length=500)
     correlation_id: str = Field(max_length=220)
     body_json: str = doc()
+    payload_level: int = 0
+    """How much of the body is left: 0 all, 1 without words, 2 nothing (domain.retention)."""
 
 
 class DeliveryStatus(SQLModel, table=True):

@@ -23,6 +23,7 @@ class InboxMessage(SQLModel, table=True):
         Index("ix_message_correlation", "tenant_id", "correlation_id"),
         Index("ix_message_received", "tenant_id", "received_at"),
         partial("ix_message_done", "done_at", where="done_at IS NOT NULL"),
+        partial("ix_message_payload", "payload_level", "done_at", where="done_at IS NOT NULL AND payload_level < 2"),
     )
     tenant_id: str = key(40)
     event_id: str = key()
@@ -48,6 +49,8 @@ class InboxMessage(SQLModel, table=True):
     causation_id: str | None = Field(default=None, max_length=200)
     payload_version: int = 1
     payload_json: str = doc(default="{}")
+    payload_level: int = 0
+    """How much of the payload is left: 0 all, 1 without words, 2 nothing (domain.retention)."""
 
 
 class InboxCommand(SQLModel, table=True):
@@ -65,6 +68,7 @@ class InboxCommand(SQLModel, table=True):
         partial("ix_command_held", "tenant_id", "waiting_since", where=HELD),
         partial("ix_command_unplaced", "done_at", where="commit_order IS NULL"),
         partial("ix_command_generated", "done_at", where="correlation_generated"),
+        partial("ix_command_payload", "payload_level", "done_at", where="done_at IS NOT NULL AND payload_level < 2"),
     )
     tenant_id: str = key(40)
     command_id: str = key()
@@ -100,6 +104,8 @@ class InboxCommand(SQLModel, table=True):
     correlation_generated: bool = False
     causation_id: str | None = Field(default=None, max_length=200)
     payload_json: str = doc(default="{}")
+    payload_level: int = 0
+    """How much of the payload is left: 0 all, 1 without words, 2 nothing (domain.retention)."""
 
 
 class MalformedItem(SQLModel, table=True):
@@ -109,6 +115,7 @@ class MalformedItem(SQLModel, table=True):
     __table_args__ = (
         UniqueConstraint("tenant_id", "raw_hash"),
         Index("ix_malformed_item_correlation", "tenant_id", "correlation_id"),
+        partial("ix_malformed_item_raw", "received_at", where="raw_json <> ''"),
     )
     tenant_id: str = key(40)
     item_id: str = key()

@@ -16,12 +16,14 @@ from app.web.api.safe_mode import safe_mode_routes
 from app.web.api.signals import signal_routes
 from app.web.api.state import state_routes
 from app.web.api.stories import story_routes
+from app.web.api.subjects import subject_routes
 from app.web.api.takeovers import takeover_routes
 from app.web.api.tickets import ticket_routes
 
 api_routes: Final[list[Any]] = [
     *intake_routes,
     *people_routes,
+    *subject_routes,
     *state_routes,
     *lane_act_routes,
     *manual_routes,

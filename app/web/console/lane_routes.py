@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import quote
 
-from litestar import Router, post
+import msgspec
+from litestar import Response, Router, post
 from litestar.response import Redirect
 
 from app.errors import Forbidden, InvalidRequest
-from app.store import holds, lane_acts
+from app.store import holds, lane_acts, subjects
 from app.store.lane_acts import Act
 from app.web.api.common import by, storable
 from app.web.api.lane_acts import REASON_MAX, lanes_changed
@@ -57,6 +58,32 @@ async def change_hold(request: AnyRequest) -> Redirect:
     return Redirect(f"/queue?clinic={quote(slug, safe='')}", status_code=303)
 
 
+@post("/contacts/export", status_code=200, opt={"access": "page", "roles": list(STEERS)})
+async def export(request: AnyRequest) -> Response[bytes]:
+    """Everything that is kept about a contact, as a file; audited."""
+    form, tenant_id, slug = await _form(request)
+    contact_id = form.get("contact_id", "")
+    found = await services_of(request).db.write(subjects.export, tenant_id, contact_id, by(request))
+    name = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in f"{slug}-{contact_id}")[:120]
+    headers = {"Content-Disposition": f'attachment; filename="{name}.json"'}
+    return Response(msgspec.json.format(msgspec.json.encode(found), indent=2), media_type="application/json", headers=headers)
+
+
+@post("/contacts/erase", **_ACT)
+async def erase(request: AnyRequest) -> Redirect:
+    """Erase a contact's personal data for good. Raises Conflict while something of it is still going on (nothing happened)."""
+    form, tenant_id, slug = await _form(request)
+    contact_id, reason = form.get("contact_id", ""), _reason(form)
+    if form.get("confirm", "").strip() != contact_id:
+        raise InvalidRequest(
+            "Nothing was erased: type the contact's id to confirm.",
+            errors=[{"pointer": "/confirm", "detail": "is not the contact's id"}],
+        )
+    await services_of(request).db.write(subjects.erase, tenant_id, contact_id, by(request), reason)
+    lanes_changed(request)
+    return Redirect(f"/contacts/{quote(slug, safe='')}/{quote(contact_id, safe='')}", status_code=303)
+
+
 async def _form(request: AnyRequest) -> tuple[dict[str, str], str, str]:
     """The form's texts and the clinic that it is about: id and slug. Raises Forbidden for a clinic of others."""
     raw = await request.form()
@@ -77,5 +104,5 @@ def _reason(form: dict[str, str]) -> str:
 
 
 lane_act_pages: Final[list[Any]] = [
-    Router("/", route_handlers=[act_on_lane, change_hold], opt={"access": "page"}, include_in_schema=False)
+    Router("/", route_handlers=[act_on_lane, change_hold, export, erase], opt={"access": "page"}, include_in_schema=False)
 ]
