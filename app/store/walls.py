@@ -34,6 +34,7 @@ WITHOUT_WALL: Final = frozenset(
         "health_sample",
         "lane_lock",
         "node",
+        "retention_round",
         "scaled_time",
         "signal_round",
         "signing_key",

@@ -263,6 +263,7 @@ def upgrade() -> None:
         sa.Column("correlation_generated", sa.Boolean(), nullable=False),
         sa.Column("causation_id", sa.String(length=200), nullable=True),
         sa.Column("payload_json", sa.Text(), nullable=False),
+        sa.Column("payload_level", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("tenant_id", "command_id", name=op.f("pk_command")),
         sa.UniqueConstraint("tenant_id", "contact_id", "commit_order", name=op.f("uq_command_tenant_id_contact_id_commit_order")),
     )
@@ -284,6 +285,14 @@ def upgrade() -> None:
         postgresql_where=sa.text("status IN ('waiting_previous_commit','pending_safe_mode','pending_contingency')"),
     )
     op.create_index("ix_command_key", "command", ["tenant_id", "idempotency_key"], unique=False)
+    op.create_index(
+        "ix_command_payload",
+        "command",
+        ["payload_level", "done_at"],
+        unique=False,
+        sqlite_where=sa.text("done_at IS NOT NULL AND payload_level < 2"),
+        postgresql_where=sa.text("done_at IS NOT NULL AND payload_level < 2"),
+    )
     op.create_index(
         "ix_command_pending",
         "command",
@@ -307,6 +316,7 @@ def upgrade() -> None:
         sa.Column("phone", sa.String(length=20), nullable=True),
         sa.Column("name", sa.String(length=200), nullable=True),
         sa.Column("created_at", UTCDateTime(), nullable=False),
+        sa.Column("erased_at", UTCDateTime(), nullable=True),
         sa.PrimaryKeyConstraint("tenant_id", "contact_id", name=op.f("pk_contact")),
     )
     op.create_index(
@@ -672,6 +682,14 @@ def upgrade() -> None:
     )
     op.create_index("ix_malformed_item_correlation", "malformed_item", ["tenant_id", "correlation_id"], unique=False)
     op.create_index(op.f("ix_malformed_item_given_id"), "malformed_item", ["given_id"], unique=False)
+    op.create_index(
+        "ix_malformed_item_raw",
+        "malformed_item",
+        ["received_at"],
+        unique=False,
+        sqlite_where=sa.text("raw_json <> ''"),
+        postgresql_where=sa.text("raw_json <> ''"),
+    )
     op.create_table(
         "manual_task",
         sa.Column("task_id", sa.String(length=40), nullable=False),
@@ -730,6 +748,7 @@ def upgrade() -> None:
         sa.Column("causation_id", sa.String(length=200), nullable=True),
         sa.Column("payload_version", sa.Integer(), nullable=False),
         sa.Column("payload_json", sa.Text(), nullable=False),
+        sa.Column("payload_level", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("tenant_id", "event_id", name=op.f("pk_message")),
         sa.UniqueConstraint("tenant_id", "channel", "external_id", name=op.f("uq_message_tenant_id_channel_external_id")),
         sa.UniqueConstraint("tenant_id", "contact_id", "sequence", name=op.f("uq_message_tenant_id_contact_id_sequence")),
@@ -742,6 +761,14 @@ def upgrade() -> None:
         unique=False,
         sqlite_where=sa.text("done_at IS NOT NULL"),
         postgresql_where=sa.text("done_at IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_message_payload",
+        "message",
+        ["payload_level", "done_at"],
+        unique=False,
+        sqlite_where=sa.text("done_at IS NOT NULL AND payload_level < 2"),
+        postgresql_where=sa.text("done_at IS NOT NULL AND payload_level < 2"),
     )
     op.create_index(
         "ix_message_pending",
@@ -796,6 +823,7 @@ def upgrade() -> None:
         sa.Column("last_error", sa.String(length=500), nullable=True),
         sa.Column("correlation_id", sa.String(length=220), nullable=False),
         sa.Column("body_json", sa.Text(), nullable=False),
+        sa.Column("payload_level", sa.Integer(), nullable=False),
         sa.CheckConstraint("status IN ('pending','sending','sent','failed','unknown','dead')", name=op.f("ck_outbox_status")),
         sa.PrimaryKeyConstraint("outbox_id", name=op.f("pk_outbox")),
         sa.UniqueConstraint("tenant_id", "cause_id", "step", name=op.f("uq_outbox_tenant_id_cause_id_step")),
@@ -807,6 +835,14 @@ def upgrade() -> None:
         unique=False,
         sqlite_where=sa.text("status IN ('pending','sending')"),
         postgresql_where=sa.text("status IN ('pending','sending')"),
+    )
+    op.create_index(
+        "ix_outbox_payload",
+        "outbox",
+        ["payload_level", "created_at"],
+        unique=False,
+        sqlite_where=sa.text("status NOT IN ('pending','sending') AND payload_level < 2"),
+        postgresql_where=sa.text("status NOT IN ('pending','sending') AND payload_level < 2"),
     )
     op.create_index("ix_outbox_provider", "outbox", ["tenant_id", "provider_message_id"], unique=False)
     op.create_table(
@@ -926,6 +962,13 @@ def upgrade() -> None:
         unique=False,
         sqlite_where=sa.text("state IN ('planned','placed','released')"),
         postgresql_where=sa.text("state IN ('planned','placed','released')"),
+    )
+    op.create_table(
+        "retention_round",
+        sa.Column("name", sa.String(length=10), nullable=False),
+        sa.Column("node_id", sa.String(length=100), nullable=False),
+        sa.Column("until", UTCDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_retention_round")),
     )
     op.create_table(
         "safe_cause",
@@ -1280,6 +1323,7 @@ def downgrade() -> None:
     op.drop_index(op.f("ix_safe_episode_scope"), table_name="safe_episode")
     op.drop_table("safe_episode")
     op.drop_table("safe_cause")
+    op.drop_table("retention_round")
     op.drop_index(
         "ix_replay_item_open",
         table_name="replay_item",
@@ -1308,6 +1352,12 @@ def downgrade() -> None:
     op.drop_table("patient")
     op.drop_index("ix_outbox_provider", table_name="outbox")
     op.drop_index(
+        "ix_outbox_payload",
+        table_name="outbox",
+        sqlite_where=sa.text("status NOT IN ('pending','sending') AND payload_level < 2"),
+        postgresql_where=sa.text("status NOT IN ('pending','sending') AND payload_level < 2"),
+    )
+    op.drop_index(
         "ix_outbox_due",
         table_name="outbox",
         sqlite_where=sa.text("status IN ('pending','sending')"),
@@ -1324,6 +1374,12 @@ def downgrade() -> None:
         postgresql_where=sa.text("done_at IS NULL"),
     )
     op.drop_index(
+        "ix_message_payload",
+        table_name="message",
+        sqlite_where=sa.text("done_at IS NOT NULL AND payload_level < 2"),
+        postgresql_where=sa.text("done_at IS NOT NULL AND payload_level < 2"),
+    )
+    op.drop_index(
         "ix_message_done",
         table_name="message",
         sqlite_where=sa.text("done_at IS NOT NULL"),
@@ -1338,6 +1394,12 @@ def downgrade() -> None:
         postgresql_where=sa.text("status <> 'resolved'"),
     )
     op.drop_table("manual_task")
+    op.drop_index(
+        "ix_malformed_item_raw",
+        table_name="malformed_item",
+        sqlite_where=sa.text("raw_json <> ''"),
+        postgresql_where=sa.text("raw_json <> ''"),
+    )
     op.drop_index(op.f("ix_malformed_item_given_id"), table_name="malformed_item")
     op.drop_index("ix_malformed_item_correlation", table_name="malformed_item")
     op.drop_table("malformed_item")
@@ -1419,6 +1481,12 @@ def downgrade() -> None:
         table_name="command",
         sqlite_where=sa.text("done_at IS NULL"),
         postgresql_where=sa.text("done_at IS NULL"),
+    )
+    op.drop_index(
+        "ix_command_payload",
+        table_name="command",
+        sqlite_where=sa.text("done_at IS NOT NULL AND payload_level < 2"),
+        postgresql_where=sa.text("done_at IS NOT NULL AND payload_level < 2"),
     )
     op.drop_index("ix_command_key", table_name="command")
     op.drop_index(
