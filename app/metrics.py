@@ -70,6 +70,10 @@ class Metrics:
         self.outbox_pending = Gauge("kora_outbox_pending", "Deliveries that are due and not done", registry=r)
         self.alert_messages = Counter("kora_alert_messages", "Alert messages by outcome", ["outcome"], registry=r)
         self.alert_steps_overdue = Gauge("kora_alert_steps_overdue", "Alert steps that should have been done", registry=r)
+        self.evidence_packs = Counter("kora_evidence_packs", "Evidence packs built, by result of the try", ["result"], registry=r)
+        self.evidence_seconds = Histogram(
+            "kora_evidence_seconds", "Work on one evidence pack", buckets=LATENCY_BUCKETS_S, registry=r
+        )
         self.lanes_waiting = Gauge("kora_lanes_waiting", "Lanes with waiting commands", registry=r)
         self.items_waiting = Gauge("kora_items_waiting", "Waiting commands and unheard messages", ["kind"], registry=r)
         self.safe_mode = Gauge("kora_safe_mode_scopes", "Scopes not in normal mode", registry=r)

@@ -163,6 +163,9 @@ class Evidence:
         except evidence.LeaseLost:
             log.info("evidence_lease_lost", flow_id=built.flow_id, correlation_id=built.correlation_id, pack_id=row.pack_id)
             return
+        took_s = time.perf_counter() - started
+        self._metrics.evidence_packs.labels(result=str(built.completeness.result)).inc()
+        self._metrics.evidence_seconds.observe(took_s)
         log.info(
             "evidence_pack",
             flow_id=built.flow_id,
@@ -173,7 +176,7 @@ class Evidence:
             kind=row.kind,
             attempt=row.tries,
             missing=list(built.completeness.missing),
-            took_ms=round((time.perf_counter() - started) * 1000),
+            took_ms=round(took_s * 1000),
         )
         for call in self.on_change:
             call()

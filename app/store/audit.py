@@ -14,11 +14,14 @@ from app.domain.ledger_chain import GENESIS, entry_hash
 from app.store.bulk import insert_rows
 from app.store.tables import AuditEntry, AuditHead, table
 
-__all__ = ["GLOBAL_CHAIN", "HASHED_FIELDS", "append", "entry_hash", "lock_head"]
+__all__ = ["GLOBAL_CHAIN", "HASHED_FIELDS", "MACHINE_PREFIX", "append", "entry_hash", "lock_head"]
 
 _ENTRY, _HEAD = table(AuditEntry), table(AuditHead)
 
 GLOBAL_CHAIN: Final = "global"
+
+MACHINE_PREFIX: Final = "ev:"
+"""Chains of what no person did or asked for (packs of ordinary flows): checked like the others, not shown among people's acts."""
 
 HASHED_FIELDS: Final = (
     "chain",

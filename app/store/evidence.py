@@ -18,7 +18,7 @@ from app.domain.envelopes import canonical_json
 from app.domain.evidence import Completeness, retry_s
 from app.domain.evidence_kinds import EvidenceKind, span_of
 from app.ids import new_id
-from app.store.audit import append, lock_head
+from app.store.audit import MACHINE_PREFIX, append, lock_head
 from app.store.bulk import insert_rows
 from app.store.events import publish
 from app.store.lanes import GLOBAL_SCOPE
@@ -180,8 +180,9 @@ def finish(
     `seal` makes the zip for the head of the audit chain, which stays locked until the commit; None where too little was
     gathered for a pack to say anything. The next try is written down too, if there is one.
     """
-    head = lock_head(conn, row.scope)
-    sealed = seal({"chain": row.scope, "number": head.number, "hash": head.hash}) if seal is not None else None
+    chain = chain_of(row)
+    head = lock_head(conn, chain)
+    sealed = seal({"chain": chain, "number": head.number, "hash": head.hash}) if seal is not None else None
     wait_s = retry_s(row.tries) if built.completeness.needs_retry else None
     number = _audit(conn, row, built, sealed, now) if sealed is not None else None
     values: dict[str, Any] = {
@@ -198,7 +199,8 @@ def finish(
         "facts_hash": built.facts_hash,
     }
     if sealed is not None:
-        values |= {"root": sealed.root, "key_id": sealed.key_id, "audit_number": number, "size_bytes": len(sealed.content)}
+        values |= {"root": sealed.root, "key_id": sealed.key_id, "audit_chain": chain, "audit_number": number}
+        values["size_bytes"] = len(sealed.content)
     done = conn.execute(
         update(_PACK).where(_PACK.c.pack_id == row.pack_id, _PACK.c.lease_token == row.lease_token).values(**values)
     )
@@ -211,6 +213,12 @@ def finish(
     return True
 
 
+def chain_of(row: Any) -> str:
+    """The audit chain that a pack hangs on: its clinic's, but not among people's acts when it is one of very many."""
+    ordinary = row.automatic and row.kind == EvidenceKind.FLOW
+    return f"{MACHINE_PREFIX}{row.scope}"[:40] if ordinary else str(row.scope)
+
+
 class LeaseLost(Exception):
     """Another node took the pack over; the transaction is rolled back."""
 
@@ -218,7 +226,7 @@ class LeaseLost(Exception):
 def _audit(conn: Connection, row: Row[Any], built: Built, sealed: Sealed, now: datetime) -> int:
     return append(
         conn,
-        chain=row.scope,
+        chain=chain_of(row),
         actor=SYSTEM,
         action="evidence.build",
         object=f"evidence/{row.pack_id}",

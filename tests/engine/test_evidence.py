@@ -20,6 +20,7 @@ from app.store import evidence, log_lines, signing_keys
 from app.store.database import Database
 from app.store.tables import Alert, EvidenceFile, EvidencePack, table
 from app.store.verify import verify
+from app.store.views.audit import AuditFilter, audit_rows, chain_states
 from tests.history import History
 
 pytestmark = pytest.mark.story("S-PC-04-003")
@@ -93,6 +94,13 @@ async def test_what_has_just_ended_is_asked_for_by_itself_and_holds_its_own_log_
         ("delivery_queued", "record"),
     }
     assert "another-clinic" not in data.decode(errors="replace")
+    about = document_of(data)["manifest"]["about"]
+    assert about["audit"]["chain"] == f"ev:{history.made.tenant_id}"  # not among what people did
+    (shown,) = await db.read(chain_states, (history.made.tenant_id,))
+    assert (shown.fault, shown.chain) == (None, history.made.tenant_id)
+    rows, _ = await db.read(audit_rows, None, AuditFilter())
+    assert "evidence.build" not in {r.action for r in rows}
+    assert await db.read(verify) == []
     await loop.tick()
     assert len(await db.read(evidence.packs, (history.made.tenant_id,))) == 1  # once
 

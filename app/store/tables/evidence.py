@@ -31,7 +31,7 @@ class EvidencePack(SQLModel, table=True):
     )
     pack_id: str = key(40)
     scope: str = Field(max_length=40)
-    """The tenant's id, or `global`; also the audit chain that the pack hangs on."""
+    """The tenant's id, or `global`."""
     tenant_id: str | None = Field(default=None, max_length=40)
     kind: str = Field(max_length=12)
     subject: str = Field(max_length=300)
@@ -62,6 +62,7 @@ class EvidencePack(SQLModel, table=True):
     """SHA-256 of what the pack says; equal facts give an equal hash, whenever and wherever it is built."""
     root: str | None = Field(default=None, max_length=64)
     key_id: str | None = Field(default=None, max_length=32)
+    audit_chain: str | None = Field(default=None, max_length=40)
     audit_number: int | None = None
     """The entry of the audit chain that holds `root`."""
     size_bytes: int | None = None

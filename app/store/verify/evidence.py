@@ -17,7 +17,7 @@ _PACK, _FILE, _ENTRY = table(EvidencePack), table(EvidenceFile), table(AuditEntr
 def packs_hang_on_the_trail(conn: Connection) -> Iterator[Violation]:
     """Every pack has its entry with its digest, and its file is whole, signed, and the one of that digest."""
     p, e = _PACK.c, _ENTRY.c
-    entry = and_(e.chain == p.scope, e.number == p.audit_number, e.action == "evidence.build")
+    entry = and_(e.chain == p.audit_chain, e.number == p.audit_number, e.action == "evidence.build")
     query = (
         select(p.pack_id, p.tenant_id, p.root, e.after_json, _FILE.c.content)
         .select_from(_PACK.outerjoin(_ENTRY, entry).outerjoin(_FILE, _FILE.c.pack_id == p.pack_id))

@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
 
+from app.store.audit import MACHINE_PREFIX
 from app.store.tables import AuditEntry, AuditHead, UserAccount, table
 from app.store.verify.chains import audit_chains
 from app.store.views.guardians import actor_names
@@ -120,15 +121,20 @@ def audit_rows(
 
 
 def chain_states(conn: Connection, scope: Scope) -> list[ChainState]:
-    """Every chain of the scope, recomputed from its first entry to its head."""
+    """Every chain of the scope, recomputed from its first entry to its head; a clinic's two chains count as one."""
     query = select(_HEAD.c.chain, _HEAD.c.number).order_by(_HEAD.c.chain)
-    heads = conn.execute(query if scope is None else query.where(_HEAD.c.chain.in_(scope))).all()
-    chains = [row.chain for row in heads]
-    faults = {v.tenant_id: f"{v.subject}: {v.sentence}" for v in audit_chains(conn, chains)}
-    names = clinics(conn, chains)
-    return [
-        ChainState(chain=row.chain, clinic=names.get(row.chain), entries=row.number, fault=faults.get(row.chain)) for row in heads
-    ]
+    if scope is not None:
+        query = query.where(_HEAD.c.chain.in_([*scope, *(f"{MACHINE_PREFIX}{name}"[:40] for name in scope)]))
+    heads = {row.chain: int(row.number) for row in conn.execute(query)}
+    faults = {v.tenant_id: f"{v.subject}: {v.sentence}" for v in audit_chains(conn, list(heads))}
+    names = clinics(conn, [chain.removeprefix(MACHINE_PREFIX) for chain in heads])
+    found = []
+    for name in sorted({chain.removeprefix(MACHINE_PREFIX) for chain in heads}):
+        both = (name, f"{MACHINE_PREFIX}{name}")
+        fault = next((faults[chain] for chain in both if chain in faults), None)
+        entries = sum(heads.get(chain, 0) for chain in both)
+        found.append(ChainState(chain=name, clinic=names.get(name), entries=entries, fault=fault))
+    return found
 
 
 def changes_of(before: Any, after: Any) -> tuple[Change, ...]:
@@ -150,7 +156,8 @@ def _text(values: dict[str, Any], name: str) -> str | None:
 
 
 def _scoped(scope: Scope) -> list[ColumnElement[bool]]:
-    return [] if scope is None else [_AUDIT.c.chain.in_(scope)]
+    """Of every clinic without a scope; what machines wrote in very great numbers has chains of its own and is not shown."""
+    return [_AUDIT.c.chain.not_like(f"{MACHINE_PREFIX}%")] if scope is None else [_AUDIT.c.chain.in_(scope)]
 
 
 def _wanted(conn: Connection, wanted: AuditFilter) -> list[ColumnElement[bool]]:

@@ -50,6 +50,7 @@ def document(row: Row[Any], now: datetime) -> dict[str, Any]:
         "next_attempt_at": row.due_at,
         "root": row.root,
         "key_id": row.key_id,
+        "audit_chain": row.audit_chain,
         "audit_number": row.audit_number,
         "size_bytes": row.size_bytes,
         "age_s": (now - row.requested_at).total_seconds(),
