@@ -11,7 +11,7 @@ from typing import Any, Final
 from app.domain.envelopes import canonical_json
 from app.domain.evidence import PackFault, check_pack, manifest
 from app.domain.evidence_pack import LEDGER_FIELDS, LISTS, is_hidden
-from app.domain.evidence_zip import CONTAINER, read_zip, write_zip
+from app.domain.evidence_zip import CONTAINER, Opened, read_zip, write_zip
 from app.domain.ledger_chain import entry_hash
 
 MANIFEST: Final = "manifest.json"
@@ -82,6 +82,13 @@ def check(
 ) -> Checked:
     """Check a pack. Without `public_keys` the key inside the pack is used: that shows that nothing changed, not who made it."""
     opened = read_zip(data)
+    try:
+        return _checked(opened, is_signed, public_keys, key_id_of)
+    except RecursionError:  # lists in lists without end: no pack of ours
+        return Checked(faults=(PackFault(MANIFEST, "manifest_unreadable"),))
+
+
+def _checked(opened: Opened, is_signed: IsSigned, public_keys: Iterable[str] | None, key_id_of: Callable[[str], str]) -> Checked:
     listed = {name: content for name, content in opened.files.items() if name not in (MANIFEST, SIGNATURE)}
     faults = list(opened.faults)
     document = _document(opened.files, MANIFEST, faults)
@@ -135,9 +142,12 @@ def _document(files: Mapping[str, bytes], name: str, faults: list[PackFault]) ->
 
 def _json(content: bytes) -> Any:
     try:
-        return json.loads(content)
+        found = json.loads(content)
+        if b"\\u" in content:
+            json.dumps(found, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except (ValueError, RecursionError):
         return None
+    return found
 
 
 def _signature_faults(
@@ -167,10 +177,10 @@ def _signature_faults(
 def _ledger_faults(files: Mapping[str, bytes], faults: list[PackFault]) -> int:
     """Compute every entry's hash again, and walk each lane's links to its head; returns how many entries were computed."""
     seen = 0
-    hashes: dict[tuple[Any, Any], tuple[Any, Any]] = {}
+    hashes: dict[tuple[str, str], tuple[Any, Any]] = {}
     for number, row in enumerate(_rows(files, "ledger.jsonl"), 1):
         fields = {name: row.get(name) for name in LEDGER_FIELDS}
-        hashes[(row.get("contact_id"), row.get("commit_order"))] = (row.get("prev_hash"), row.get("hash"))
+        hashes[_place(row, row)] = (row.get("prev_hash"), row.get("hash"))
         if any(is_hidden(value) for value in fields.values()):
             continue  # an id that looks like a number of a phone is hidden: its entry is proven by its links alone
         seen += 1
@@ -191,17 +201,25 @@ def _rows(files: Mapping[str, bytes], name: str) -> list[dict[str, Any]]:
     return [row for row in found if isinstance(row, dict)]
 
 
-def _linked(chain: Mapping[str, Any], hashes: Mapping[tuple[Any, Any], tuple[Any, Any]]) -> bool:
+def _place(lane: Mapping[str, Any], entry: Mapping[str, Any]) -> tuple[str, str]:
+    """Lane and number of an entry, of any type that a file may hold."""
+    return str(lane.get("contact_id")), str(entry.get("commit_order"))
+
+
+def _follows(link: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    number, last = link.get("commit_order"), before.get("commit_order")
+    return isinstance(number, int) and isinstance(last, int) and number == last + 1 and link.get("prev_hash") == before.get("hash")
+
+
+def _linked(chain: Mapping[str, Any], hashes: Mapping[tuple[str, str], tuple[Any, Any]]) -> bool:
     """Whether a lane's links are dense, each over the one before, those of the pack's entries, and end at the lane's head."""
     links, head = chain.get("links"), chain.get("head")
     if not isinstance(links, list) or not isinstance(head, dict) or not all(isinstance(link, dict) for link in links):
         return False
     for before, link in zip([None, *links], links, strict=False):
-        if before is not None and (
-            link.get("prev_hash") != before.get("hash") or link.get("commit_order") != before.get("commit_order", 0) + 1
-        ):
+        if before is not None and not _follows(link, before):
             return False
-        entry = hashes.get((chain.get("contact_id"), link.get("commit_order")))
+        entry = hashes.get(_place(chain, link))
         if entry is not None and entry != (link.get("prev_hash"), link.get("hash")):
             return False
     ends = bool(links) and links[-1].get("commit_order") == head.get("last_committed")

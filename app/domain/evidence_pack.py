@@ -49,6 +49,9 @@ def flows_of(kind: EvidenceKind, facts: Facts) -> tuple[str, ...]:
 
 def _main_flow(facts: Facts) -> str:
     order = (("episodes", "F-06"), ("replays", "F-05"), ("tickets", "F-04"), ("d1_steps", "F-03"), ("commands", "F-02"))
+    if not any(facts.get(name) for name, _ in order[:4]) and facts.get("commands"):
+        kinds = {row["command_type"] for row in facts["commands"]}
+        return "F-03" if kinds == {"d1_confirmation"} else "F-02"
     for name, flow_id in order:
         if facts.get(name):
             return flow_id

@@ -40,7 +40,7 @@ PARTS: Final = (
 """Names of the facts; the order is that of events at one moment."""
 
 _RANK: Final = (
-    "message_received unusable_item message_processed command_accepted command_waits command_parked day_before replay_planned "
+    "message_received unusable_item message_processed command_accepted command_parked command_waits day_before replay_planned "
     "replay_started decided place_skipped agenda_changed confirmation_asked confirmation_closed task_opened ticket_opened "
     "delivery_queued delivery_done delivery_status alert_raised safe_mode_cause safe_mode family_told alert_step "
     "alert_acknowledged task_claimed ticket_started ticket_answered task_resolved ticket_closed replay_item replay_ended "

@@ -254,3 +254,37 @@ def test_the_schema_in_the_documentation_is_the_one_in_the_packs() -> None:
     stored = Path(__file__).resolve().parents[2] / "docs/evidence-pack.schema.json"
     assert json.loads(stored.read_text(encoding="utf-8")) == PACK_SCHEMA
     assert json.loads(read_zip(PACK).files["schema.json"]) == PACK_SCHEMA
+
+
+@given(
+    value=st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+        lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(max_size=5), v, max_size=3),
+        max_leaves=8,
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_whatever_somebody_puts_into_a_file_is_judged_and_nothing_breaks(value: Any) -> None:
+    row = json.dumps({"contact_id": value, "commit_order": value, "links": value, "head": {}, "hash": value}).encode() + b"\n"
+    files = read_zip(PACK).files
+    for name in ("ledger.jsonl", "chains.jsonl"):
+        assert not checked(write_zip(files | {name: row})).valid
+    for name in (MANIFEST, SIGNATURE, "pack.json"):
+        assert not checked(write_zip(files | {name: json.dumps(value).encode()})).valid
+
+
+@pytest.mark.parametrize(
+    "content", [b'"\\ud800"', b"[" * 100_000, b'{"root":"\\ud800"}', b'{"files":[]}', b'{"files":{"ledger.jsonl":7}}']
+)
+def test_a_manifest_that_is_no_text_or_has_no_end_is_refused(content: bytes) -> None:
+    files = read_zip(PACK).files
+    assert not checked(write_zip(files | {MANIFEST: content})).valid
+    assert not checked(write_zip(files | {SIGNATURE: content})).valid
+
+
+def test_links_that_skip_a_number_or_contradict_an_entry_are_named() -> None:
+    for change in ({"commit_order": 3}, {"commit_order": "2"}, {"hash": "00" * 32}):
+        document = told()
+        document["chains"][0]["links"][1] |= change
+        document["chains"][0]["head"] = {}
+        assert PackFault("chains.jsonl", "not_chained", 1) in checked(packed(document)).faults

@@ -1,5 +1,6 @@
 """Addresses of the evidence page; packs are built, given and checked by the same functions as for machines."""
 
+import asyncio
 from datetime import datetime
 from typing import Any, Final
 
@@ -10,7 +11,6 @@ from litestar.response import Redirect
 
 from app.domain.evidence_check import check
 from app.domain.evidence_kinds import EvidenceKind
-from app.domain.evidence_zip import SIZE_MAX
 from app.errors import InvalidRequest
 from app.signing import is_signed, key_id_of
 from app.store import signing_keys
@@ -22,6 +22,8 @@ from app.web.console.render import show, view
 from app.web.console.visit import AnyRequest, Visit, services_of, visit_of
 
 EVIDENCE: Final = view("evidence", "evidence.html", "evidence_form", "evidence_rows")
+UPLOAD_MAX: Final = 16 * 2**20
+"""Bytes of a pack that the page checks; a larger one is for the command line."""
 _OPT: Final[dict[str, Any]] = {"access": "page", "roles": [MANAGER, SUPERADMIN]}
 
 
@@ -72,13 +74,13 @@ async def give_full(request: AnyRequest) -> Response[Any]:
     return answer(row.subject, "zip", await full_pack(request, wanted, reason))
 
 
-@post("/evidence/verify", status_code=200, opt=_OPT, request_max_body_size=SIZE_MAX)
+@post("/evidence/verify", status_code=200, opt=_OPT, request_max_body_size=UPLOAD_MAX)
 async def verify(request: AnyRequest) -> Response[str]:
     """Check an uploaded pack as `kora evidence verify` does, against the keys of this installation."""
     given = (await request.form()).get("file")
     content = await given.read() if isinstance(given, UploadFile) else b""
     visit = await visit_of(request)
-    found = check(content, is_signed, key_id_of=key_id_of)
+    found = await asyncio.to_thread(check, content, is_signed, key_id_of=key_id_of)
     ours = {row.public_key for row in await services_of(request).db.read(signing_keys.every)}
     about = found.about
     told = CheckedPack(
