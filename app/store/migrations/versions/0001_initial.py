@@ -485,6 +485,7 @@ def upgrade() -> None:
         sa.Column("facts_hash", sa.String(length=64), nullable=True),
         sa.Column("root", sa.String(length=64), nullable=True),
         sa.Column("key_id", sa.String(length=32), nullable=True),
+        sa.Column("audit_chain", sa.String(length=40), nullable=True),
         sa.Column("audit_number", sa.Integer(), nullable=True),
         sa.Column("size_bytes", sa.Integer(), nullable=True),
         sa.CheckConstraint(
