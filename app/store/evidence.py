@@ -193,6 +193,7 @@ def finish(
         "share": built.completeness.share,
         "missing_json": canonical_json(built.completeness.missing),
         "finished_at": now,
+        "running": built.running,
         "flow_id": built.flow_id,
         "correlation_id": built.correlation_id[:220],
         "terminal_state": built.terminal_state,

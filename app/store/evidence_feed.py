@@ -10,9 +10,10 @@ from sqlalchemy import Connection, and_, func, select
 from app.domain.evidence_kinds import EvidenceKind
 from app.store.bulk import joined_rows
 from app.store.evidence import ended
-from app.store.tables import EventLog, EvidencePack, InboxMessage, Lane, Ledger, table
+from app.store.tables import D1StepRow, EventLog, EvidencePack, InboxMessage, Lane, Ledger, Ticket, table
 
 _EVENTS, _LANE, _LEDGER, _MESSAGE, _PACK = table(EventLog), table(Lane), table(Ledger), table(InboxMessage), table(EvidencePack)
+_TICKET, _D1 = table(Ticket), table(D1StepRow)
 
 ROWS_MAX: Final = 50
 """Rows of the event log that one look reads, the newest first."""
@@ -40,7 +41,7 @@ def recent_ends(conn: Connection, after: int, limit: int) -> tuple[int, list[End
         for contact_id in msgspec.json.decode(row.refs_json):
             lanes.setdefault((row.tenant_id, contact_id))
     wanted = [{"tenant_id": t, "contact_id": c} for t, c in list(lanes)[: 2 * limit]]
-    found = [end for end in _ends(conn, wanted) if not _known(conn, *end)]
+    found = [end for end in _ends(conn, wanted) if not _known(conn, *end) and _is_over(conn, *end)]
     return newest, found[:limit]
 
 
@@ -74,6 +75,19 @@ def _ends(conn: Connection, lanes: Sequence[dict[str, Any]]) -> list[Ended]:
 def _known(conn: Connection, tenant_id: str, correlation_id: str) -> bool:
     mine = and_(_PACK.c.scope == tenant_id, _PACK.c.kind == EvidenceKind.FLOW, _PACK.c.subject == correlation_id[:300])
     return conn.execute(select(_PACK.c.pack_id).where(mine).limit(1)).first() is not None
+
+
+def _is_over(conn: Connection, tenant_id: str, correlation_id: str) -> bool:
+    """Whether no person has it in hand; and of a day before, whether anybody was asked at all."""
+    ticket = select(_TICKET.c.ticket_id).where(
+        _TICKET.c.tenant_id == tenant_id, _TICKET.c.correlation_id == correlation_id, _TICKET.c.closed_at.is_(None)
+    )
+    if conn.execute(ticket.limit(1)).first() is not None:
+        return False
+    if not correlation_id.startswith("d1-"):
+        return True
+    step = select(_D1.c.action).where(_D1.c.tenant_id == tenant_id, _D1.c.appointment_id == correlation_id.removeprefix("d1-"))
+    return conn.execute(step.limit(1)).first() is not None
 
 
 def ask_for(conn: Connection, flows: Sequence[Ended], now: datetime) -> None:

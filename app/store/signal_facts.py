@@ -333,7 +333,7 @@ def _packs(conn: Connection, found: Gathered) -> None:
     names = _SECONDS[conn.dialect.name]
     settled = (
         f"SELECT scope, result, {names.format('finished_at', 'requested_at')} AS took, count(*) AS n FROM evidence_pack "
-        "WHERE finished_at >= :since AND due_at IS NULL GROUP BY 1, 2, 3"
+        "WHERE finished_at >= :since AND due_at IS NULL AND NOT running GROUP BY 1, 2, 3"
     )
     for row in _rows(conn, settled, since=found.now - HOUR):
         facts, n = found.of(row.scope), int(row.n)

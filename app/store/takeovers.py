@@ -177,6 +177,7 @@ def close(conn: Connection, tenant_id: str, ticket_id: str, by: By, reason: str,
         publish(conn, tenant_id, topic, [before.contact_id], by.now)
     _alert_is_over(conn, before, by)
     evidence.ended(conn, tenant_id, "takeover", ticket_id, by.now)
+    evidence.ended(conn, tenant_id, "flow", before.correlation_id, by.now)
 
 
 def _alert_is_over(conn: Connection, row: Row[Any], by: By) -> None:

@@ -18,6 +18,7 @@ from app.metrics import Metrics
 from app.signing import is_signed, key_id_of
 from app.store import evidence, log_lines, signing_keys
 from app.store.database import Database
+from app.store.people import By
 from app.store.tables import Alert, EvidenceFile, EvidencePack, table
 from app.store.verify import verify
 from app.store.views.audit import AuditFilter, audit_rows, chain_states
@@ -213,3 +214,24 @@ async def test_a_tampered_store_is_found_by_the_checker(history: History) -> Non
     await db.write(lambda conn: conn.execute(delete(FILE)))
     await db.write(lambda conn: conn.execute(update(PACK).values(audit_number=99)))
     assert sorted(found.code for found in await db.read(verify)) == ["evidence_changed", "evidence_without_entry"]
+
+
+async def test_messages_are_asked_for_and_what_a_person_has_in_hand_is_not(history: History) -> None:
+    db, clock = history.db, history.clock
+    loop = Evidence(db, clock, Metrics(), secret_key=SECRET)
+    await loop.tick()
+    await history.says("bom dia", correlation_id="corr-oi")
+    await history.settle()
+    await loop.tick()
+    assert [row.subject for row in await db.read(evidence.packs, (history.made.tenant_id,))] == ["corr-oi"]
+    clock.advance(seconds=1)
+    await history.asks("c-help", "takeover", {"reason": "family_request"}, conversation_version=2, correlation_id="corr-help")
+    await history.settle()
+    await loop.tick()
+    assert [row.subject for row in await db.read(evidence.packs, (history.made.tenant_id,))] == ["corr-oi"]
+    wanted = evidence.Wanted(
+        tenant_id=history.made.tenant_id, kind="flow", subject="corr-help", reason="test", requested_at=clock.now()
+    )
+    row = await loop.on_demand(wanted, By(actor="user:1", now=clock.now()))
+    assert row is not None
+    assert (row.flow_id, row.result, row.running) == ("F-04", "evidence_pack_partial", True)

@@ -53,6 +53,8 @@ class EvidencePack(SQLModel, table=True):
     share: float | None = None
     missing_json: str = doc(default="[]")
     finished_at: datetime | None = when(default=None)
+    running: bool = False
+    """What it is about had not ended at the newest try: that it is partial says nothing about the making of packs."""
     flow_id: str | None = Field(default=None, max_length=4)
     correlation_id: str | None = Field(default=None, max_length=220)
     terminal_state: str | None = Field(default=None, max_length=60)

@@ -478,6 +478,7 @@ def upgrade() -> None:
         sa.Column("share", sa.Float(), nullable=True),
         sa.Column("missing_json", sa.Text(), nullable=False),
         sa.Column("finished_at", UTCDateTime(), nullable=True),
+        sa.Column("running", sa.Boolean(), nullable=False),
         sa.Column("flow_id", sa.String(length=4), nullable=True),
         sa.Column("correlation_id", sa.String(length=220), nullable=True),
         sa.Column("terminal_state", sa.String(length=60), nullable=True),
