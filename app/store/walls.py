@@ -13,6 +13,7 @@ from typing import Final
 
 from sqlalchemy import Connection, MetaData, text
 
+from app.store.audit import MACHINE_PREFIX
 from app.store.tables import metadata
 from app.store.tenancy import SETTING
 
@@ -63,9 +64,10 @@ def walls(tables: MetaData = metadata) -> dict[str, str]:
         if column is None:
             raise AssertionError(f"whose are the rows of {name}? Say so in app/store/walls.py")
         # the setting is '' after a transaction that had set it, and '' must open nothing
-        own = f"{column} = ANY (string_to_array({_SET}, ','))"
+        owner = f"regexp_replace({column}, '^{MACHINE_PREFIX}', '')" if column == "chain" else column  # a clinic's two chains
+        own = f"{owner} = ANY (string_to_array({_SET}, ','))"
         if column != "tenant_id":
-            own += f" OR ({column} = 'global' AND {_SET} IS NOT NULL)"
+            own += f" OR ({owner} = 'global' AND {_SET} IS NOT NULL)"
         elif held.c[column].nullable and name != "api_key":
             own += f" OR ({column} IS NULL AND {_SET} IS NOT NULL)"
         found[name] = f"{_OPEN} OR {own}"

@@ -1605,15 +1605,17 @@ def _raise_walls() -> None:
     )
     op.execute("ALTER TABLE audit_entry ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_5b208650 ON audit_entry USING (current_setting('kora.tenants', true) = '*' "
-        "OR chain = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')) OR (chain = "
-        "'global' AND NULLIF(current_setting('kora.tenants', true), '') IS NOT NULL))"
+        "CREATE POLICY tenant_wall_36913d78 ON audit_entry USING (current_setting('kora.tenants', true) = '*' "
+        "OR regexp_replace(chain, '^ev:', '') = ANY (string_to_array(NULLIF(current_setting('kora.tenants', "
+        "true), ''), ',')) OR (regexp_replace(chain, '^ev:', '') = 'global' AND "
+        "NULLIF(current_setting('kora.tenants', true), '') IS NOT NULL))"
     )
     op.execute("ALTER TABLE audit_head ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_5b208650 ON audit_head USING (current_setting('kora.tenants', true) = '*' "
-        "OR chain = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')) OR (chain = "
-        "'global' AND NULLIF(current_setting('kora.tenants', true), '') IS NOT NULL))"
+        "CREATE POLICY tenant_wall_36913d78 ON audit_head USING (current_setting('kora.tenants', true) = '*' "
+        "OR regexp_replace(chain, '^ev:', '') = ANY (string_to_array(NULLIF(current_setting('kora.tenants', "
+        "true), ''), ',')) OR (regexp_replace(chain, '^ev:', '') = 'global' AND "
+        "NULLIF(current_setting('kora.tenants', true), '') IS NOT NULL))"
     )
     op.execute("ALTER TABLE command ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
