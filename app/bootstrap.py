@@ -24,6 +24,7 @@ from app.engine.d1 import D1
 from app.engine.deferred import DeferredWatch
 from app.engine.dispatch import Dispatch
 from app.engine.drain import Drain
+from app.engine.drill import Drills
 from app.engine.evidence import Evidence
 from app.engine.health import Health
 from app.engine.intake import Intake
@@ -71,6 +72,7 @@ class Services:
     outbox: OutboxLoop
     takeovers: Takeovers
     drain: Drain
+    drills: Drills
     alerts: AlertLoop
     evidence: Evidence
     replay: Replay
@@ -101,6 +103,7 @@ class Services:
         """Give everything back."""
         await self.outbox.close()
         await self.alerts.close()
+        await self.drills.close()
         if not isinstance(self.supervisor.defect, ConfigError):
             await report_defect(self.db, self.clock, self.supervisor, self.node_id)
         if isinstance(self.locks, RedisLocks):
@@ -146,6 +149,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
     outbox = OutboxLoop(database, clock, channels, metrics)
     takeovers = Takeovers(database, clock)
     drain = Drain(database, clock)
+    drills = Drills(database, clock, intake, locks, node_id=settings.node_id)
     alerts = AlertLoop(database, clock, channels, metrics, public_url=settings.public_url, secret_key=settings.secret_key)
     evidence = Evidence(database, clock, metrics, secret_key=settings.secret_key)
     replay = Replay(database, clock, policies)
@@ -171,6 +175,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
         takeovers,
         D1(database, clock),
         DeferredWatch(database, clock),
+        drills,
         Retention(database, clock, node_id=settings.node_id),
         alerts,
         audit,
@@ -195,6 +200,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
         outbox=outbox,
         takeovers=takeovers,
         drain=drain,
+        drills=drills,
         alerts=alerts,
         evidence=evidence,
         replay=replay,

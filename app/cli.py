@@ -14,6 +14,7 @@ import click
 from sqlalchemy import Connection, text
 
 from app.bootstrap import prepare_folder
+from app.cli_drill import drill_commands
 from app.cli_evidence import evidence_commands, first_key
 from app.cli_replay import replay_commands
 from app.cli_subject import subject_commands
@@ -409,6 +410,7 @@ async def _on_migrated(database: Database, work: Callable[[Database], Awaitable[
 
 
 cli.add_command(replay_commands(lambda work: _with_database(lambda database: _on_migrated(database, work))))
+cli.add_command(drill_commands(lambda work: _with_database(lambda database: _on_migrated(database, work))))
 cli.add_command(subject_commands(lambda work: _with_database(lambda database: _on_migrated(database, work))))
 cli.add_command(evidence_commands(lambda work: _with_database(lambda database: _on_migrated(database, work))))
 

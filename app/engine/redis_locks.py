@@ -8,6 +8,7 @@ rests on it. No fencing number comes from Redis: a flushed Redis would hand out 
 """
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -44,6 +45,27 @@ return given
 """
 
 
+class _Cut:
+    """A path that leads nowhere: a port that is taken, so that nobody else gets it, and on which nobody listens."""
+
+    def __init__(self, end: Callable[[], None], seconds: float) -> None:
+        self._socket = socket.socket()
+        self._socket.bind(("127.0.0.1", 0))
+        self.redis: Redis = Redis(
+            host="127.0.0.1",
+            port=self._socket.getsockname()[1],
+            socket_timeout=TIMEOUT_S,
+            socket_connect_timeout=TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),
+        )
+        self._timer = asyncio.get_running_loop().call_later(seconds, end)
+
+    def end(self) -> None:
+        """The port is free again."""
+        self._timer.cancel()
+        self._socket.close()
+
+
 class RedisLocks:
     """Primary locks behind a circuit, fallback in the database."""
 
@@ -62,6 +84,9 @@ class RedisLocks:
         self.redis: Redis = Redis.from_pool(pool)
         self._acquire = self.redis.register_script(_ACQUIRE)
         self._release = self.redis.register_script(_RELEASE)
+        self._true_path = self.redis
+        self._cut: _Cut | None = None
+        self._changed = asyncio.Event()
         self._open_since: float | None = None
         self._good_since: float | None = None
         self._probe: asyncio.Task[None] | None = None
@@ -104,6 +129,7 @@ class RedisLocks:
         self._good_since = None
         if self._open_since is None:
             self._open_since = time.monotonic()
+            self._changed.set()
             log.error("redis_circuit_open", lock_backend="fallback", error=self.last_error)
             if self._on_change is not None:
                 self._on_change("fallback", self.last_error)
@@ -126,12 +152,50 @@ class RedisLocks:
             self._good_since = self._good_since or now
             if now - self._good_since >= STABLE_FOR_S:
                 self._open_since = self._good_since = None
+                self._changed.set()
                 log.info("redis_circuit_closed", lock_backend="primary")
                 if self._on_change is not None:
                     self._on_change("primary", "stable again")
 
+    async def reached(self, mode: str) -> None:
+        """Return once the mode is this one."""
+        while self.mode != mode:
+            self._changed.clear()
+            await self._changed.wait()
+
+    # --- a drill's cut --------------------------------------------------------------------------------------------------
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether a drill has this process's path to Redis."""
+        return self._cut is not None
+
+    def cut(self, seconds: float) -> None:
+        """Really take this process's path to Redis away: every new call goes to a port where nobody listens.
+
+        For at most `seconds`, whatever becomes of the caller; nothing of it outlives the process. Does nothing while cut.
+        """
+        if self._cut is None:
+            self._cut = _Cut(self.restore, seconds)
+            self._use(self._cut.redis)
+            log.warning("redis_path_cut", seconds=seconds)
+
+    def restore(self) -> None:
+        """Give the path back; the circuit closes by itself once Redis has been well for a while. Does nothing when not cut."""
+        cut, self._cut = self._cut, None
+        if cut is not None:
+            self._use(self._true_path)
+            cut.end()
+            log.warning("redis_path_restored")
+
+    def _use(self, redis: Redis) -> None:
+        self.redis = redis
+        self._acquire = redis.register_script(_ACQUIRE)
+        self._release = redis.register_script(_RELEASE)
+
     async def close(self) -> None:
         """End the probe and the connections."""
+        self.restore()
         if self._probe is not None:
             self._probe.cancel()
             await asyncio.gather(self._probe, return_exceptions=True)

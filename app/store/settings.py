@@ -58,6 +58,7 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "phone": None,
     "outbound_allow": [],
     "retention": {},
+    "drill_every_d": 0,
 }
 """What holds where nothing was set."""
 
@@ -93,6 +94,7 @@ _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "phone": str,
     "outbound_allow": list,
     "retention": dict,
+    "drill_every_d": (int, float),
 }
 
 
@@ -241,6 +243,8 @@ def _faults(patch: Mapping[str, Any]) -> Iterator[FieldError]:
             yield from _routing_faults(value)
         elif key == "thresholds" and isinstance(value, dict):
             yield from (FieldError(f"/{key}{path}", detail) for path, detail in limit_faults(value))
+        elif key == "drill_every_d" and value is not None and not _number(value, 0, 365):
+            yield FieldError(f"/{key}", "must be days between 0 (never) and 365")
         elif key == "max_queue_size" and value is not None and not _number(value, 0, 10_000_000):
             yield FieldError(f"/{key}", "must be between 0 and 10000000")
         elif key == "drain_per_s" and value is not None and not _number(value, 0.01, 10_000):

@@ -90,6 +90,7 @@ def gather(conn: Connection, now: datetime, folded_minute: int) -> Gathered:
     _tickets(conn, found)
     _takeovers(conn, found)
     _packs(conn, found)
+    _drill(conn, found)
     return found
 
 
@@ -277,6 +278,16 @@ def _safe_mode(conn: Connection, found: Gathered) -> None:
             everywhere["denied_exits"] = everywhere.get("denied_exits", 0) + 1
         elif row.kind == "reentered" or again:
             everywhere["reentries"] = everywhere.get("reentries", 0) + 1
+
+
+def _drill(conn: Connection, found: Gathered) -> None:
+    """What the last failure drill came to; a bad one is the signal's value until the next one."""
+    last = text("SELECT invalid_side_effects, recovery_s FROM drill WHERE ended_at IS NOT NULL ORDER BY ended_at DESC LIMIT 1")
+    row = conn.execute(last).first()
+    if row is None:
+        return
+    numbers = {"drill_invalid_side_effects": row.invalid_side_effects, "drill_recovery_s": row.recovery_s}
+    found.of(GLOBAL_SCOPE).now.update({name: float(n) for name, n in numbers.items() if n is not None})
 
 
 # --- within a window ----------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ _CHILDREN: Final = {
 WITHOUT_WALL: Final = frozenset(
     {
         "deferred_item",
+        "drill",
         "health_probe",
         "health_sample",
         "lane_lock",

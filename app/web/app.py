@@ -32,6 +32,7 @@ from app.web.console.alert_routes import alert_pages
 from app.web.console.audit_routes import audit_pages
 from app.web.console.channel_routes import channel_pages
 from app.web.console.deferred_routes import deferred_pages
+from app.web.console.drill_routes import drill_pages
 from app.web.console.evidence_routes import evidence_pages
 from app.web.console.guardian_routes import guardian_pages
 from app.web.console.lane_routes import lane_act_pages
@@ -129,6 +130,7 @@ def create_app(services: "Services") -> Litestar:
             *guardian_pages,
             *audit_pages,
             *deferred_pages,
+            *drill_pages,
             *agenda_pages,
             *safe_mode_pages,
             *alert_pages,

@@ -19,6 +19,7 @@ from app.web.console import (
     channels,
     contacts,
     deferred,
+    drills,
     evidence,
     family_texts,
     guardians,
@@ -56,6 +57,7 @@ TOPICS: Final = frozenset(
         "evidence",
         "signals",
         "deferred",
+        "drills",
     }
 )
 """Topics of the event log that screens listen to."""
@@ -195,6 +197,7 @@ FRAGMENTS: Final[Mapping[str, Fragment]] = {
             deferred.load_deferred,
             every_s=5,
         ),
+        _rows("drill_now", "drills.html", mark("Drills"), "drills", drills.DrillNow, drills.load_drill_now),
         _rows("story_rows", "stories.html", mark("Stories"), "", stories.StoryRows, stories.load_story_rows),
         _rows(
             "evidence_rows",

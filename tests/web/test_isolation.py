@@ -43,6 +43,8 @@ ELSEWHERE = [
     "/replays/{replay}/report",
     "/stories",
     "/deferred",
+    "/drills",
+    "/drills/{drill}",
     "/contacts/{contact}/export",
     "/signals",
     "/signals/{signal}",

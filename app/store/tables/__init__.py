@@ -12,6 +12,7 @@ from app.store.tables.clocks import SourceClock
 from app.store.tables.contingency import ContingencyChannel, DrainRow
 from app.store.tables.d1 import D1StepRow
 from app.store.tables.deferred import DeferredItem
+from app.store.tables.drills import Drill
 from app.store.tables.effects import DeliveryStatus, Ledger, ManualTask, Outbox, Ticket
 from app.store.tables.evidence import EvidenceFile, EvidencePack, LogLine, SigningKey
 from app.store.tables.inbox import InboxCommand, InboxMessage, MalformedItem, Proposal
@@ -39,6 +40,7 @@ __all__ = [
     "DeferredItem",
     "DeliveryStatus",
     "DrainRow",
+    "Drill",
     "EventLog",
     "EvidenceFile",
     "EvidencePack",

@@ -6,6 +6,7 @@ from app.web.api.alerts import alert_routes
 from app.web.api.channels import channel_routes
 from app.web.api.contingency import contingency_routes
 from app.web.api.deferred import deferred_routes
+from app.web.api.drills import drill_routes
 from app.web.api.evidence import evidence_routes
 from app.web.api.intake import intake_routes
 from app.web.api.lane_acts import lane_act_routes
@@ -38,5 +39,6 @@ api_routes: Final[list[Any]] = [
     *evidence_routes,
     *story_routes,
     *deferred_routes,
+    *drill_routes,
 ]
 """Everything but the webhooks, which are mounted by themselves."""

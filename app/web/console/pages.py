@@ -92,6 +92,7 @@ PAGES: Final = (
         key="i",
     ),
     Page(id="evidence", label=mark("Evidence"), group="prove", url="/evidence", icon="lock", roles=(MANAGER, SUPERADMIN), key="e"),
+    Page(id="drills", label=mark("Drills"), group="prove", url="/drills", icon="plug", roles=(SUPERADMIN,)),
     Page(id="deferred", label=mark("Deferred risk"), group="prove", url="/deferred", icon="gap", roles=(MANAGER, SUPERADMIN)),
     Page(id="stories", label=mark("Stories"), group="prove", url="/stories", icon="check", roles=(MANAGER, SUPERADMIN)),
     Page(id="audit", label=mark("Audit"), group="prove", url="/audit", icon="search", roles=(MANAGER, SUPERADMIN)),

@@ -1,0 +1,192 @@
+"""The Redis failure drill on a real Redis: phases, verdicts, stopping on risk, putting back, never a real clinic."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+from sqlalchemy import Connection, select
+
+from app.bootstrap import Services, build, running
+from app.clock import ManualClock
+from app.engine.drill import Drills
+from app.engine.redis_locks import RedisLocks
+from app.errors import Conflict
+from app.ids import new_id
+from app.store import drills
+from app.store.bulk import insert_rows
+from app.store.people import By
+from app.store.settings import save
+from app.store.signal_facts import gather
+from app.store.tables import Alert, Appointment, Drill, EvidencePack, Lane, Ledger, ModeRow, Outbox, table
+from app.store.verify import verify
+from app.web.app import create_app
+from tests.builders import clinic
+from tests.web.conftest import add_key, add_person, browser_client, make_settings, sign_in
+
+pytestmark = pytest.mark.story("S-PC-05-002")
+DRILL, ALERT, PACK, LANE, LEDGER = table(Drill), table(Alert), table(EvidencePack), table(Lane), table(Ledger)
+
+
+@pytest.fixture
+async def live(database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Services]:
+    """A whole process on a real Redis, with one real clinic; Redis counts as stable after half a second."""
+    monkeypatch.setattr("app.engine.redis_locks.STABLE_FOR_S", 0.5)
+    services = await build(make_settings(database_url, redis_url=redis_url), logs=False)
+    await services.db.write(clinic, now=services.clock.now())
+    async with running(services):
+        yield services
+
+
+async def rows(services: Services, of: Any, *where: Any) -> list[Any]:
+    return await services.db.read(lambda conn: list(conn.execute(select(of).where(*where)).all()))
+
+
+async def run_one(services: Services) -> Any:
+    """Ask for a run and wait for its end."""
+    by = By(actor="user:u1", now=services.clock.now())
+    drill_id = await services.db.write(drills.ask, by, "teste")
+    services.drills.wake.set()
+    async with asyncio.timeout(40):
+        while (row := await services.db.read(drills.drill, drill_id)) is None or row.ended_at is None:
+            await asyncio.sleep(0.05)
+    return row
+
+
+async def test_a_run_cuts_redis_carries_traffic_proves_it_and_puts_everything_back(live: Services) -> None:
+    before = await rows(live, LANE, LANE.c.tenant_id == "ten-sol")
+    row = await run_one(live)
+    report, measures = msgspec.json.decode(row.report_json), msgspec.json.decode(row.measures_json)
+    assert (row.result, report["risks"], report["wrong"]) == ("drill_passed_controlled_continuity", [], [])
+    assert measures["invalid_side_effects"] == 0 < measures["commits_in_fallback"]
+    assert measures["detection_s"] < 1 < 30 > measures["recovery_s"] > 0.4
+    assert measures["restored"]
+    assert [p["phase"] for p in report["phases"]] == ["baseline", "cut", "fallback", "restore"]
+    by_phase = {p["phase"]: p for p in report["phases"]}
+    assert by_phase["fallback"]["in_fallback"] == by_phase["fallback"]["requests"]
+    assert isinstance(live.locks, RedisLocks)
+    assert (live.locks.mode, live.locks.is_cut) == ("primary", False)
+    assert await rows(live, LANE, LANE.c.tenant_id == "ten-sol") == before
+    assert await rows(live, LEDGER, LEDGER.c.tenant_id != drills.TENANT) == []
+    booked = table(Appointment)
+    assert {r.status for r in await rows(live, booked, booked.c.tenant_id == drills.TENANT)} == {"cancelled"}
+    (pack,) = await rows(live, PACK, PACK.c.kind == "drill")
+    assert (pack.subject, pack.pack_id) == (row.drill_id, row.pack_id)
+    assert not await live.db.read(drills.normal)
+    assert (await run_one(live)).result == "drill_passed_controlled_continuity"
+    assert await live.db.read(drills.normal)  # two clean ones in a row
+    assert await live.db.read(lambda conn: list(verify(conn))) == []
+
+
+async def test_a_double_effect_stops_the_run_at_once_with_a_critical_alert(live: Services) -> None:
+    def twice(conn: Connection, drill_id: str) -> None:
+        """What a broken compare-and-set would leave behind: an effect that happened a second time."""
+        said = table(Outbox)
+        last = conn.execute(select(said).where(said.c.cause_id.like(f"drill-{drill_id}-%")).limit(1)).one()
+        insert_rows(conn, said, [{**last._mapping, "outbox_id": new_id(), "step": "again", "status": "sent"}])
+
+    live.drills._tamper = twice
+    row = await run_one(live)
+    report = msgspec.json.decode(row.report_json)
+    assert (row.result, report["risks"][0]) == ("drill_failed_side_effect_risk", "invalid_side_effects")
+    assert "had its effect 2 times" in report["wrong"][0]
+    assert [p["phase"] for p in report["phases"]] == ["baseline", "cut", "fallback"]  # stopped there
+    (alert,) = await rows(live, ALERT, ALERT.c.trigger == "drill_failed_side_effect_risk")
+    assert (alert.severity, alert.alert_id) == ("critical", row.alert_id)
+    assert isinstance(live.locks, RedisLocks)
+    assert not live.locks.is_cut
+    facts = await live.db.read(gather, live.clock.now(), 0)
+    assert facts.of("global").now["drill_invalid_side_effects"] >= 1  # the signal drill_result is critical from 1 on
+
+
+async def test_a_run_whose_process_died_is_ended_and_nothing_stays_cut(database_url: str, redis_url: str) -> None:
+    services = await build(make_settings(database_url, redis_url=redis_url), logs=False)
+    now = services.clock.now()
+    drill_id = await services.db.write(drills.ask, By(actor="user:u1", now=now), "teste")
+    claimed = await services.db.write(drills.claim, "dead-node", now)
+    assert claimed is not None
+    assert claimed.drill_id == drill_id
+    with pytest.raises(Conflict):
+        await services.db.write(drills.ask, By(actor="user:u1", now=now), "noch einer")
+    clock = ManualClock(now + drills.LEASE)
+    await Drills(services.db, clock, services.intake, services.locks, node_id="other").tick()
+    row = await services.db.read(drills.drill, drill_id)
+    assert row is not None
+    assert (row.result, msgspec.json.decode(row.report_json)["risks"][0]) == ("drill_failed_side_effect_risk", "interrupted")
+    (alert,) = await rows(services, ALERT)
+    assert alert.severity == "high"
+    assert isinstance(services.locks, RedisLocks)
+    assert not services.locks.is_cut
+    await services.close()
+
+
+async def test_the_cut_ends_by_itself(redis_url: str, database_url: str) -> None:
+    services = await build(make_settings(database_url, redis_url=redis_url), logs=False)
+    assert isinstance(services.locks, RedisLocks)
+    services.locks.cut(0.2)
+    assert (await services.locks.acquire(["lane:x"])).mode == "fallback"
+    await asyncio.sleep(0.3)
+    assert not services.locks.is_cut
+    await services.close()
+
+
+async def test_no_drill_while_anything_is_not_normal_and_scheduled_ones_keep_their_distance(
+    database_url: str, manual_clock: ManualClock
+) -> None:
+    services = await build(make_settings(database_url), clock=manual_clock, logs=False)
+    by = By(actor="user:u1", now=manual_clock.now())
+    mode = {"scope": "global", "state": "safe_mode_active", "epoch": 1, "contingency": False}
+    await services.db.write(insert_rows, table(ModeRow), [mode], ignore_conflicts=True)
+    await services.db.write(lambda conn: conn.execute(table(ModeRow).update().values(state="safe_mode_active")))
+    with pytest.raises(Conflict):
+        await services.db.write(drills.ask, by, "teste")
+    await services.db.write(lambda conn: conn.execute(table(ModeRow).update().values(state="normal")))
+    assert await services.db.write(drills.schedule_if_due, manual_clock.now()) is None
+    await services.db.write(lambda conn: save(conn, "global", {"drill_every_d": 7}, actor="user:u1", now=manual_clock.now()))
+    first = await services.db.write(drills.schedule_if_due, manual_clock.now())
+    assert first is not None
+    over = DRILL.update().values(ended_at=manual_clock.now(), phase="done")
+    await services.db.write(lambda conn: conn.execute(over))
+    manual_clock.advance(days=6, hours=23)
+    assert await services.db.write(drills.schedule_if_due, manual_clock.now()) is None
+    manual_clock.advance(hours=1)
+    assert await services.db.write(drills.schedule_if_due, manual_clock.now()) not in (None, first)
+    assert {r.reason for r in await rows(services, DRILL)} == {"scheduled"}
+    assert await rows(services, table(Outbox)) == []
+    await services.close()
+
+
+async def test_the_api_and_the_page_start_and_show_a_run(live: Services) -> None:
+    superadmin = await add_person(live, "superadmin", [])
+    key, theirs = await add_key(live, None), await add_key(live, "ten-sol")
+    async with browser_client(create_app(live)) as opened:
+        refused = await opened.post("/api/v1/drills/redis", json={"reason": "x"}, headers=theirs)
+        assert refused.status_code == 403
+        desk = await sign_in(live, opened, superadmin)
+        page = {"accept": "text/html"}
+        form = {"_csrf": desk.csrf_token, "reason": "semanal"}
+        unsure = await desk.client.post("/drills/start", data=form, headers=page)
+        assert unsure.status_code == 400, unsure.text
+        assert (await desk.client.post("/drills/start", data=form | {"sure": "on"}, headers=page)).status_code == 303
+        assert "SIMULAÇÃO" in (await desk.client.get("/drills", headers=page)).text
+        again = await opened.post("/api/v1/drills/redis", json={"reason": "x"}, headers=key)
+        assert again.status_code == 409
+        async with asyncio.timeout(40):
+            while (shown := (await opened.get("/api/v1/drills", headers=key)).json()["items"][0])["ended_at"] is None:
+                await asyncio.sleep(0.1)
+        one = (await opened.get(f"/api/v1/drills/{shown['drill_id']}", headers=key)).json()
+        assert (one["result"], one["reason"]) == ("drill_passed_controlled_continuity", "semanal")
+        assert one["report"]["phases"][2]["phase"] == "fallback"
+        assert "Passou" in (await desk.client.get("/drills", headers=page)).text
+        assert (await opened.get("/api/v1/drills/none", headers=key)).status_code == 404
+
+
+async def test_without_redis_there_is_nothing_to_rehearse(sqlite_url: str) -> None:
+    services = await build(make_settings(sqlite_url), logs=False)
+    key = await add_key(services, None)
+    async with browser_client(create_app(services)) as opened:
+        refused = await opened.post("/api/v1/drills/redis", json={"reason": "x"}, headers=key)
+        assert refused.status_code == 409
+        assert await rows(services, DRILL) == []
+    await services.close()
