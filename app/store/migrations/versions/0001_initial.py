@@ -439,6 +439,39 @@ def upgrade() -> None:
         postgresql_where=sa.text("ended_at IS NULL"),
     )
     op.create_table(
+        "drill",
+        sa.Column("drill_id", sa.String(length=40), nullable=False),
+        sa.Column("kind", sa.String(length=10), nullable=False),
+        sa.Column("phase", sa.String(length=10), nullable=False),
+        sa.Column("requested_at", UTCDateTime(), nullable=False),
+        sa.Column("requested_by", sa.String(length=200), nullable=False),
+        sa.Column("reason", sa.String(length=500), nullable=False),
+        sa.Column("node_id", sa.String(length=100), nullable=True),
+        sa.Column("lease_until", UTCDateTime(), nullable=True),
+        sa.Column("started_at", UTCDateTime(), nullable=True),
+        sa.Column("ended_at", UTCDateTime(), nullable=True),
+        sa.Column("result", sa.String(length=40), nullable=True),
+        sa.Column("measures_json", sa.Text(), nullable=False),
+        sa.Column("report_json", sa.Text(), nullable=False),
+        sa.Column("invalid_side_effects", sa.Integer(), nullable=True),
+        sa.Column("recovery_s", sa.Float(), nullable=True),
+        sa.Column("pack_id", sa.String(length=40), nullable=True),
+        sa.Column("alert_id", sa.String(length=40), nullable=True),
+        sa.CheckConstraint(
+            "phase IN ('requested','baseline','cut','fallback','restore','verify','done')", name=op.f("ck_drill_phase")
+        ),
+        sa.PrimaryKeyConstraint("drill_id", name=op.f("pk_drill")),
+    )
+    op.create_index(op.f("ix_drill_requested_at"), "drill", ["requested_at"], unique=False)
+    op.create_index(
+        "uq_drill_open",
+        "drill",
+        ["kind"],
+        unique=True,
+        sqlite_where=sa.text("ended_at IS NULL"),
+        postgresql_where=sa.text("ended_at IS NULL"),
+    )
+    op.create_table(
         "event_log",
         sa.Column("position", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("tenant_id", sa.String(length=40), nullable=True),
@@ -1442,6 +1475,11 @@ def downgrade() -> None:
     op.drop_table("evidence_file")
     op.drop_index(op.f("ix_event_log_at"), table_name="event_log")
     op.drop_table("event_log")
+    op.drop_index(
+        "uq_drill_open", table_name="drill", sqlite_where=sa.text("ended_at IS NULL"), postgresql_where=sa.text("ended_at IS NULL")
+    )
+    op.drop_index(op.f("ix_drill_requested_at"), table_name="drill")
+    op.drop_table("drill")
     op.drop_index(
         "uq_drain_open", table_name="drain", sqlite_where=sa.text("ended_at IS NULL"), postgresql_where=sa.text("ended_at IS NULL")
     )
