@@ -331,6 +331,7 @@ async def test_nothing_is_lost_behind_a_transaction_that_commits_late(
 ) -> None:
     # PostgreSQL: positions become visible out of order; a reader that went on from the newest would lose the older one
     slow = await asyncpg.connect(postgres_url)
+    await slow.execute("SET kora.tenants = '*'")  # as the engine's own transactions begin
     async with running(postgres_db, manual_clock) as bench:
         told = bench.connect()
         transaction = slow.transaction()
