@@ -135,8 +135,14 @@ def request(
     while pack_id is None:  # one that was pending may be settled between the two statements: then ours goes in
         insert_rows(conn, _PACK, [row], ignore_conflicts=True)
         pack_id = conn.execute(select(_PACK.c.pack_id).where(*same, _PACK.c.due_at.is_not(None))).scalar()
-    if pack_id != row["pack_id"] and document is not None:
-        conn.execute(update(_PACK).where(_PACK.c.pack_id == pack_id).values(document_json=row["document_json"], due_at=now + after))
+    if pack_id != row["pack_id"]:
+        newer: dict[str, Any] = {}
+        if document is not None:
+            newer |= {"document_json": row["document_json"], "due_at": now + after}
+        if not row["automatic"]:  # somebody wants it now: it is kept like every pack that was asked for
+            newer |= {"automatic": False, "requested_by": row["requested_by"], "reason": row["reason"]}
+        if newer:
+            conn.execute(update(_PACK).where(_PACK.c.pack_id == pack_id).values(newer))
     publish(conn, tenant_id, TOPIC, [pack_id], now)
     return pack_id
 

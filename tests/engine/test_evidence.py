@@ -84,6 +84,8 @@ async def test_what_has_just_ended_is_asked_for_by_itself_and_holds_its_own_log_
     await loop.tick()
     (row,) = await db.read(evidence.packs, (history.made.tenant_id,))
     assert row.result is None  # its answers are still on their way
+    asked: dict[str, Any] = {"tenant_id": history.made.tenant_id, "kind": "flow", "subject": "corr-2", "reason": "ended"}
+    assert await db.write(evidence.request, **asked, now=clock.now()) == row.pack_id  # asked for twice is one pack
     clock.advance(seconds=11)
     await loop.tick()
     data = await db.read(evidence.content, row.pack_id)
@@ -188,7 +190,9 @@ async def test_kept_lines_and_packs_nobody_asked_for_go_after_their_time(history
     mine: dict[str, Any] = {"tenant_id": history.made.tenant_id, "kind": "flow", "subject": "corr-1", "now": clock.now()}
     old = await db.write(evidence.request, **mine, reason="ended")
     await loop.tick()
+    waiting = await db.write(evidence.request, **mine, reason="ended")
     asked = await db.write(evidence.request, **mine, reason="asked for", requested_by="user:1")
+    assert asked == waiting  # it was on its way by itself; now it is somebody's
     await loop.tick()
     clock.advance(hours=24 * 8)
     await db.write(log_lines.keep, [line | {"ts": clock.now().isoformat(), "correlation_id": "corr-new"}], clock.now())
