@@ -299,6 +299,7 @@ def _open_lanes(conn: Connection, tenant_id: str, lanes: Sequence[_ParkedLane]) 
         _LANE,
         rows,
         keys=("tenant_id", "contact_id"),
+        in_order=True,
         assign=("blocked_by", "blocked_since", "not_before"),
         guard="t.blocked_by = r.was_blocked_by AND t.replay_id IS NULL AND t.paused_at IS NULL",
     )

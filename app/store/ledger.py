@@ -328,6 +328,7 @@ def _advance_lanes(
         _LANE,
         rows,
         keys=("tenant_id", "contact_id"),
+        in_order=True,
         assign=("last_committed", "takeover_id", "chain_hash", "blocked_by", "blocked_since"),
         expressions={
             **{f"wait_{i}": f"t.wait_{i} - r.wait_{i}" for i in range(4)},

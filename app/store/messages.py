@@ -174,6 +174,7 @@ def hear(conn: Connection, heard: Sequence[Heard], now: datetime) -> list[Receip
         _LANE,
         rows,
         keys=_KEY,
+        in_order=True,
         assign=("last_processed",),
         expressions={
             "unheard": "t.unheard - r.unheard",

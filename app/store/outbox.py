@@ -157,6 +157,7 @@ def claim(conn: Connection, outbox_ids: Sequence[str], token: str, lease_until: 
         _OUTBOX,
         rows,
         keys=("outbox_id",),
+        in_order=True,
         assign=("lease_token", "lease_until"),
         expressions={"status": f"'{OutboxStatus.SENDING}'", "attempts": "t.attempts + 1"},
         guard=f"t.status = '{OutboxStatus.PENDING}' AND t.due_at <= r.was_due_at",
@@ -167,7 +168,8 @@ def claim(conn: Connection, outbox_ids: Sequence[str], token: str, lease_until: 
 def defer(conn: Connection, outbox_ids: Sequence[str], due_at: datetime) -> None:
     """Let pending deliveries wait (their target is known to be down); costs them no attempt."""
     rows = [{"outbox_id": i, "due_at": due_at} for i in outbox_ids]
-    update_rows(conn, _OUTBOX, rows, keys=("outbox_id",), assign=("due_at",), guard=f"t.status = '{OutboxStatus.PENDING}'")
+    guard = f"t.status = '{OutboxStatus.PENDING}'"
+    update_rows(conn, _OUTBOX, rows, keys=("outbox_id",), in_order=True, assign=("due_at",), guard=guard)
 
 
 def settle(conn: Connection, settlements: Sequence[Settlement], now: datetime) -> set[str]:

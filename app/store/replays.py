@@ -434,6 +434,7 @@ class _Run:
             _LANE,
             rows,
             keys=("tenant_id", "contact_id"),
+            in_order=True,
             assign=("replay_until", "blocked_by", "blocked_since", "not_before"),
             guard="t.replay_id = r.was_replay_id",
         )
@@ -521,6 +522,7 @@ def _give_back(conn: Connection, batch: Row[Any], contacts: set[str]) -> None:
         _LANE,
         [{**key, "was_replay_id": batch.replay_id, "blocked_by": left.get(key["contact_id"])} for key in keys],
         keys=("tenant_id", "contact_id"),
+        in_order=True,
         assign=("blocked_by",),
         expressions={"replay_id": "NULL", "replay_until": "0", "not_before": "NULL"},
         guard="t.replay_id = r.was_replay_id",

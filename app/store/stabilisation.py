@@ -161,6 +161,7 @@ def _drain(conn: Connection, mode: Row[Any], episode: Row[Any], policy: DrainPol
         _LANE,
         [{"tenant_id": t, "contact_id": c} for t, c in waiting],
         keys=("tenant_id", "contact_id"),
+        in_order=True,
         expressions={"blocked_by": "NULL", "blocked_since": "NULL", "not_before": "NULL"},
         guard=f"t.blocked_by = '{PARKED}'",
     )

@@ -18,7 +18,8 @@ from tests.engine.test_main_path import Engine, until
 CONTACTS, COMMANDS = 40, 600
 
 
-@pytest.mark.story("S-PC-01-002", "S-PC-01-003")
+@pytest.mark.story("S-PC-01-002")
+@pytest.mark.story("S-PC-01-003")
 async def test_three_nodes_commit_shuffled_and_repeated_commands_once_and_in_order(
     postgres_url: str, manual_clock: ManualClock
 ) -> None:
