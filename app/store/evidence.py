@@ -333,14 +333,20 @@ def packs(
     *,
     kind: str | None = None,
     subject: str | None = None,
+    ordinary: bool = True,
     offset: int = 0,
     after: tuple[datetime, str] | None = None,
     limit: int = 50,
 ) -> list[Row[Any]]:
-    """Packs of some clinics, the newest request first; without a scope all of them, and those of the whole installation."""
+    """Packs of some clinics, the newest request first; without a scope all of them, and those of the whole installation.
+
+    `ordinary` False leaves out those of ordinary flows that nobody asked for: they are very many.
+    """
     query = select(_PACK) if scope is None else select(_PACK).where(within(_PACK.c.scope, scope))
     if kind is not None:
         query = query.where(_PACK.c.kind == kind)
+    if not ordinary:
+        query = query.where(~and_(_PACK.c.automatic, _PACK.c.kind == EvidenceKind.FLOW))
     if subject is not None:
         query = query.where(_PACK.c.subject == subject)
     if after is not None:

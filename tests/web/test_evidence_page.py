@@ -1,12 +1,14 @@
 """The evidence page over HTTP: what is listed, asked for, downloaded under audit, and checked when uploaded."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
 from litestar import Litestar
 
 from app.bootstrap import Services
+from app.store import evidence
 from tests.web.api_client import CONTACT, Api, open_api
 from tests.web.conftest import Browser, add_person, browser_client, sign_in
 from tests.web.safe_mode_driver import send, serve
@@ -69,6 +71,16 @@ async def test_a_manager_builds_downloads_and_checks_a_pack(manager: Browser, ap
         assert checked.status_code == 200
         assert said in checked.text
     assert "Não está íntegra" in checked.text
+
+
+async def test_packs_that_flows_made_by_themselves_do_not_hide_what_people_look_for(manager: Browser, api: Api) -> None:
+    asked: dict[str, Any] = {"tenant_id": api.clinic.tenant_id, "now": api.now, "reason": "ended"}
+    await api.services.db.write(evidence.request, **asked, kind="flow", subject="corr-1")
+    await api.services.db.write(evidence.request, **asked, kind="replay", subject="rep-1")
+    for params, seen in (({}, False), ({"all": "yes"}, True), ({"kind": "flow", "subject": "corr-1"}, True)):
+        rows = (await manager.client.get("/evidence", params=params, headers=PAGE)).text.partition('id="evidence_form"')[0]
+        assert ("corr-1</code>" in rows) is seen
+        assert ("rep-1</code>" in rows) is ("subject" not in params)
 
 
 async def test_times_of_the_form_are_the_clinics(manager: Browser, api: Api) -> None:

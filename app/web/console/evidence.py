@@ -96,7 +96,10 @@ class EvidenceRows:
     csrf: str
     filtered: str
     """What the list is about when the address names one thing; '' for everything."""
+    everything: bool
+    """Whether packs of ordinary flows that nobody asked for are in the list."""
     all_url: str
+    flows_url: str
     next_url: str | None
 
 
@@ -146,11 +149,13 @@ def load_evidence_rows(conn: Connection, visit: Visit) -> EvidenceRows:
     text = visit.one("page", 6)
     number = int(text) if text.isascii() and text.isdigit() else 0
     kind, subject = visit.one("kind", 20), visit.one("subject", 300)
+    everything = bool(subject) or visit.one("all") == "yes"
     rows = evidence.packs(
         conn,
         visit.scope,
         kind=kind if kind in KIND_NAMES else None,
         subject=subject or None,
+        ordinary=everything,
         offset=number * PAGE_SIZE,
         limit=PAGE_SIZE + 1,
     )
@@ -164,8 +169,12 @@ def load_evidence_rows(conn: Connection, visit: Visit) -> EvidenceRows:
         lines=tuple(_line(row, visit, known) for row in shown),
         csrf=visit.csrf_token,
         filtered=subject,
+        everything=everything,
         all_url=visit.urls.to("/evidence"),
-        next_url=visit.urls.to("/evidence", kind=kind, subject=subject, page=number + 1) if len(rows) > PAGE_SIZE else None,
+        flows_url=visit.urls.to("/evidence", all="yes"),
+        next_url=visit.urls.to("/evidence", kind=kind, subject=subject, all=visit.one("all", 3), page=number + 1)
+        if len(rows) > PAGE_SIZE
+        else None,
     )
 
 
