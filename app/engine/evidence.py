@@ -110,9 +110,11 @@ class Evidence:
 
     async def tick(self) -> float:
         """Build what is due; soon again when there was more than one round takes."""
-        due = await self._database.write(evidence.claim, self._clock.now(), BATCH)
-        for row in due:
-            await self.build(row)
+        due = await self._database.read(evidence.due, self._clock.now(), BATCH)
+        for pack_id in due:
+            row = await self._database.write(evidence.take, pack_id, self._clock.now())
+            if row is not None:
+                await self.build(row)
         await self._feed()
         await self._prune()
         return 0.0 if len(due) == BATCH else POLL_S

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Row, and_, delete, or_, select, update
+from sqlalchemy import Connection, Row, and_, case, delete, or_, select, update
 
 from app.domain.envelopes import canonical_json
 from app.domain.evidence import Completeness, retry_s
@@ -155,18 +155,16 @@ def ended(conn: Connection, tenant_id: str | None, kind: str, subject: str, now:
 # --- building -----------------------------------------------------------------------------------------------------------
 
 
-def claim(conn: Connection, now: datetime, limit: int) -> list[Row[Any]]:
-    """Take what is due, the newest request first, under a lease; each row belongs to the caller until the lease is over."""
+def due(conn: Connection, now: datetime, limit: int) -> list[str]:
+    """Ids of what is due and free: incidents and what people asked for before ordinary flows, then the newest request first."""
     free = or_(_PACK.c.lease_until.is_(None), _PACK.c.lease_until <= now)
-    due = select(_PACK.c.pack_id).where(_PACK.c.due_at.is_not(None), _PACK.c.due_at <= now, free)
-    # incidents and people before ordinary flows, then the newest
-    due = due.order_by(_PACK.c.automatic, _PACK.c.requested_at.desc(), _PACK.c.pack_id.desc()).limit(limit)
-    ids = list(conn.execute(due).scalars())
-    return [row for pack_id in ids if (row := take(conn, pack_id, now)) is not None]
+    query = select(_PACK.c.pack_id).where(_PACK.c.due_at.is_not(None), _PACK.c.due_at <= now, free)
+    ordinary = case((and_(_PACK.c.automatic, _PACK.c.kind == EvidenceKind.FLOW), 1), else_=0)
+    return list(conn.execute(query.order_by(ordinary, _PACK.c.requested_at.desc(), _PACK.c.pack_id.desc()).limit(limit)).scalars())
 
 
 def take(conn: Connection, pack_id: str, now: datetime) -> Row[Any] | None:
-    """Take one pack that is not settled, due or not; None when another node has it."""
+    """Take one pack that is not settled, due or not, under a lease; None when another node has it."""
     free = or_(_PACK.c.lease_until.is_(None), _PACK.c.lease_until <= now)
     done = conn.execute(
         update(_PACK)
