@@ -53,6 +53,7 @@ from app.store.ledger import LanePlan, database_now
 from app.store.migrate import current, head
 from app.store.nodes import keep_time, shared_time
 from app.telemetry import configure
+from app.tracing import Tracing, tracing
 
 log = structlog.get_logger("app.bootstrap")
 
@@ -65,6 +66,7 @@ class Services:
     clock: Clock
     db: Database
     metrics: Metrics
+    tracing: Tracing
     sink: LogSink | None
     intake: Intake
     dispatch: Dispatch
@@ -110,6 +112,7 @@ class Services:
             await self.locks.close()
         await self.http.aclose()
         await self.db.close()
+        await asyncio.to_thread(self.tracing.close)
         if self.sink is not None:
             self.sink.close()
 
@@ -132,6 +135,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
         log.info("clock_anchored", off_ms=round(off.total_seconds() * 1000))
     await _go_on(database, clock)
     metrics = Metrics()
+    traces = tracing(settings.otlp_endpoint, metrics.registry, node_id=settings.node_id)
     if sink is not None:
         metrics.watch_sink(sink)
     policies = PolicyCache(database)
@@ -143,10 +147,10 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
     http = new_client()
     allowed = AllowList(anything=not settings.is_production)  # a laptop's webhooks and sinks live on loopback
     channels = ChannelBook(database, World(client=http, phone=PhoneWriter(database, clock), allowed=allowed))
-    intake = Intake(database, clock, policies, metrics)
+    intake = Intake(database, clock, policies, metrics, tracing=traces)
     conversations = Conversations(database, clock)
-    dispatch = Dispatch(database, clock, locks, policies, metrics, node_id=settings.node_id)
-    outbox = OutboxLoop(database, clock, channels, metrics)
+    dispatch = Dispatch(database, clock, locks, policies, metrics, node_id=settings.node_id, tracing=traces)
+    outbox = OutboxLoop(database, clock, channels, metrics, tracing=traces)
     takeovers = Takeovers(database, clock)
     drain = Drain(database, clock)
     drills = Drills(database, clock, intake, locks, node_id=settings.node_id)
@@ -189,6 +193,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
     if settings.heartbeat_url:
         loops.append(Heartbeat(http, settings.heartbeat_url, supervisor, audit))
     services = Services(
+        tracing=traces,
         settings=settings,
         clock=clock,
         db=database,

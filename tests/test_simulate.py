@@ -2,16 +2,19 @@
 
 import asyncio
 import json
+import re
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from sqlalchemy import Connection, select
 
 from app.simulate import Report, Webhooks, run
 from app.store.database import Database
-from app.store.tables import InboxCommand, InboxMessage, MalformedItem, table
+from app.store.tables import Contact, InboxCommand, InboxMessage, MalformedItem, Outbox, Patient, table
 from tests.server import Server, init, kora
 from tests.services import free_port
 
@@ -59,6 +62,7 @@ async def test_a_day_of_a_clinic_leaves_a_history_without_violations(sqlite_url:
             server.url, made["keys"]["tenant"], rate=40, contacts=20, seconds=4, journal=journal, seed=7, hooks=hooks
         )
         assert server.stop() == 0
+        log = server.log.read_text()
     entries = journal_of(journal)
     assert len(entries) == report.accepted == report.sent > 80
     assert not report.errors
@@ -68,6 +72,66 @@ async def test_a_day_of_a_clinic_leaves_a_history_without_violations(sqlite_url:
     assert "p95" in report.text()
     assert await _missing(database_url, entries) == []
     assert "0 violations" in kora(database_url, "verify")
+    lines = [json.loads(line) for line in log.splitlines()]
+    assert await _personal(database_url, log) == []
+    flow = [line for line in lines if "flow_id" in line]
+    assert {line["flow_id"] for line in flow} >= {"F-01", "F-02"}
+    unjoined = {line["event"] for line in flow if not line.get("correlation_id")}
+    assert unjoined <= {"race_lost", "plan_refused"}  # about many lanes at once
+    for line in flow:
+        if line["event"] in ("accepted", "decided", "messages_heard", "delivery"):
+            assert {"ts", "level", "tenant_id", "status"} <= line.keys(), line
+
+
+async def _personal(database_url: str, log: str) -> list[str]:
+    """Names, numbers and words of families that stand in the log; ids and single common words are not looked for."""
+
+    def known(conn: Connection) -> set[str]:
+        found = set()
+        for row in conn.execute(select(table(Contact).c.name, table(Contact).c.phone)):
+            found |= {value for value in (row.name, row.phone, (row.phone or "").removeprefix("+")) if value}
+        found |= {name for name in conn.execute(select(table(Patient).c.name)).scalars() if name}
+        for of, column in ((MESSAGE, "payload_json"), (COMMAND, "payload_json"), (table(Outbox), "body_json")):
+            for text in conn.execute(select(of.c[column])).scalars():
+                said = json.loads(text).get("text")
+                found |= {said} if isinstance(said, str) else set()
+        return {value for value in found if len(value) >= 8 or " " in value}
+
+    database = Database(database_url, pool_size=1)
+    try:
+        words = await database.read(known)
+    finally:
+        await database.close()
+    assert len(words) > 20
+    return sorted(word for word in words if word in log or json.dumps(word, ensure_ascii=False)[1:-1] in log)
+
+
+async def test_a_log_on_a_full_disk_stops_no_commit_and_is_alerted(sqlite_url: str) -> None:
+    """The device that is always full: every line fails, as on a full disk or a broken pipe."""
+    key = init(sqlite_url)["keys"]["global"]
+    server = Server(sqlite_url)
+    server.log.unlink()
+    server.log = Path("/dev/full")
+    headers = {"authorization": f"Bearer {key}"}
+    with server:
+        async with httpx.AsyncClient(base_url=server.url, headers=headers, trust_env=False, timeout=20) as client:
+            body = {"contact_id": "c-1", "command_type": "follow_up", "requested_by": "human", "payload": {"text": "oi"}}
+            now = datetime.now(UTC).isoformat()  # noqa: TID251  # the test is outside the product
+            command = body | {
+                "idempotency_key": "k-1",
+                "occurred_at": now,
+                "as_of": now,
+                "conversation_version": 1,
+                "tenant_id": "sol",
+            }
+            sent = await client.post("/api/v1/commands?wait=10", json=command)
+            assert sent.json()["result"] == "applied_once", sent.text
+            async with asyncio.timeout(30):
+                while "log_emit_failed" not in (await client.get("/api/v1/alerts")).text:
+                    await asyncio.sleep(0.1)
+            metrics = (await client.get("/metrics")).text
+        assert float(re.findall(r"^kora_log_emit_failed_total (\S+)", metrics, flags=re.MULTILINE)[0]) > 0
+        assert float(re.findall(r"^kora_log_dropped_total (\S+)", metrics, flags=re.MULTILINE)[0]) == 0  # all of it still waits
 
 
 async def test_nothing_accepted_is_lost_when_the_server_is_killed_in_the_middle(database_url: str, tmp_path: Path) -> None:
@@ -105,8 +169,6 @@ def test_percentiles_of_known_latencies(share: float) -> None:
 
 
 async def _configure(server: Server, key: str, settings: dict[str, Any]) -> None:
-    import httpx
-
     async with httpx.AsyncClient(trust_env=False) as client:
         answer = await client.put(f"{server.url}/api/v1/settings/sol", json=settings, headers={"authorization": f"Bearer {key}"})
         assert answer.is_success, answer.text

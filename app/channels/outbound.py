@@ -51,6 +51,8 @@ class OutboundMessage:
     """Shown where the provider can; the text must make sense without them."""
     document: object = None
     """JSON body of a webhook call."""
+    correlation_id: str | None = None
+    """Of what this is said about; handed over where the other side can take it."""
 
 
 class Channel(Protocol):

@@ -8,6 +8,7 @@ import httpx
 from app.channels.addresses import AllowList, checked_address
 from app.channels.http import Limits, call
 from app.channels.outbound import OutboundMessage, Outcome, SendResult, refused
+from app.domain.trace_context import span_id_of, traceparent
 
 RESOLVE_S: Final = 3.0
 
@@ -47,7 +48,7 @@ class WebhookChannel:
             self._client,
             url.copy_with(host=str(address)),
             json=document,
-            headers={"host": host, "idempotency-key": message.key},
+            headers={"host": host, "idempotency-key": message.key} | _trace(message),
             limits=self._limits,
             extensions={"sni_hostname": url.host},
         )
@@ -59,3 +60,12 @@ class WebhookChannel:
         if answer.status >= 500 or answer.status in (401, 403, 404, 408, 409, 425, 429):
             return SendResult(outcome=Outcome.FAILED, detail=detail, retry_after_s=answer.retry_after_s)
         return refused(detail)  # a redirect is not followed: it could lead anywhere
+
+
+def _trace(message: OutboundMessage) -> dict[str, str]:
+    """What joins the other side's records to ours: our id as it is, and as a W3C trace."""
+    if message.correlation_id is None:
+        return {}
+    given = message.correlation_id
+    found = {"traceparent": traceparent(given, span_id_of(message.key))}
+    return found | {"x-correlation-id": given} if given.isascii() and given.isprintable() else found

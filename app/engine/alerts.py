@@ -253,6 +253,7 @@ class AlertLoop:
                 "text": body,
                 "correlation_id": alert.correlation_id,
             },
+            correlation_id=alert.correlation_id,
         )
 
     def _done(self, task: asyncio.Task[None]) -> None:

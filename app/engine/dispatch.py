@@ -23,6 +23,7 @@ from app.metrics import Metrics
 from app.store.database import Database
 from app.store.lanes import LaneKey, candidates, gather, next_due
 from app.store.ledger import Attempt, LanePlan, LostRace, apply
+from app.tracing import Tracing
 
 log = structlog.get_logger("engine.dispatch")
 
@@ -58,6 +59,7 @@ class Dispatch:
         node_id: str,
         policy: DispatchPolicy | None = None,
         name: str = "dispatch",
+        tracing: Tracing | None = None,
         busy: set[LaneKey] | None = None,
     ) -> None:
         self.name = name
@@ -65,6 +67,7 @@ class Dispatch:
         self.on_committed: list[Callable[[Sequence[LanePlan]], None]] = []
         self._database, self._clock, self._locks, self._policies, self._metrics = database, clock, locks, policies, metrics
         self._node_id = node_id
+        self._tracing = tracing or Tracing()
         self._policy = policy or DispatchPolicy()
         self._busy = busy if busy is not None else set()
         """Lanes that a sibling loop of this process is at."""
@@ -171,6 +174,11 @@ class Dispatch:
             waited_s = (attempt.now - entry.accepted_at).total_seconds()
             if command is not None:
                 self._metrics.done(decision.state, PRIORITY_BY_RANK[command.priority.rank], waited_s)
+                self._tracing.span(
+                    "decide", command.correlation_id, entry.accepted_at, attempt.now, tenant_id=plan.key[0],
+                    command_id=command.command_id, intent=str(command.command_type), result=str(decision.state),
+                    reason=decision.reason, commit_order=entry.order, lock_mode=attempt.lock_mode,
+                )  # fmt: skip
             log.info(
                 "decided",
                 flow_id="F-02",

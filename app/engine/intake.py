@@ -26,6 +26,7 @@ from app.metrics import Metrics
 from app.store.database import Database
 from app.store.inbox import Receipt, Submission, accept, queue_sizes
 from app.store.ledger import result_of
+from app.tracing import Tracing
 
 log = structlog.get_logger("engine.intake")
 
@@ -61,12 +62,15 @@ class Intake:
 
     name = "intake"
 
-    def __init__(self, database: Database, clock: Clock, policies: PolicyCache, metrics: Metrics) -> None:
+    def __init__(
+        self, database: Database, clock: Clock, policies: PolicyCache, metrics: Metrics, *, tracing: Tracing | None = None
+    ) -> None:
         self.wake = asyncio.Event()
         self.on_accepted: list[Wakeable] = []
         self.on_item: list[Callable[[Command | Message | Malformed, datetime], None]] = []
         """Called with each item that was queued and when it was received."""
         self._database, self._clock, self._policies, self._metrics = database, clock, policies, metrics
+        self._tracing = tracing or Tracing()
         self._buffer: list[_Request] = []
         self._sizes = _Sizes()
         self._results: dict[tuple[str, str], set[asyncio.Event]] = {}
@@ -183,6 +187,10 @@ class Intake:
                 self._sizes.known[submission.tenant_id] = self._sizes.known.get(submission.tenant_id, 0) + 1
                 for look in self.on_item:
                     look(submission.item, now)
+            self._tracing.span(
+                "intake", receipt.correlation_id, now, self._clock.now(), tenant_id=submission.tenant_id, item_id=receipt.item_id,
+                status=str(receipt.status), number=receipt.number,
+            )  # fmt: skip
             log.info(
                 "accepted",
                 flow_id="F-01",

@@ -24,6 +24,7 @@ from app.ids import new_id
 from app.metrics import Metrics
 from app.store.database import Database
 from app.store.outbox import Backlog, Due, Settlement, backlog, claim, defer, due, expire_leases, settle
+from app.tracing import Tracing
 
 log = structlog.get_logger("engine.outbox")
 
@@ -67,8 +68,16 @@ class OutboxLoop:
     name = "outbox"
 
     def __init__(
-        self, database: Database, clock: Clock, channels: ChannelBook, metrics: Metrics, *, policy: OutboxPolicy | None = None
+        self,
+        database: Database,
+        clock: Clock,
+        channels: ChannelBook,
+        metrics: Metrics,
+        *,
+        policy: OutboxPolicy | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing or Tracing()
         self.wake = asyncio.Event()
         self.circuits = Circuits(time.monotonic)
         self._database, self._clock, self._channels, self._metrics = database, clock, channels, metrics
@@ -186,11 +195,16 @@ class OutboxLoop:
             to = delivery.contact_id
         settings = await self._channels.settings(delivery.tenant_id)
         message = _message(delivery, to, settings, self._clock.now())
+        started = self._clock.now()
         try:
             async with asyncio.timeout(self._policy.send_limit_s):
                 call.result = await call.channel.send(message)
         except TimeoutError:
             call.result = SendResult(outcome=Outcome.UNKNOWN, detail="timeout")
+        self._tracing.span(
+            "deliver", delivery.correlation_id, started, self._clock.now(), tenant_id=delivery.tenant_id, kind=delivery.kind,
+            outbox_id=delivery.outbox_id, outcome=str(call.result.outcome), attempt=delivery.attempts + 1,
+        )  # fmt: skip
 
     def _done(self, task: asyncio.Task[None]) -> None:
         """A call is over: its outcome waits for the next round to be written."""
@@ -293,6 +307,7 @@ def _message(delivery: Due, to: str | None, settings: dict[str, object], now: da
         window_open=None if heard is None else now - heard < WINDOW,
         document=body.get("document"),
         buttons=_buttons(body.get("buttons")),
+        correlation_id=delivery.correlation_id,
     )
 
 

@@ -14,6 +14,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, TemplateNotFoundException, ValidationException
 from litestar.types import ExceptionHandlersMap, Scope
 
+from app.domain.trace_context import trace_in
 from app.errors import OutcomeUnknown, RequestError, StorageUnavailable, Unauthenticated
 from app.ids import new_id
 
@@ -23,6 +24,7 @@ AnyRequest = Request[Any, Any, Any]
 
 PROBLEM_JSON: Final = "application/problem+json"
 CORRELATION_HEADER: Final = "X-Correlation-ID"
+TRACEPARENT: Final = "traceparent"
 ERROR_TEMPLATE: Final = "errors/error.html"
 
 _CORRELATION: Final = "kora_correlation_id"
@@ -31,15 +33,25 @@ _PHRASES: Final = {s.value: s.phrase for s in HTTPStatus}
 
 
 def correlation_id(scope: Scope) -> str:
-    """The id that joins everything about one request: the caller's header when it is usable, else a fresh one."""
+    """The id that joins everything about one request: the caller's header or trace when it is usable, else a fresh one."""
     state = scope["state"]
     known: str | None = state.get(_CORRELATION)
     if known is None:
-        name = CORRELATION_HEADER.lower().encode()
-        given = next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
-        usable = 0 < len(given) <= _CORRELATION_MAX and given.isascii() and given.isprintable()
-        known = state[_CORRELATION] = given if usable else new_id()
+        known = state[_CORRELATION] = given_correlation(scope) or new_id()
     return known
+
+
+def given_correlation(scope: Scope) -> str | None:
+    """The caller's own id: `X-Correlation-ID`, else the trace of a W3C `traceparent`; None when neither can be used."""
+    given = _header(scope, CORRELATION_HEADER)
+    if 0 < len(given) <= _CORRELATION_MAX and given.isascii() and given.isprintable():
+        return given
+    return trace_in(_header(scope, TRACEPARENT))
+
+
+def _header(scope: Scope, name: str) -> str:
+    wanted = name.lower().encode()
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == wanted), "")
 
 
 def problem(

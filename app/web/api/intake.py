@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Final
 
 from litestar import get, post
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, QueryParameter
 
-from app.domain.envelopes import parse_event
+from app.domain.envelopes import Command, Message, parse_event
 from app.domain.reasons import Reason, explain
 from app.domain.states import PENDING, State
 from app.engine.intake import command_submission, message_submission
@@ -38,6 +39,7 @@ from app.web.api.shapes import (
     EventAnswers,
     EventsOperation,
 )
+from app.web.problems import given_correlation
 
 WAIT_MAX_S: Final = 30.0
 
@@ -64,6 +66,7 @@ async def post_events(request: AnyRequest) -> Any:
     """Every item is stored, usable or not, before the answer leaves; an unusable one becomes a manual task."""
     raw_items, tenants, single = await _read(request, "events")
     submissions = [_event_submission(tenant_id, raw) for tenant_id, raw in zip(tenants, raw_items, strict=True)]
+    submissions = _under(request, submissions)
     receipts = await services_of(request).intake.submit(submissions)
     locale = locale_of(request)
     answers = [_answer(receipt, "event_id", "sequence", locale) for receipt in receipts]
@@ -83,6 +86,7 @@ async def post_commands(request: AnyRequest, wait: Wait = 0.0) -> Any:
     """Every item is stored before the answer leaves; with `wait` the answer is held until the results are there."""
     raw_items, tenants, single = await _read(request, "commands")
     submissions = [command_submission(tenant_id, raw) for tenant_id, raw in zip(tenants, raw_items, strict=True)]
+    submissions = _under(request, submissions)
     receipts = await services_of(request).intake.submit(submissions)
     locale = locale_of(request)
     answers = [_answer(receipt, "command_id", "commit_order", locale) for receipt in receipts]
@@ -161,6 +165,19 @@ async def _tenants(request: AnyRequest, raw_items: Sequence[object], everywhere:
             known[key] = await tenant_of(request, given)
         tenants.append(known[key])
     return tenants
+
+
+def _under(request: AnyRequest, submissions: list[Submission]) -> list[Submission]:
+    """Items that name no correlation id get the request's own, if the caller gave one."""
+    given = given_correlation(request.scope)
+    if given is None:
+        return submissions
+    return [
+        replace(s, item=replace(s.item, correlation_id=given, correlation_generated=False))
+        if isinstance(s.item, Command | Message) and s.item.correlation_generated
+        else s
+        for s in submissions
+    ]
 
 
 def _event_submission(tenant_id: str, raw: object) -> Submission:
