@@ -45,8 +45,8 @@ class Conversations:
 
     async def tick(self) -> float:
         """Hear one batch."""
-        now = self._clock.now()
-        conversations = await self._database.read(unheard, BATCH, CHAIN, now)
+        conversations = await self._database.read(unheard, BATCH, CHAIN, self._clock.now())
+        now = self._clock.now()  # after the read: another node may have heard the message before these meanwhile
         heard = [h for h in (self._hear(c, now) for c in conversations) if h is not None]
         if not heard:
             return POLL_S
