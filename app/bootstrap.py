@@ -34,6 +34,7 @@ from app.engine.nodes import Nodes
 from app.engine.outbox import OutboxLoop
 from app.engine.phone_writer import PhoneWriter
 from app.engine.policies import PolicyCache
+from app.engine.queue_watch import QueueWatch
 from app.engine.redis_locks import RedisLocks
 from app.engine.replay import Replay
 from app.engine.retention import Retention
@@ -159,7 +160,9 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
     replay = Replay(database, clock, policies)
     skew = SkewWatch(database, clock)
     channel_watch = ChannelWatch(database, clock)
+    queue_watch = QueueWatch(database, clock, policies)
     hub = StreamHub(database, clock, metrics)
+    queue_watch.on_change += [alerts.wake.set, hub.wake]
     supervisor = Supervisor()
     nodes = Nodes(database, clock, supervisor, locks, node_id=settings.node_id)
     health = Health(database, clock, supervisor, locks, outbox.circuits, metrics, node_id=settings.node_id)
@@ -175,6 +178,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
         replay,
         skew,
         channel_watch,
+        queue_watch,
         outbox,
         takeovers,
         D1(database, clock),

@@ -227,7 +227,7 @@ class Intake:
         if now - self._sizes.read_at > SIZES_FRESH_FOR_S or not tenants <= self._sizes.known.keys():
             self._sizes.known = await self._database.read(queue_sizes, tenants | self._sizes.known.keys())
             self._sizes.read_at = now
-        return {t: limits[t] - self._sizes.known.get(t, 0) for t in tenants}
+        return {t: limits[t].size - self._sizes.known.get(t, 0) for t in tenants}
 
 
 def command_submission(tenant_id: str, raw: object) -> Submission:

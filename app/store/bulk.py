@@ -57,15 +57,16 @@ def _pg_type(kind: TypeEngine[Any]) -> str:
     return "text"
 
 
-def insert_rows(conn: Connection, table: Table, rows: Sequence[Row], *, ignore_conflicts: bool = False) -> None:
-    """Insert rows that all have the same keys; columns left out get the table's plain defaults."""
+def insert_rows(conn: Connection, table: Table, rows: Sequence[Row], *, ignore_conflicts: bool = False) -> int:
+    """Insert rows that all have the same keys; columns left out get the table's plain defaults. Returns how many were inserted."""
     if not rows:
-        return
+        return 0
     defaults = _defaults(table, tuple(rows[0]))
     if defaults:
         rows = [{**defaults, **row} for row in rows]
     dialect = conn.dialect.name
-    conn.execute(_insert(table, tuple(rows[0]), dialect, ignore_conflicts), {"rows": encode(rows, dialect)})
+    done = conn.execute(_insert(table, tuple(rows[0]), dialect, ignore_conflicts), {"rows": encode(rows, dialect)})
+    return int(done.rowcount)
 
 
 @lru_cache(maxsize=256)

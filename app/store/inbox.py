@@ -125,12 +125,17 @@ def accept(
 
 
 def queue_sizes(conn: Connection, tenant_ids: Iterable[str]) -> dict[str, int]:
-    """Waiting commands and unheard messages per tenant."""
+    """Waiting commands and unheard messages of the given tenants."""
+    sizes = all_queue_sizes(conn)
+    return {t: sizes.get(t, 0) for t in tenant_ids}
+
+
+def all_queue_sizes(conn: Connection) -> dict[str, int]:
+    """The same of every tenant that has some."""
     rows = conn.execute(
         text("SELECT tenant_id, sum(waiting + unheard) FROM lane WHERE waiting > 0 OR unheard > 0 GROUP BY tenant_id")
     )
-    sizes = {tenant: int(total) for tenant, total in rows}
-    return {t: sizes.get(t, 0) for t in tenant_ids}
+    return {tenant: int(total) for tenant, total in rows}
 
 
 # --- contacts and lanes -------------------------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "thresholds": {},
     "wait_limit_s": 300,
     "max_queue_size": 5000,
+    "queue_alert_share": 0.8,
     "drain_per_s": 2,
     "clock_skew_s": 60,
     "hours": {},
@@ -78,6 +79,7 @@ _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "thresholds": dict,
     "wait_limit_s": (int, float),
     "max_queue_size": int,
+    "queue_alert_share": (int, float),
     "drain_per_s": (int, float),
     "clock_skew_s": (int, float),
     "hours": dict,
@@ -247,6 +249,8 @@ def _faults(patch: Mapping[str, Any]) -> Iterator[FieldError]:
             yield FieldError(f"/{key}", "must be days between 0 (never) and 365")
         elif key == "max_queue_size" and value is not None and not _number(value, 0, 10_000_000):
             yield FieldError(f"/{key}", "must be between 0 and 10000000")
+        elif key == "queue_alert_share" and value is not None and not _number(value, 0.01, 1):
+            yield FieldError(f"/{key}", "must be a share of max_queue_size between 0.01 and 1")
         elif key == "drain_per_s" and value is not None and not _number(value, 0.01, 10_000):
             yield FieldError(f"/{key}", "must be commands a second, between 0.01 and 10000")
 

@@ -336,6 +336,7 @@ async def test_nothing_is_lost_behind_a_transaction_that_commits_late(
         told = bench.connect()
         transaction = slow.transaction()
         await transaction.start()
+        await slow.execute("SET LOCAL kora.tenants = '*'")
         await slow.execute(
             "INSERT INTO event_log (tenant_id, topic, refs_json, at, xid)"
             " VALUES ($1, 'queue', '[\"c-slow\"]', $2, pg_current_xact_id()::text::bigint)",

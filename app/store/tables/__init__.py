@@ -17,6 +17,7 @@ from app.store.tables.effects import DeliveryStatus, Ledger, ManualTask, Outbox,
 from app.store.tables.evidence import EvidenceFile, EvidencePack, LogLine, SigningKey
 from app.store.tables.inbox import InboxCommand, InboxMessage, MalformedItem, Proposal
 from app.store.tables.people import ApiKey, SettingsDoc, Tenant, UserAccount, UserTenant, WebSession
+from app.store.tables.queue_alarm import QueueAlarm
 from app.store.tables.replays import ReplayBatch, ReplayItem
 from app.store.tables.retention import RetentionRound
 from app.store.tables.safe_mode import ContingencyNotice, HealthProbe, HealthSample, SafeCause, SafeEpisode, SafeStep
@@ -62,6 +63,7 @@ __all__ = [
     "Patient",
     "PhoneMessage",
     "Proposal",
+    "QueueAlarm",
     "ReplayBatch",
     "ReplayItem",
     "RetentionRound",

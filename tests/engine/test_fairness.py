@@ -1,0 +1,83 @@
+"""One clinic floods, another sends one command: dispatch gives it its turn after a bounded number of foreign commands."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from app.clock import ManualClock
+from app.engine.dispatch import Dispatch, DispatchPolicy
+from app.engine.intake import command_submission
+from app.engine.locks import DatabaseLocks
+from app.engine.policies import PolicyCache
+from app.metrics import Metrics
+from app.store.database import Database
+from app.store.inbox import Receipt, accept
+from app.store.lanes import candidates
+from tests.builders import clinic
+
+FLOOD_CONTACTS, FLOOD_EACH = 200, 4
+ROUND = DispatchPolicy(chain=4)
+
+
+def raw(contact_id: str, name: str, clock: ManualClock, command_type: str) -> dict[str, object]:
+    now = clock.now().isoformat()
+    fields: dict[str, object] = {"contact_id": contact_id, "command_type": command_type, "conversation_version": 1}
+    return fields | {"as_of": now, "occurred_at": now, "idempotency_key": name, "command_id": name, "payload": {"text": name}}
+
+
+async def take(db: Database, clock: ManualClock, tenant_id: str, raws: Sequence[dict[str, object]]) -> list[Receipt]:
+    return await db.write(accept, [command_submission(tenant_id, item) for item in raws], clock.now())
+
+
+@pytest.mark.story("S-PC-01-001")
+@pytest.mark.parametrize("flood_type", ["follow_up", "takeover"])
+async def test_a_quiet_clinic_is_served_in_the_first_round_beside_a_flood(
+    db: Database, manual_clock: ManualClock, flood_type: str
+) -> None:
+    """Also when everything in the flood is older and of a higher class than the one command that waits behind it."""
+    for tenant_id in ("ten-noisy", "ten-quiet"):
+        await db.write(clinic, tenant_id=tenant_id)
+    flood = [raw(f"c-{n % FLOOD_CONTACTS}", f"flood-{n}", manual_clock, flood_type) for n in range(FLOOD_CONTACTS * FLOOD_EACH)]
+    await take(db, manual_clock, "ten-noisy", flood)
+    manual_clock.advance(seconds=30)
+    (receipt,) = await take(db, manual_clock, "ten-quiet", [raw("c-maria", "quiet-1", manual_clock, "follow_up")])
+    assert receipt.number == 1
+
+    committed: list[tuple[str, int]] = []
+    """Clinic and number of commands of each lane that was served, in order of service."""
+    dispatch = Dispatch(db, manual_clock, DatabaseLocks(db, manual_clock), PolicyCache(db), Metrics(), node_id="n", policy=ROUND)
+    dispatch.on_committed.append(lambda plans: committed.extend((p.key[0], len(p.entries)) for p in plans))
+    await dispatch.tick()
+    served = {tenant_id for tenant_id, _ in committed}
+    assert served == {"ten-noisy", "ten-quiet"}, "one round must be enough for its turn"
+    foreign = sum(count for tenant_id, count in committed if tenant_id == "ten-noisy")
+    assert foreign <= ROUND.lanes_per_round * ROUND.chain < len(flood)
+    ready = await db.read(candidates, manual_clock.now(), ROUND.per_tenant)
+    assert all(lane.tenant_id == "ten-noisy" for lane in ready), "nothing of the quiet clinic is left"
+
+
+@pytest.mark.story("S-PC-01-001")
+async def test_a_stream_of_single_commands_of_a_quiet_clinic_is_never_behind_more_than_one_round(
+    sqlite_db: Database, manual_clock: ManualClock
+) -> None:
+    """The flood goes on while the quiet clinic sends: each of its commands commits in the round after its acceptance."""
+    for tenant_id in ("ten-noisy", "ten-quiet"):
+        await sqlite_db.write(clinic, tenant_id=tenant_id)
+    dispatch = Dispatch(
+        sqlite_db,
+        manual_clock,
+        DatabaseLocks(sqlite_db, manual_clock),
+        PolicyCache(sqlite_db),
+        Metrics(),
+        node_id="n",
+        policy=DispatchPolicy(chain=1),
+    )
+    done: list[str] = []
+    dispatch.on_committed.append(lambda plans: done.extend(e.command.command_id for p in plans for e in p.entries if e.command))
+    for turn in range(6):
+        flood = [raw(f"c-{n}", f"flood-{turn}-{n}", manual_clock, "takeover") for n in range(FLOOD_CONTACTS)]
+        await take(sqlite_db, manual_clock, "ten-noisy", flood)
+        manual_clock.advance(seconds=1)
+        await take(sqlite_db, manual_clock, "ten-quiet", [raw("c-maria", f"quiet-{turn}", manual_clock, "follow_up")])
+        await dispatch.tick()
+        assert f"quiet-{turn}" in done
