@@ -84,7 +84,7 @@ class Bench:
             sending.append(asyncio.create_task(self._one()))
             await asyncio.sleep(QUIET_EVERY_S)
         await asyncio.gather(*sending)
-        while len(self._done) < len(self._accepted):
+        while len(self._done) < len(self._accepted):  # noqa: ASYNC110  # the last few commits, at most
             await asyncio.sleep(0.01)
         took = [(self._done[name] - at) * 1000 for name, at in self._accepted.items()]
         return statistics.quantiles(took, n=20)[18]
@@ -147,7 +147,8 @@ def main() -> None:
         if server is not None:
             server.close()
     print(
-        f"{kind}: accept to commit of {1 / QUIET_EVERY_S:.0f} commands a second, p95: alone {alone:.1f} ms, beside a flood {beside:.1f} ms"
+        f"{kind}: accept to commit of {1 / QUIET_EVERY_S:.0f} commands a second, p95: "
+        f"alone {alone:.1f} ms, beside a flood {beside:.1f} ms"
     )
     print(
         f"ratio {beside / alone:.2f} (goal: below 2); the flood had {flooded / seconds:.0f} commands a second committed meanwhile"

@@ -25,6 +25,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import QueuePool
 
@@ -141,6 +142,9 @@ class Database:
                 return await once()
             except IntegrityError:
                 raise
+            except PoolTimeout as error:
+                # every connection is taken: nothing was begun, and whoever asked backs off instead of the process ending
+                raise StorageUnavailable("every connection to the database is taken") from error
             except (DBAPIError, OSError) as error:
                 if not _transient(error) or attempt == RETRIES - 1:
                     if _transient(error):

@@ -20,6 +20,7 @@ from jinja2 import TemplateNotFound as JinjaNotFound
 from litestar import Request
 from litestar.exceptions import TemplateNotFoundException
 from litestar.template import TemplateConfig, TemplateEngineProtocol
+from markupsafe import Markup
 
 if TYPE_CHECKING:
     from app.bootstrap import Services
@@ -112,6 +113,11 @@ def asset(name: str) -> str:
     return f"/static/{name}?v={_digests()(name)}"
 
 
+def quoted(document: str) -> Markup:
+    """JSON inside a single-quoted attribute: its own quotes stay as they are, which keeps pages small."""
+    return Markup(document.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("'", "&#39;"))  # noqa: S704  # escaped above
+
+
 @lru_cache(maxsize=len(LOCALES))
 def environment(locale: str) -> Environment:
     """The templates in one language: autoescaped, and an undefined name is an error."""
@@ -126,6 +132,7 @@ def environment(locale: str) -> Environment:
     catalog = translations(locale)
     env.install_gettext_callables(catalog.gettext, catalog.ngettext, newstyle=True, pgettext=catalog.pgettext)  # type: ignore[attr-defined]
     env.policies["ext.i18n.trimmed"] = True
+    env.filters["quoted"] = quoted
     env.globals |= {
         "asset": asset,
         "lang": language_tag(locale),

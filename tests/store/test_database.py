@@ -287,3 +287,25 @@ async def test_a_listener_hears_a_notification(postgres_db: Database) -> None:
 def test_the_files_of_sqlite_stay_in_one_folder(sqlite_url: str, tmp_path: Path) -> None:
     run_in_thread(sqlite_url, put)
     assert {f.name for f in tmp_path.iterdir()} == {"kora.db"}  # closed properly: no -wal and -shm left behind
+
+
+async def test_a_pool_without_a_free_connection_is_a_refusal_and_no_defect(postgres_url: str) -> None:
+    """The caller backs off and tries again; the process goes on."""
+    db = Database(postgres_url, pool_size=1)
+    assert db._async is not None
+    db._async.pool._timeout = 0.2  # type: ignore[attr-defined]  # the pool's own patience, shortened
+    release = asyncio.Event()
+    held = [asyncio.create_task(_hold(db, release)) for _ in range(5)]  # one, and four of overflow
+    await asyncio.sleep(0.3)
+    with pytest.raises(StorageUnavailable, match="every connection"):
+        await db.read(lambda conn: conn.execute(text("SELECT 1")).scalar())
+    release.set()
+    await asyncio.gather(*held)
+    assert await db.read(lambda conn: conn.execute(text("SELECT 1")).scalar()) == 1
+    await db.close()
+
+
+async def _hold(db: Database, release: asyncio.Event) -> None:
+    assert db._async is not None
+    async with db._async.connect():
+        await release.wait()

@@ -923,6 +923,14 @@ def upgrade() -> None:
         postgresql_where=sa.text("closed_at IS NULL"),
     )
     op.create_table(
+        "queue_alarm",
+        sa.Column("tenant_id", sa.String(length=40), nullable=False),
+        sa.Column("since", UTCDateTime(), nullable=False),
+        sa.Column("length", sa.Integer(), nullable=False),
+        sa.Column("alert_at", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant_id", name=op.f("pk_queue_alarm")),
+    )
+    op.create_table(
         "replay_batch",
         sa.Column("replay_id", sa.String(length=40), nullable=False),
         sa.Column("tenant_id", sa.String(length=40), nullable=False),
@@ -1375,6 +1383,7 @@ def downgrade() -> None:
         postgresql_where=sa.text("status IN ('running','paused') OR (status = 'cancelled' AND ended_at IS NULL)"),
     )
     op.drop_table("replay_batch")
+    op.drop_table("queue_alarm")
     op.drop_index(
         "uq_proposal_open",
         table_name="proposal",
@@ -1776,6 +1785,11 @@ def _raise_walls() -> None:
     op.execute(
         "CREATE POLICY tenant_wall_c8af0585 ON proposal USING (current_setting('kora.tenants', true) = '*' OR "
         "tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+    )
+    op.execute("ALTER TABLE queue_alarm ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_c8af0585 ON queue_alarm USING (current_setting('kora.tenants', true) = '*' "
+        "OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
     )
     op.execute("ALTER TABLE replay_batch ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
