@@ -38,7 +38,10 @@ def without_log_lines() -> Iterator[None]:
     structlog.configure(**before)
 
 
-@pytest.mark.story("S-PC-01-001", "S-PC-01-002", "S-PC-01-003", "S-PC-05-001")
+@pytest.mark.story("S-PC-01-001")
+@pytest.mark.story("S-PC-01-002")
+@pytest.mark.story("S-PC-01-003")
+@pytest.mark.story("S-PC-05-001")
 @pytest.mark.parametrize("part", range(PARTS))
 def test_every_promise_holds_whatever_meets_and_whoever_dies(store: SharedStore, part: int) -> None:
     seen: set[str] = set()
