@@ -46,9 +46,10 @@ def furnish(conn: Connection) -> int:
         text(
             "INSERT INTO command (tenant_id, command_id, contact_id, commit_order, command_type, priority, status, result, reason, "
             "idempotency_key, fingerprint, requested_by, source, confirmed_by_contact, accepted_at, done_at, attempts, was_parked, "
-            "replayed, correlation_id, correlation_generated, payload_json) SELECT tenant_id, command_id, contact_id, "
+            "replayed, correlation_id, correlation_generated, payload_json, payload_level) "
+            "SELECT tenant_id, command_id, contact_id, "
             "commit_order, command_type, 1, 'committed_causal', result, reason, command_id, '', 'ai', 'api', "
-            f"{no}, accepted_at, committed_at, 1, {no}, {no}, correlation_id, {no}, '{{}}' "
+            f"{no}, accepted_at, committed_at, 1, {no}, {no}, correlation_id, {no}, '{{}}', 0 "
             "FROM ledger WHERE tenant_id = 'ten-0' AND contact_id = :contact"
         ),
         {"contact": CONTACT},

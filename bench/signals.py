@@ -60,8 +60,9 @@ def fill(conn: Connection, first: int, last: int, begin: datetime, end: datetime
         f"{at}, {at}, '', '' FROM s",
         "INSERT INTO message (tenant_id, event_id, channel, external_id, contact_id, sequence, conversation_version, source, "
         "event_type, status, priority, occurred_at, received_at, done_at, correlation_id, correlation_generated, payload_version, "
-        f"payload_json) {numbers} SELECT 'ten-' || (i % :clinics), 'e-' || i, 'whatsapp', 'x-' || i, 'c-' || (i % 5000), i, 1, "
-        f"'whatsapp', 'message', 'processed', 2, {at}, {at}, {at}, 'r-' || i, {no}, 1, '{{}}' FROM s",
+        f"payload_json, payload_level) {numbers} "
+        "SELECT 'ten-' || (i % :clinics), 'e-' || i, 'whatsapp', 'x-' || i, 'c-' || (i % 5000), i, 1, "
+        f"'whatsapp', 'message', 'processed', 2, {at}, {at}, {at}, 'r-' || i, {no}, 1, '{{}}', 0 FROM s",
     ):
         conn.execute(text(statement).bindparams(bindparam("begin", type_=UTCDateTime())), values | {"begin": begin})
 
