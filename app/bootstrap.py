@@ -267,6 +267,8 @@ def _join(services: Services) -> None:
     services.alerts.on_change += [hub.wake, services.safe_mode.wake.set]
     services.evidence.on_change += [hub.wake, services.alerts.wake.set]
     services.health.on_sample.append(services.safe_mode.wake.set)
+    if isinstance(services.locks, RedisLocks):
+        dispatch.on_failed.append(services.health.wake.set)  # the next look says whether both stores are silent
     services.safe_mode.on_change += [dispatch.wake.set, outbox.wake.set, hub.wake]
 
 

@@ -8,16 +8,19 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from app.clock import Clock
+from app.domain.fallback import FallbackLimits
 from app.domain.lanes import LaneCandidate, rank
 from app.domain.states import PRIORITY_BY_RANK, State
 from app.engine.locks import Grant, LaneLocks
 from app.engine.planning import plan_lanes
 from app.engine.policies import PolicyCache
+from app.errors import StorageError
 from app.ids import new_id
 from app.metrics import Metrics
 from app.store.database import Database
@@ -30,6 +33,7 @@ log = structlog.get_logger("engine.dispatch")
 POLL_S = 0.5
 ELSEWHERE_S = 0.05
 """A lane whose lock another node had is left out for this long, so that two nodes do not run after the same lanes."""
+LIMIT_TOLD_EVERY = timedelta(minutes=1)
 POISON_AFTER = 5
 """Attempts after which a lane whose plan the database keeps refusing is handed to a person."""
 
@@ -61,22 +65,35 @@ class Dispatch:
         name: str = "dispatch",
         tracing: Tracing | None = None,
         busy: set[LaneKey] | None = None,
+        limits: FallbackLimits | None = None,
     ) -> None:
         self.name = name
         self.wake = asyncio.Event()
         self.on_committed: list[Callable[[Sequence[LanePlan]], None]] = []
+        self.on_failed: list[Callable[[], None]] = []
+        """Called when the database did not answer a round."""
         self._database, self._clock, self._locks, self._policies, self._metrics = database, clock, locks, policies, metrics
         self._node_id = node_id
         self._tracing = tracing or Tracing()
         self._policy = policy or DispatchPolicy()
         self._busy = busy if busy is not None else set()
         """Lanes that a sibling loop of this process is at."""
+        self._limits = limits or FallbackLimits()
+        self._limit_told_at: datetime | None = None
         self._refused: dict[LaneKey, int] = {}
         self._elsewhere: dict[LaneKey, float] = {}
         """Lanes that another node was at, and until when (monotonic) they are left to it."""
 
     async def tick(self) -> float:
-        """Serve one round of lanes."""
+        """Serve one round of lanes; what the database refuses is raised, and told before."""
+        try:
+            return await self._round()
+        except (StorageError, DBAPIError, OSError):
+            for notify in self.on_failed:
+                notify()
+            raise
+
+    async def _round(self) -> float:
         now = self._clock.now()
         ready = await self._database.read(candidates, now, self._policy.per_tenant)
         started = time.monotonic()
@@ -114,13 +131,29 @@ class Dispatch:
                 return False
             facts = await self._database.read(gather, keys, self._policy.chain)
             policies = await self._policies.get({t for t, _ in keys})
-            plans = plan_lanes(facts, policies, self._clock.now())
+            plans = plan_lanes(facts, policies, self._clock.now(), effects_left=self._effects_left(grant))
             written = await self._apply([p for p in plans if p.changes_anything], grant)
+            if grant.mode == "fallback":
+                effects = sum(entry.decision.effect is not None for plan in written for entry in plan.entries)
+                self._limits.applied(effects, self._clock.now())
         finally:
             await self._locks.release(grant)
         for notify in self.on_committed:
             notify(written)
         return bool(written)
+
+    def _effects_left(self, grant: Grant) -> int | None:
+        """What the limits of the fallback lock allow in this round; None outside the fallback."""
+        if grant.mode != "fallback":
+            return None
+        now = self._clock.now()
+        self._limits.locked(grant.ms, now)
+        left = self._limits.effects_left(now)
+        if left == 0 and (self._limit_told_at is None or now - self._limit_told_at >= LIMIT_TOLD_EVERY):
+            self._limit_told_at = now
+            p95_ms = self._limits.lock_p95_ms(now)
+            log.warning("fallback_limit_reached", flow_id="F-02", lock_backend=grant.backend, lock_p95_ms=p95_ms)
+        return left
 
     async def _apply(self, plans: list[LanePlan], grant: Grant) -> list[LanePlan]:
         """All plans in one transaction; after a conflict without the losers; at last each alone."""

@@ -92,6 +92,8 @@ class Health:
         self._database, self._clock, self._supervisor, self._locks = database, clock, supervisor, locks
         self._circuits, self._metrics, self._node_id = circuits, metrics, node_id
         self.latest: tuple[datetime, Mapping[str, Check]] | None = None
+        self.stores_silent = False
+        """Whether both were silent at the newest look: no lane can be locked, nothing is applied."""
         self.stores_down_at: datetime | None = None
         """Set when Redis and the database were both silent at one look; safe mode is entered once one can be written to."""
 
@@ -133,7 +135,8 @@ class Health:
         checks = {"database_write": await self._timed(self._database.write(probe_write, self._node_id, now))}
         if isinstance(self._locks, RedisLocks):
             checks["redis"] = await self._redis(self._locks)
-            if not checks["redis"].green and not checks["database_write"].green:
+            self.stores_silent = not checks["redis"].green and not checks["database_write"].green
+            if self.stores_silent:
                 self.stores_down_at = self.stores_down_at or now
                 log.critical("stores_down", flow_id="F-06", status=LockResult.LOCK_ACQUIRE_FAILED_SAFE_BLOCK)
         checks["channels"] = self._channels()

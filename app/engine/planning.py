@@ -16,7 +16,7 @@ from app.domain.envelopes import Command
 from app.domain.facts import Appointment, BookAppointment, ChangeAppointment, Decision, GatePolicy, Mode, OpenTakeover, Snapshot
 from app.domain.gate import decide
 from app.domain.reasons import Reason
-from app.domain.states import AppointmentStatus, CommandType, State
+from app.domain.states import SENSITIVE, AppointmentStatus, CommandType, State
 from app.ids import new_id
 from app.store.lanes import PARKED_BY, Facts, LaneFacts, LaneKey, wanted_slot
 from app.store.ledger import Entry, LanePlan, PendingChange
@@ -26,6 +26,7 @@ log = structlog.get_logger("engine.planning")
 RECHECK_PARKED_S = 3_600
 """A parked lane is looked at again this often; what opens it before is the drain (store.drain) or a replay batch."""
 RECHECK_HELD_S = 3_600
+RECHECK_FALLBACK_S = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +42,11 @@ def is_held(blocked_by: str | None, mode: Mode, now: datetime) -> bool:
     return blocked_by in PARKED_BY and not mode.contingency and not mode.safe_mode_blocks(now)
 
 
-def plan_lanes(facts: Facts, policies: Mapping[str, TenantPolicy], now: datetime) -> list[LanePlan]:
-    """One plan per lane that was read, in the order given."""
-    planner = _Planner(facts, now)
+def plan_lanes(
+    facts: Facts, policies: Mapping[str, TenantPolicy], now: datetime, *, effects_left: int | None = None
+) -> list[LanePlan]:
+    """One plan per lane that was read, in the order given; with `effects_left` at most so many sensitive side effects in all."""
+    planner = _Planner(facts, now, effects_left)
     return [planner.lane(lane, policies[lane.row.tenant_id]) for lane in facts.lanes.values()]
 
 
@@ -78,9 +81,11 @@ def agenda_names(facts: Facts, command: Command) -> list[tuple[str, str, str]]:
 
 
 class _Planner:
-    def __init__(self, facts: Facts, now: datetime) -> None:
+    def __init__(self, facts: Facts, now: datetime, effects_left: int | None = None) -> None:
         self.facts = facts
         self.now = now
+        self.effects_left = effects_left
+        """What the fallback lock's limits still allow; None = no limit."""
         self.touched: dict[tuple[str, str, str], LaneKey] = {}
         """(tenant, kind, id) of agendas and appointments changed in this batch, and by which lane."""
 
@@ -124,6 +129,9 @@ class _Planner:
             decision = self.decide(lane, command, expected - 1, takeover, mode, policy.gate)
             if not decision.terminal:
                 self._park(plan, lane, index, decision)
+                break
+            if decision.effect is not None and not self._may_happen(command):
+                self._throttle(plan, lane, index)
                 break
             plan.entries.append(self._entry(lane, index, decision))
             self.remember(lane.key, command, decision)
@@ -252,6 +260,20 @@ class _Planner:
         self._mark(plan, lane, index, decision.state, decision.reason, Reason.BEHIND_PARKED)
         if lane.more is not None:
             plan.park_rest = (decision.state, lane.commands[-1].commit_order or 0)
+
+    def _may_happen(self, command: Command) -> bool:
+        """Whether the limits allow one more side effect; it is counted. Only sensitive ones are ever stopped."""
+        if self.effects_left is None:
+            return True
+        if self.effects_left <= 0 and command.command_type in SENSITIVE:
+            return False
+        self.effects_left -= 1
+        return True
+
+    def _throttle(self, plan: LanePlan, lane: LaneFacts, index: int) -> None:
+        """The fallback lock reached its limits: the command keeps its place and is looked at again soon."""
+        self._block(plan, "fallback", self.now + timedelta(seconds=RECHECK_FALLBACK_S))
+        self._mark(plan, lane, index, State.QUEUED_FOR_DISPATCH, Reason.FALLBACK_THROTTLED, Reason.BEHIND_PARKED)
 
     def _hold(self, plan: LanePlan, lane: LaneFacts) -> None:
         """The mode would let a parked lane go, but it leaves at the drain's pace: what came since is parked behind it."""

@@ -10,6 +10,7 @@ from litestar import MediaType, Request, Response, get
 from redis.exceptions import RedisError
 from sqlalchemy import Connection, text
 
+from app.domain.states import LockResult
 from app.engine.redis_locks import RedisLocks
 from app.engine.supervisor import STALL_AFTER_S
 from app.errors import StorageError
@@ -93,8 +94,9 @@ async def health(request: AnyRequest) -> dict[str, Any]:
         fine = beat.last_error is None and beat.age_s() <= STALL_AFTER_S
         detail = None if fine else beat.last_error or "does not beat"
         components.append(board.entry(f"loop:{name}", fine=fine, now=now, detail=detail))
-    mode = services.locks.mode
-    components.append(board.entry("locks", fine=mode != "fallback", now=now, detail=f"mode {mode}"))
+    mode, silent = services.locks.mode, services.health.stores_silent
+    said = str(LockResult.LOCK_ACQUIRE_FAILED_SAFE_BLOCK) if silent else f"mode {mode}"
+    components.append(board.entry("locks", fine=mode != "fallback" and not silent, now=now, detail=said))
     for name, check in sorted((services.health.latest or (now, {}))[1].items()):
         if name not in _ASKED_NOW:
             components.append(board.entry(name, fine=check.green, now=now, latency_ms=check.ms, detail=check.detail or None))

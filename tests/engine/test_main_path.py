@@ -10,11 +10,12 @@ import pytest
 from sqlalchemy import Connection, select
 
 from app.clock import ManualClock
+from app.domain.fallback import FallbackLimits
 from app.engine.conversations import Conversations
 from app.engine.dispatch import Dispatch, DispatchPolicy
 from app.engine.drain import Drain
 from app.engine.intake import Intake
-from app.engine.locks import DatabaseLocks
+from app.engine.locks import DatabaseLocks, LaneLocks
 from app.engine.policies import PolicyCache
 from app.engine.supervisor import Supervisor
 from app.metrics import Metrics
@@ -27,7 +28,14 @@ from tests.builders import clinic
 class Engine:
     """The loops of one process, without web and channels."""
 
-    def __init__(self, db: Database, clock: ManualClock, node_id: str = "n1") -> None:
+    def __init__(
+        self,
+        db: Database,
+        clock: ManualClock,
+        node_id: str = "n1",
+        locks: LaneLocks | None = None,
+        limits: FallbackLimits | None = None,
+    ) -> None:
         self.db, self.clock = db, clock
         policies, metrics = PolicyCache(db), Metrics()
         self.metrics = metrics
@@ -36,10 +44,11 @@ class Engine:
         self.dispatch = Dispatch(
             db,
             clock,
-            DatabaseLocks(db, clock),
+            locks or DatabaseLocks(db, clock),
             policies,
             metrics,
             node_id=node_id,
+            limits=limits,
             policy=DispatchPolicy(lanes_per_round=32, chain=4),
         )
         self.drain = Drain(db, clock)

@@ -21,13 +21,13 @@ from sqlalchemy import Connection, func, select, text
 from app.clock import SystemClock
 from app.domain.states import State
 from app.store.database import run_in_thread
-from app.store.tables import InboxCommand, Ledger, Outbox, table
+from app.store.tables import InboxCommand, Lane, Ledger, Outbox, table
 from tests.server import Server
 
 BATCH = 100
 SENDERS = 6
 PATIENCE_S = 60.0
-_COMMAND, _LEDGER, _OUTBOX = table(InboxCommand), table(Ledger), table(Outbox)
+_COMMAND, _LANE, _LEDGER, _OUTBOX = table(InboxCommand), table(Lane), table(Ledger), table(Outbox)
 
 
 def commands(count: int, contacts: int, rng: random.Random) -> list[dict[str, Any]]:
@@ -65,7 +65,7 @@ class Load:
     refused: Counter[str] = field(default_factory=Counter)
 
     async def run(self, items: list[dict[str, Any]]) -> None:
-        """Send everything; returns when each item has its answer."""
+        """Send everything; returns when each item has its answer. Raises when one got no place in its lane."""
         batches: asyncio.Queue[tuple[int, list[dict[str, Any]]]] = asyncio.Queue()
         for n in range(0, len(items), BATCH):
             batches.put_nowait((n, items[n : n + BATCH]))
@@ -81,6 +81,7 @@ class Load:
                             await asyncio.sleep(began + at / self.rate - time.monotonic())
                         answers = await self._until_answered(client, batch, sender)
                         for asked, answer in zip(batch, answers, strict=True):
+                            assert answer["commit_order"] == asked["commit_order"], f"not taken into its lane: {answer}"
                             journal.write(
                                 json.dumps([asked["idempotency_key"], answer["command_id"], answer["commit_order"]]) + "\n"
                             )
@@ -109,6 +110,20 @@ class Load:
             await asyncio.sleep(0.05)
 
 
+def _standing(conn: Connection) -> list[str]:
+    """The first lanes that still have work, with what stands in front: what a person would ask first."""
+    query = select(_LANE).where(_LANE.c.waiting > 0).order_by(_LANE.c.contact_id).limit(5)
+    found = [f"now {conn.execute(text('SELECT clock_timestamp()')).scalar_one()}"]
+    for lane in conn.execute(query).all():
+        own = (_COMMAND.c.contact_id == lane.contact_id, _COMMAND.c.done_at.is_(None))
+        front = conn.execute(select(_COMMAND).where(*own).order_by(_COMMAND.c.commit_order).limit(1)).first()
+        lock = conn.execute(text("SELECT * FROM lane_lock WHERE lock_key LIKE :key"), {"key": f"%:{lane.contact_id}"}).first()
+        found.append(f"{lane._asdict()} front {front._asdict() if front else None} lock {lock}")
+    found.append(f"lanes {conn.execute(select(func.count()).select_from(_LANE).where(_LANE.c.waiting > 0)).scalar_one()}")
+    found.append(f"nodes {[tuple(row) for row in conn.execute(text('SELECT * FROM node'))]}")
+    return found
+
+
 def settled(url: str, limit_s: float = PATIENCE_S) -> float:
     """Wait until every stored command has its terminal result; returns how long that took (s)."""
 
@@ -117,7 +132,9 @@ def settled(url: str, limit_s: float = PATIENCE_S) -> float:
 
     began = time.monotonic()
     while waiting := run_in_thread(url, left):
-        assert time.monotonic() - began < limit_s, f"{waiting} commands still wait after {limit_s:g} s"
+        assert time.monotonic() - began < limit_s, (
+            f"{waiting} commands still wait after {limit_s:g} s: {run_in_thread(url, _standing)}"
+        )
         time.sleep(0.2)
     return time.monotonic() - began
 

@@ -9,6 +9,7 @@ import random
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.faults.cluster import Load, commands, database_time, first_fallback_commit, settled, witness
@@ -34,6 +35,14 @@ def test_twenty_thousand_commands_are_committed_once_and_in_order_though_nodes_a
     nodes = [Server(postgres_url, KORA_NODE_ID=name, KORA_REDIS_URL=redis_server.url) for name in ("a", "b", "c")]
     a, b, c = nodes
     with a, b, c:
+        # the load is far above what a clinic may have waiting; what goes beyond would be kept as dead letters, and gaps stay
+        limit = httpx.put(
+            f"{a.url}/api/v1/settings/sol",
+            json={"max_queue_size": 10 * COMMANDS},
+            headers={"Authorization": f"Bearer {made['keys']['tenant']}"},
+            trust_env=False,
+        )
+        assert limit.status_code == 200, limit.text
         load = Load(nodes, made["keys"]["tenant"], journal)
         died: list[float] = []
 

@@ -10,6 +10,7 @@ _STATES: Final = {
     "gap": (State.WAITING_PREVIOUS_COMMIT, Reason.PREVIOUS_MISSING),
     "safe_mode": (State.PENDING_SAFE_MODE, Reason.SAFE_MODE_ACTIVE),
     "contingency": (State.PENDING_CONTINGENCY, Reason.CONTINGENCY_ACTIVE),
+    "fallback": (State.QUEUED_FOR_DISPATCH, Reason.FALLBACK_THROTTLED),
 }
 _BY_PEOPLE: Final = {
     ("paused", "pt_BR"): "Uma pessoa pausou os pedidos deste contato.",

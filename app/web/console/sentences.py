@@ -94,13 +94,18 @@ _MESSAGES: Final[Mapping[str, str]] = {
 }
 """Reasons of tasks about messages to families, which are no states of a command."""
 
+_TAKEOVERS: Final[Mapping[str, str]] = {
+    "family_request": mark("The family asked for a person."),
+    "frustration": mark("The family wrote several times and was not understood."),
+    "d1_declined": mark("The family answered that it will not come to the appointment."),
+}
 _STOPPED: Final[Mapping[str, str]] = {
     "gap": mark("Waits for an earlier request that has not arrived."),
     "safe_mode": mark("Parked by safe mode."),
     "contingency": mark("Parked by contingency."),
     "replay": mark("Waits for the replay of this contact's earlier requests."),
     "held": mark("A person paused this type of request."),
-    "locks": mark("No lock is available; held for safety."),
+    "fallback": mark("The fallback lock reached its limit; goes on by itself."),
 }
 
 
@@ -155,10 +160,16 @@ def why_row_waits(words: Words, row: QueueRow) -> str:
 def why_need(words: Words, need: Need) -> str:
     """Why something needs a person, in one sentence."""
     if need.kind == "takeover":
-        return words.text("The AI is silent since %(time)s. %(reason)s", time=words.clock(need.since), reason=need.reason)
+        why = takeover_reason(words, need.reason)
+        return words.text("The AI is silent since %(time)s. %(reason)s", time=words.clock(need.since), reason=why)
     if need.kind == "stuck":
         return stopped_by(words, need.state)
     return task_reason(words, need.state, need.reason)
+
+
+def takeover_reason(words: Words, reason: str) -> str:
+    """Why a person has a conversation: a sentence for the system's own reasons, else what the person wrote."""
+    return words.text(_TAKEOVERS[reason]) if reason in _TAKEOVERS else reason
 
 
 def task_reason(words: Words, cause: str, reason: str) -> str:
@@ -278,6 +289,9 @@ def _waiting(words: Words, head: LaneHead, front: TimelineItem, lines: list[str]
             time=since,
             why=told.why[:1].lower() + told.why[1:],
         )
+    if head.blocked_by == "fallback":
+        lines.append(words.text("Released by: the system, within seconds."))
+        return "warn", stopped_by(words, head.blocked_by)
     if head.position is None:
         return "plain", words.text("%(name)s (no. %(n)d) is in the queue.", name=name, n=number)
     return "plain", words.text(

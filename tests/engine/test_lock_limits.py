@@ -1,0 +1,140 @@
+"""Limits of the fallback lock through the real loops: what goes beyond is parked in its place; nothing fails, nothing twice."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, select
+
+from app.clock import ManualClock
+from app.domain.fallback import FallbackLimits, FallbackPolicy
+from app.engine.locks import DatabaseLocks, Grant
+from app.store.database import Database
+from app.store.people import tenant_holds, why_waiting
+from app.store.tables import InboxCommand, Lane, Ledger, table
+from app.store.verify import verify
+from tests.builders import clinic, contact, guardian, patient
+from tests.engine.test_main_path import Engine, until
+
+pytestmark = pytest.mark.story("S-PC-05-001")
+
+FAMILIES = 5
+COMMAND, LANE, LEDGER = table(InboxCommand), table(Lane), table(Ledger)
+
+
+class SlowLocks(DatabaseLocks):
+    """The database's locks, reported as slow as told."""
+
+    ms: float | None = None
+
+    async def acquire(self, keys: Sequence[str]) -> Grant:
+        grant = await super().acquire(keys)
+        return grant if self.ms is None else replace(grant, ms=self.ms)
+
+
+@pytest.fixture
+async def locks(db: Database, manual_clock: ManualClock) -> SlowLocks:
+    return SlowLocks(db, manual_clock, mode="fallback")
+
+
+@pytest.fixture
+async def engine(db: Database, manual_clock: ManualClock, locks: SlowLocks) -> AsyncIterator[Engine]:
+    def furnish(conn: Connection) -> None:
+        clinic(conn, now=manual_clock.now())
+        for n in range(FAMILIES):
+            contact(conn, tenant_id="ten-sol", contact_id=f"c-{n}", phone=f"+551198765000{n}", now=manual_clock.now())
+            patient(conn, tenant_id="ten-sol", patient_id=f"p-{n}", now=manual_clock.now())
+            guardian(conn, tenant_id="ten-sol", patient_id=f"p-{n}", contact_id=f"c-{n}", now=manual_clock.now())
+
+    await db.write(furnish)
+    limits = FallbackLimits(FallbackPolicy(effects_per_second=2))
+    async with Engine(db, manual_clock, locks=locks, limits=limits).running() as running:
+        yield running
+    assert await db.read(verify) == []
+
+
+def booking(engine: Engine, n: int, **fields: Any) -> dict[str, Any]:
+    """A booking of family `n`, in a slot of its own."""
+    payload = {"appointment_id": f"a-{n}", "therapist_id": "t-ana", **engine.slot(30 + n)}
+    return engine.command("schedule", payload, contact_id=f"c-{n}", patient_id=f"p-{n}", **fields)
+
+
+async def results(engine: Engine, result: str | None) -> int:
+    def count(conn: Connection) -> int:
+        return len(conn.execute(select(COMMAND.c.command_id).where(COMMAND.c.result == result)).all())
+
+    return await engine.db.read(count)
+
+
+async def parked(engine: Engine) -> list[Any]:
+    """Lanes that the limits stopped, with what stands in them."""
+
+    def read(conn: Connection) -> list[Any]:
+        own = (COMMAND.c.tenant_id == LANE.c.tenant_id) & (COMMAND.c.contact_id == LANE.c.contact_id)
+        query = select(LANE, COMMAND.c.status, COMMAND.c.reason, COMMAND.c.commit_order).join(COMMAND, own)
+        return list(
+            conn.execute(
+                query.where(LANE.c.blocked_by == "fallback", COMMAND.c.done_at.is_(None)).order_by(
+                    LANE.c.contact_id, COMMAND.c.commit_order
+                )
+            )
+        )
+
+    return await engine.db.read(read)
+
+
+async def test_beyond_the_throttle_bookings_are_parked_in_their_place_and_go_on_by_themselves(
+    engine: Engine, manual_clock: ManualClock
+) -> None:
+    bookings = [booking(engine, n) for n in range(FAMILIES)]
+    behind = engine.command("follow_up", {"text": "Oi"}, contact_id="c-4", patient_id=None)
+    await engine.intake.commands("ten-sol", [*bookings, behind])
+    await until(lambda: _is(parked(engine), lambda rows: len({r.contact_id for r in rows}) == 3))
+    rows = await parked(engine)
+    assert {(r.commit_order, r.status, r.reason) for r in rows} == {
+        (1, "queued_for_dispatch", "fallback_throttled"),
+        (2, "queued_for_dispatch", "behind_parked"),
+    }
+    assert await results(engine, "applied_once") == 2
+
+    def why(conn: Connection) -> Any:
+        lane = conn.execute(select(LANE).where(LANE.c.contact_id == "c-4")).one()
+        return why_waiting(conn, lane, tenant_holds(conn, "ten-sol"))
+
+    said = await engine.db.read(why)
+    assert (said["cause"], said["items_behind"]) == ("fallback", 1)
+    # what moves no appointment is not held back
+    (urgent,) = await engine.done(engine.command("takeover", {"reason": "pediu uma pessoa"}, patient_id=None))
+    assert urgent.result == "applied_once"
+    manual_clock.advance(seconds=1)
+    await until(lambda: _is(results(engine, "applied_once"), lambda found: found >= 5))
+    manual_clock.advance(seconds=1)
+    await until(lambda: _is(results(engine, None), lambda left: left == 0))
+    assert await results(engine, "applied_once") == FAMILIES + 2
+
+
+async def test_while_the_locks_are_slow_bookings_are_parked_and_nothing_fails(
+    engine: Engine, locks: SlowLocks, manual_clock: ManualClock
+) -> None:
+    locks.ms = 1_300.0
+    for n in range(5):  # five slow locks make a p95
+        (row,) = await engine.done(engine.command("follow_up", {"text": f"Oi {n}"}, patient_id=None))
+        assert row.result == "applied_once"
+    manual_clock.advance(seconds=1)
+    await engine.intake.commands("ten-sol", [booking(engine, 0)])
+    await until(lambda: _is(parked(engine), lambda rows: [r.reason for r in rows] == ["fallback_throttled"]))
+    (row,) = await engine.done(engine.command("follow_up", {"text": "Oi de novo"}, patient_id=None))
+    assert row.result == "applied_once"
+    locks.ms = 3.0
+    manual_clock.advance(seconds=31)  # the slow ones leave the window
+    await until(lambda: _is(results(engine, None), lambda left: left == 0))
+
+    def modes(conn: Connection) -> set[str]:
+        return set(conn.execute(select(LEDGER.c.lock_mode)).scalars())
+
+    assert await engine.db.read(modes) == {"fallback"}
+
+
+async def _is(value: Any, holds: Any) -> bool:
+    return bool(holds(await value))
