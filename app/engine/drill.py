@@ -17,6 +17,7 @@ import structlog
 from app.clock import Clock
 from app.domain.drill import DrillMeasures, DrillPhase, DrillVerdict, running_risks, verdict
 from app.domain.signals import percentile
+from app.domain.states import EFFECT_RESULTS
 from app.engine.intake import Intake
 from app.engine.locks import LaneLocks
 from app.engine.redis_locks import RedisLocks
@@ -32,6 +33,7 @@ CUT_MAX_S: Final = 60.0
 PHASE_MAX_S: Final = 30.0
 ROUNDS: Final = 3
 """Rounds of requests of one phase; a round is one booking, its cancellation and a repeated one per family."""
+BROKE: Final = "the drill itself broke: the log has the trace"
 Tamper = Callable[[Any, str], None]
 
 
@@ -107,8 +109,13 @@ class Drills:
         try:
             async with asyncio.timeout(4 * PHASE_MAX_S):
                 await self._phases(run, locks)
-        except (RiskSeen, TimeoutError, StorageUnavailable) as error:
-            log.warning("drill_stopped", correlation_id=f"drill-{run.drill_id}", status=run.phase, error=str(error)[:200])
+        except* (RiskSeen, TimeoutError, StorageUnavailable) as stops:
+            causes = ", ".join(str(cause) or type(cause).__name__ for cause in stops.exceptions)
+            log.warning("drill_stopped", correlation_id=f"drill-{run.drill_id}", status=run.phase, error=causes[:200])
+        except* Exception:
+            # a defect of the drill ends the run, which then has proven nothing and fails; the process goes on serving clinics
+            log.exception("drill_broke", correlation_id=f"drill-{run.drill_id}", status=run.phase)
+            run.wrong.append(BROKE)
         finally:
             locks.restore()
         await self._end(run, verdict(run.measures))
@@ -120,9 +127,9 @@ class Drills:
         await self._next(run, DrillPhase.CUT)
         locks.cut(CUT_MAX_S)
         cut_at = time.monotonic()
-        detecting = asyncio.create_task(_reached(locks, "fallback"))
-        await self._traffic(run, rounds=1)
-        await detecting
+        async with asyncio.TaskGroup() as together:
+            detecting = together.create_task(_reached(locks, "fallback"))
+            together.create_task(self._traffic(run, rounds=1))
         run.measures = replace(run.measures, detection_s=round(detecting.result() - cut_at, 3))
         await self._next(run, DrillPhase.FALLBACK)
         await self._traffic(run)
@@ -176,7 +183,7 @@ class Drills:
             run.wrong.append(f"{len(ids) - len(entries)} requests were not decided in time")
             raise RiskSeen("not every request was decided")
         waits = sorted((entry.committed_at - entry.accepted_at).total_seconds() for entry in entries)
-        fallback = [entry.lock_ms for entry in entries if entry.lock_mode == "fallback"]
+        fallback = [e.lock_ms for e in entries if e.lock_mode == "fallback" and e.result in EFFECT_RESULTS]
         run.phases.append(
             {
                 "phase": str(run.phase),

@@ -129,7 +129,7 @@ def why_waiting(conn: Connection, lane: Row[Any], holds: Mapping[str, Row[Any]])
     """Why nothing of a lane may go on: cause, since, next_look_at, holder, items_behind; None when nothing stops it.
 
     Causes: `paused` (a person paused the contact), `held` (a person paused the clinic or a command type), `gap`,
-    `safe_mode`, `contingency`, `replay` (a replay batch has the lane).
+    `safe_mode`, `contingency`, `replay` (a replay batch has the lane), `fallback` (the fallback lock reached its limits).
     `items_behind` are the commands that wait behind the one that stands in front.
     """
     waiting = lane.waiting or 0

@@ -16,6 +16,7 @@ from app.store.lanes import GLOBAL_SCOPE
 from app.store.tables import (
     Alert,
     ContingencyNotice,
+    Drill,
     EvidencePack,
     InboxCommand,
     InboxMessage,
@@ -263,6 +264,13 @@ def both(first: Act, second: Act) -> Act:
     return act
 
 
+def drill(conn: Connection, now: datetime, recovery_s: float = 1.0, invalid_side_effects: int = 0) -> None:
+    """A failure drill that ended just now."""
+    row = {"drill_id": new_id(), "kind": "redis", "phase": "done", "requested_by": "user:test", "reason": "r"}
+    numbers = {"recovery_s": recovery_s, "invalid_side_effects": invalid_side_effects}
+    _insert(conn, Drill, [row | numbers | {"requested_at": now, "ended_at": now, "measures_json": "{}", "report_json": "{}"}])
+
+
 def _rated(name: str, owner: str) -> Drive:
     def warn(conn: Connection, tenant_id: str, now: datetime) -> None:
         results(conn, tenant_id, now, 96)
@@ -389,5 +397,14 @@ DRIVES = [
         lambda c, t, now: packs(c, t, now, 1, took_s=901),
         lambda c, t, now: packs(c, t, now, 1, took_s=1801),
         "sre,qa",
+    ),
+    Drive(
+        "drill_result",
+        lambda c, t, now: drill(c, now, recovery_s=601),
+        lambda c, t, now: drill(c, now, invalid_side_effects=1),
+        "platform,superadmin",
+        lambda c, t, now: drill(c, now),
+        severity="critical",
+        scope=GLOBAL_SCOPE,
     ),
 ]

@@ -10,13 +10,13 @@ from sqlalchemy import Connection, select
 
 from app.bootstrap import Services, build, running
 from app.clock import ManualClock
-from app.engine.drill import Drills
+from app.engine.drill import BROKE, Drills
 from app.engine.redis_locks import RedisLocks
 from app.errors import Conflict
 from app.ids import new_id
 from app.store import drills
 from app.store.bulk import insert_rows
-from app.store.people import By
+from app.store.people import By, put_guardian
 from app.store.settings import save
 from app.store.signal_facts import gather
 from app.store.tables import Alert, Appointment, Drill, EvidencePack, Lane, Ledger, ModeRow, Outbox, table
@@ -98,6 +98,38 @@ async def test_a_double_effect_stops_the_run_at_once_with_a_critical_alert(live:
     assert not live.locks.is_cut
     facts = await live.db.read(gather, live.clock.now(), 0)
     assert facts.of("global").now["drill_invalid_side_effects"] >= 1  # the signal drill_result is critical from 1 on
+
+
+async def test_a_run_in_which_every_request_was_refused_proves_nothing(live: Services) -> None:
+    now = live.clock.now()
+    await live.db.write(drills.furnish, now)
+    refusing = {"is_primary": False, "can_schedule": False, "can_cancel": False, "reason": "teste"}
+    refusing |= {"verified_by": "teste", "verification_method": "teste"}
+
+    def refuse_all(conn: Connection) -> None:
+        for n in range(drills.FAMILIES):
+            put_guardian(conn, drills.TENANT, f"p-drill-{n}", f"c-drill-{n}", refusing, by=By(actor="user:u1", now=now))
+
+    await live.db.write(refuse_all)
+    row = await run_one(live)
+    report = msgspec.json.decode(row.report_json)
+    assert row.result == "drill_failed_side_effect_risk"
+    assert "not_measured:commits_in_fallback" in report["risks"]
+    (alert,) = await rows(live, ALERT, ALERT.c.trigger == "drill_failed_side_effect_risk")
+    assert alert.severity == "high"  # nothing wrong happened; nothing was proven either
+
+
+async def test_a_drill_that_breaks_fails_and_the_process_goes_on(live: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(conn: Connection) -> None:
+        raise KeyError("versions")
+
+    monkeypatch.setattr(drills, "versions", broken)
+    row = await run_one(live)
+    report = msgspec.json.decode(row.report_json)
+    assert (row.result, report["wrong"]) == ("drill_failed_side_effect_risk", [BROKE])
+    assert isinstance(live.locks, RedisLocks)
+    assert not live.locks.is_cut
+    await live.drills.tick()  # the loop that started it takes note and lives on
 
 
 async def test_a_run_whose_process_died_is_ended_and_nothing_stays_cut(database_url: str, redis_url: str) -> None:

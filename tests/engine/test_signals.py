@@ -21,6 +21,11 @@ ALERT, FIRING, STATE = table(Alert), table(SignalFiring), table(SignalStateRow)
 BY_NAME = {drive.signal: drive for drive in DRIVES}
 
 
+def test_every_signal_of_the_contract_is_driven() -> None:
+    assert BY_NAME.keys() == SIGNALS.keys()
+    assert len(DRIVES) == len(BY_NAME)
+
+
 def clinic_of(drive: Drive) -> str:
     """Each signal has a clinic of its own."""
     return f"ten-{drive.signal}"[:40]

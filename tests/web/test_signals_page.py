@@ -105,3 +105,23 @@ def test_a_line_of_the_last_day_holds_each_value_until_the_next(manual_clock: Ma
     points = [(now - timedelta(hours=24), {"rate": 0.0}), (now - timedelta(hours=12), {"rate": 0.5}), (now, {"other": 1.0})]
     assert spark(points, "rate", now) == "0.0,22.0 60.0,22.0 60.0,2.0 120.0,2.0"
     assert spark([], "rate", now) == ""
+
+
+async def test_the_overview_lists_what_is_not_normal_for_those_who_see_signals(
+    manager: Browser, secretary_session: Browser, admin_session: Browser, services: Services, tenant: Clinic, other_tenant: Clinic
+) -> None:
+    async def overview(viewer: Browser, **params: str) -> str:
+        answer = await viewer.client.get("/", params=params, headers=PAGE)
+        assert answer.status_code == 200, answer.text
+        return answer.text
+
+    title = "Sinais fora do normal"
+    for viewer, params in ((manager, {}), (admin_session, {"clinic": "all"})):
+        seen = await overview(viewer, **params)
+        assert title in seen
+        assert f'id="off_{tenant.tenant_id}_{NAME}"' in seen
+    assert f"/signals?clinic={tenant.slug}&amp;signal={NAME}" in await overview(admin_session, clinic="all")
+    assert title not in await overview(secretary_session)
+    assert "Todos os sinais estão normais." in await overview(admin_session, clinic=other_tenant.slug)
+    rows, found = await services.db.read(views.off_normal, (tenant.tenant_id,), 0)
+    assert (rows, found) == ([], 1)

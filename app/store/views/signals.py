@@ -1,11 +1,11 @@
 """Signals as people and programs read them: value, limits, level, since, owner, alert, history, and what other limits would do."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, case, func, select
 
 from app.domain.signals import SIGNALS, Signal, SignalLevel, Threshold, carried_forward, clean_limits, limited, preview
 from app.store.lanes import GLOBAL_SCOPE
@@ -95,6 +95,17 @@ def _limits(thresholds: tuple[Threshold, ...]) -> list[dict[str, Any]]:
 def _changed(signal: Signal) -> bool:
     default = SIGNALS[signal.name]
     return (signal.warning, signal.critical) != (default.warning, default.critical)
+
+
+def off_normal(conn: Connection, scope: Scope, limit: int) -> tuple[Sequence[Row[Any, Any, Any, Any]], int]:
+    """Signals that are at warning or critical, worst and oldest first (scope, signal, level, since), and how many there are."""
+    query = select(_STATE.c.scope, _STATE.c.signal, _STATE.c.level, _STATE.c.since).where(_STATE.c.level != SignalLevel.NORMAL)
+    if scope is not None:
+        query = query.where(_STATE.c.scope.in_(scope))
+    worst_first = case((_STATE.c.level == SignalLevel.CRITICAL, 0), else_=1)
+    rows = conn.execute(query.order_by(worst_first, _STATE.c.since, _STATE.c.scope, _STATE.c.signal).limit(limit)).all()
+    found: int = conn.execute(select(func.count()).select_from(query.subquery())).scalar_one()
+    return rows, found
 
 
 def firings(

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Row
 
 from app.domain.drill import DrillPhase, DrillResult
 from app.store import drills
+from app.store.views.overview import live_nodes
 from app.web.console.sentences import Badge
 from app.web.console.visit import Visit
 from app.web.i18n import mark
@@ -59,6 +60,8 @@ class DrillNow:
     """Context of the fragment `drill_now`."""
 
     running: bool
+    possible: bool
+    """Whether any live process has a path to Redis that could be cut."""
     phases: tuple[Phase, ...]
     since: datetime | None
     normal: bool
@@ -72,6 +75,7 @@ def load_drill_now(conn: Connection, visit: Visit) -> DrillNow:
     opened = next((row for row in rows if row.ended_at is None), None)
     return DrillNow(
         running=opened is not None,
+        possible=any(node.lock_mode != "database" for node in live_nodes(conn, visit.words.now)),
         phases=_phases(visit.words, opened),
         since=opened.started_at if opened is not None else None,
         normal=drills.normal(conn),

@@ -13,7 +13,7 @@ from app.web.console.visit import AnyRequest, services_of
 from app.web.i18n import LANGUAGE_COOKIE, LOCALES, THEMES
 from app.web.signin import safe_next
 
-OVERVIEW: Final = view("overview", "overview.html", "numbers", "needs", "flow", "nodes")
+OVERVIEW: Final = view("overview", "overview.html", "numbers", "needs", "flow", "signals_off", "nodes")
 QUEUE: Final = view("queue", "queue.html", "queue_filters", "queue_holds", "queue_rows")
 CONTACTS: Final = view("contacts", "contacts.html", "contact_rows")
 LANE: Final = view("contacts", "lane.html", "lane_summary", "lane_acts", "lane_timeline", "lane_facts")

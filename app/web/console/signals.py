@@ -15,8 +15,9 @@ from app.domain.signals import SIGNALS, Signal, Threshold, Unit, clean_limits, l
 from app.store.lanes import GLOBAL_SCOPE
 from app.store.views import signals as views
 from app.store.views.scope import clinics
+from app.web.console.pages import page
 from app.web.console.sentences import Badge
-from app.web.console.visit import Visit
+from app.web.console.visit import ALL, Visit
 from app.web.i18n import mark
 from app.web.words import Words
 
@@ -71,6 +72,7 @@ FACTORS: Final[Mapping[Unit, float]] = {Unit.RATIO: 100, Unit.SECONDS: 1 / 60}
 """From the unit of the domain to that of the screen: percent, minutes."""
 UNITS: Final[Mapping[Unit, str]] = {Unit.RATIO: "%", Unit.SECONDS: "min", Unit.MILLISECONDS: "ms"}
 DAY: Final = timedelta(hours=24)
+OFF_SHOWN: Final = 6
 SPARK_WIDTH, SPARK_HEIGHT = 120, 24
 
 
@@ -114,6 +116,29 @@ class SignalRows:
     lines: tuple[SignalLine, ...]
     rises: int
     offenders: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OffLine:
+    """One signal of one clinic, or of the installation, that is not normal."""
+
+    id: str
+    name: str
+    url: str
+    badge: Badge
+    clinic: str
+    since: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignalsOff:
+    """Context of the fragment `signals_off`; not `shown` to roles that do not see the page."""
+
+    shown: bool
+    several: bool = False
+    lines: tuple[OffLine, ...] = ()
+    more: int = 0
+    url: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +215,30 @@ def load_signal_rows(conn: Connection, visit: Visit) -> SignalRows:
         rises=sum(counts.values()),
         offenders=tuple((visit.words.text(NAMES[name]), n) for name, n in worst if name in NAMES),
     )
+
+
+def load_signals_off(conn: Connection, visit: Visit) -> SignalsOff:
+    """What is not normal in what the person looks at, worst first."""
+    own = page("signals")
+    if own is None or visit.role not in own.roles:
+        return SignalsOff(shown=False)
+    rows, found = views.off_normal(conn, visit.scope, OFF_SHOWN)
+    names = clinics(conn, [row.scope for row in rows])
+    lines = []
+    for row in rows:
+        clinic = names.get(row.scope)
+        lines.append(
+            OffLine(
+                id=f"{row.scope}_{row.signal}",
+                name=visit.words.text(NAMES.get(row.signal, row.signal)),
+                url=visit.urls.to("/signals", clinic=clinic.slug if clinic else ALL, signal=row.signal),
+                badge=_badge(visit.words, row.level),
+                clinic=clinic.name if clinic else visit.words.text("All clinics"),
+                since=row.since,
+            )
+        )
+    more = found - len(rows)
+    return SignalsOff(shown=True, several=visit.several, lines=tuple(lines), more=more, url=visit.urls.to("/signals"))
 
 
 def load_signal_detail(conn: Connection, visit: Visit) -> SignalDetail:

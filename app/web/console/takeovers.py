@@ -11,6 +11,7 @@ from app.store import takeovers
 from app.store.accounts import find_user
 from app.store.views.scope import clinics
 from app.web.console.pages import ROLE_NAMES
+from app.web.console.sentences import takeover_reason
 from app.web.console.visit import Viewer, Visit
 from app.web.i18n import mark
 
@@ -23,10 +24,6 @@ STATE_NAMES: Final = {
     TakeoverState.SLA_BREACHED: (mark("Late"), "square", "high"),
     TakeoverState.ESCALATED: (mark("Late, escalated"), "triangle", "crit"),
     TakeoverState.RESOLVED: (mark("Given back"), "check", "plain"),
-}
-REASONS: Final = {
-    "family_request": mark("The family asked for a person."),
-    "frustration": mark("The family wrote several times and was not understood."),
 }
 
 
@@ -123,7 +120,7 @@ def _line(conn: Connection, visit: Visit, ticket: dict[str, Any]) -> TakeoverLin
         level=words.text(ROLE_NAMES.get(level, level)),
         owner=_person(conn, visit, owner) if owner else "",
         mine=owner == visit.person.audit_name,
-        reason=words.text(REASONS[reason]) if reason in REASONS else reason,
+        reason=takeover_reason(words, reason),
         opened_at=ticket["opened_at"],
         due_at=ticket["due_at"] if ticket["closed_at"] is None else None,
         chosen=visit.one("takeover") == ticket["ticket_id"],
