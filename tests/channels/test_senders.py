@@ -21,7 +21,7 @@ from app.errors import StorageUnavailable
 from tests.provider import Behaviour, accepts, answer, drip, hang, nonsense, provider, reset
 from tests.services import free_port
 
-QUICK = Limits(connect_s=0.5, read_s=0.3, total_s=0.8)
+QUICK = Limits(connect_s=10, read_s=1, total_s=1.5)
 PATIENT = Limits(connect_s=2, read_s=5, total_s=5)
 HELLO = OutboundMessage(key="k-1", text="Consulta marcada.", to="+5511987654321")
 LOCAL = AllowList.of(["127.0.0.0/8"])

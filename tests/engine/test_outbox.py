@@ -29,8 +29,9 @@ from tests.provider import Behaviour, Provider, accepts, answer, drip, hang, non
 
 OUTBOX, TASK, STATUS = table(Outbox), table(ManualTask), table(DeliveryStatus)
 TENANT, CONTACT = "ten-sol", "c-maria"
-QUICK = Limits(connect_s=0.5, read_s=0.3, total_s=0.6)
-POLICY = OutboxPolicy(attempts_max=4, backoff_s=2.0, send_limit_s=2.0)
+PATIENT = Limits(connect_s=10, read_s=20, total_s=20)  # a machine that pauses for a second is not a provider that fails
+QUICK = Limits(connect_s=10, read_s=1, total_s=1.5)  # for what never answers
+POLICY = OutboxPolicy(attempts_max=4, backoff_s=2.0, send_limit_s=30.0)
 
 
 def say(conn: Connection, /, text: str = "Consulta marcada.", cause: str = "cmd-1", step: str = "answer", **values: Any) -> str:
@@ -72,10 +73,15 @@ def cloud_settings(url: str, more: str = "") -> str:
 
 @asynccontextmanager
 async def running(
-    db: Database, clock: ManualClock, policy: OutboxPolicy = POLICY, allowed: tuple[str, ...] = ("127.0.0.0/8",)
+    db: Database,
+    clock: ManualClock,
+    policy: OutboxPolicy = POLICY,
+    allowed: tuple[str, ...] = ("127.0.0.0/8",),
+    behaviour: Behaviour | None = None,
 ) -> AsyncIterator[OutboxLoop]:
+    limits = QUICK if behaviour in (hang, drip) else PATIENT
     async with new_client() as client:
-        world = World(client=client, phone=PhoneWriter(db, clock), allowed=AllowList.of(allowed), limits=QUICK)
+        world = World(client=client, phone=PhoneWriter(db, clock), allowed=AllowList.of(allowed), limits=limits)
         loop = OutboxLoop(db, clock, ChannelBook(db, world), Metrics(), policy=policy)
         try:
             yield loop
@@ -83,7 +89,7 @@ async def running(
             await loop.close()
 
 
-async def until(db: Database, loop: OutboxLoop, condition: Callable[[list[Any]], bool], limit_s: float = 10.0) -> list[Any]:
+async def until(db: Database, loop: OutboxLoop, condition: Callable[[list[Any]], bool], limit_s: float = 30.0) -> list[Any]:
     """Run rounds until the rows satisfy the condition."""
     async with asyncio.timeout(limit_s):
         while True:
@@ -143,7 +149,7 @@ async def test_a_message_goes_through_the_tenants_provider(clinic: Database, man
 async def test_a_message_that_may_have_been_sent_goes_to_a_person_and_is_never_repeated(
     clinic: Database, manual_clock: ManualClock, behaviour: Behaviour
 ) -> None:
-    async with provider(behaviour) as there, running(clinic, manual_clock) as loop:
+    async with provider(behaviour) as there, running(clinic, manual_clock, behaviour=behaviour) as loop:
         await clinic.write(configure, cloud_settings(there.url))
         await clinic.write(say)
         await until(clinic, loop, all_are("unknown"))
@@ -290,7 +296,7 @@ async def test_two_nodes_never_send_the_same_row(clinic: Database) -> None:
 async def test_a_webhook_is_repeated_under_the_same_key_until_it_is_taken(
     clinic: Database, manual_clock: ManualClock, behaviour: Behaviour
 ) -> None:
-    async with provider(answer(204), behaviour) as there, running(clinic, manual_clock) as loop:
+    async with provider(answer(204), behaviour) as there, running(clinic, manual_clock, behaviour=behaviour) as loop:
         await clinic.write(hook, there.url)
         await until(clinic, loop, waiting_after(1))
         manual_clock.advance(minutes=5)
@@ -335,8 +341,7 @@ async def test_a_target_that_hangs_delays_nobody_else(clinic: Database, manual_c
             await clinic.write(hook, stuck.url, f"stuck-{n}")
         await clinic.write(say)
         await clinic.write(hook, fine.url, "fine")
-        async with asyncio.timeout(5):
-            await until(clinic, loop, lambda found: {r.status for r in found if r.cause_id in ("cmd-1", "fine")} == {"sent"})
+        await until(clinic, loop, lambda found: {r.status for r in found if r.cause_id in ("cmd-1", "fine")} == {"sent"}, 15)
         assert len(stuck.requests) <= 8
 
 
@@ -395,7 +400,7 @@ async def test_stopping_waits_for_calls_on_their_way(clinic: Database, manual_cl
 
 
 async def _arrival(there: Provider) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):
         await there.arrived.wait()
 
 
