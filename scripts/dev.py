@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
@@ -226,8 +227,31 @@ NO_TESTS = 5
 """pytest's exit code when nothing matched: a failure, unless somebody named the tests and another step has them."""
 
 
+REPORTS = TOOLS / "reports"
+
+
+def report(name: str) -> Path:
+    """Where pytest writes the JUnit report of one step."""
+    return REPORTS / f"{name}.xml"
+
+
+def broken_tests() -> list[str]:
+    """One line per test that failed or broke in the reports: its name, how long it took, the first line of what it said."""
+    lines = []
+    for path in sorted(REPORTS.glob("*.xml")):
+        for case in ElementTree.parse(path).iter("testcase"):  # noqa: S314 - written by pytest, a moment ago
+            for end in (*case.findall("failure"), *case.findall("error")):
+                said = " ".join((end.get("message") or end.text or "").split())
+                lines.append(f"{case.get('classname')}::{case.get('name')} ({float(case.get('time') or 0):.1f} s): {said[:300]}")
+    return lines
+
+
 def all_of(steps: list[tuple[str, list[object]]], env: dict[str, str] | None = None, *, some: bool = False) -> int:
-    """Run every step whatever the others say; 0 only when all passed. With `some`, some of the test steps may have none."""
+    """Run every step whatever the others say; 0 only when all passed. With `some`, some of the test steps may have none.
+
+    The last lines name what failed: whoever reads the log of a remote run sees only its end.
+    """
+    shutil.rmtree(REPORTS, ignore_errors=True)
     results = []
     for name, words in steps:
         say(name)
@@ -239,7 +263,10 @@ def all_of(steps: list[tuple[str, list[object]]], env: dict[str, str] | None = N
         empty = some and code == NO_TESTS
         verdict = "passed" if code == 0 else "no test" if empty else f"FAILED ({code})"
         print(f"  {verdict:12} {name} ({took_s:.1f} s)")
-    print(flush=True)
+    print()
+    for line in broken_tests():
+        print(f"  {line}")
+    sys.stdout.flush()
     codes = [code for _, code, _ in results]
     if some and 0 < codes.count(NO_TESTS) < TEST_STEPS:
         codes = [code for code in codes if code != NO_TESTS]
@@ -281,9 +308,12 @@ def main() -> int:
     # processes of their own: playwright's event loop and async tests do not share one, and stories in scaled time want no company
     shared: list[object] = ["-n", min(4, os.cpu_count() or 1), "--dist", "worksteal", "-m", "not alone"]
     steps = [
-        ("tests", [*pytest, "tests", *shared, *arguments]),
-        ("tests that want the machine alone", [*pytest, "tests", "-m", "alone", *arguments]),
-        ("e2e", browser),
+        ("tests", [*pytest, "tests", *shared, f"--junitxml={report('tests')}", *arguments]),
+        (
+            "tests that want the machine alone",
+            [*pytest, "tests", "-m", "alone", f"--junitxml={report('alone')}", *arguments],
+        ),
+        ("e2e", [*browser, f"--junitxml={report('e2e')}"]),
     ]
     return all_of([*lint_steps(), *steps], env, some=bool(arguments))
 

@@ -46,9 +46,7 @@ def minutes(count: float) -> datetime:
 async def node(db: Database, clock: ManualClock, policy: AlertPolicy = POLICY) -> AsyncIterator[AlertLoop]:
     """One process's loop."""
     async with new_client() as client:
-        world = World(
-            client=client, phone=PhoneWriter(db, clock), allowed=AllowList.of(["127.0.0.0/8"]), limits=Limits(10, 20, 20)
-        )
+        world = World(client=client, phone=PhoneWriter(db, clock), allowed=AllowList.of(["127.0.0.0/8"]), limits=Limits(10, 20, 20))
         loop = AlertLoop(
             db, clock, ChannelBook(db, world), Metrics(), public_url="https://kora.example", secret_key="s" * 32, policy=policy
         )

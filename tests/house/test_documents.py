@@ -95,6 +95,17 @@ def test_links_between_documents_lead_somewhere(file: Path) -> None:
         assert (file.parent / target).exists(), f"{file.name} links to {target}"
 
 
+def test_every_test_that_the_security_page_names_exists() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / "docs/security.md").read_text(encoding="utf-8"))
+    assert len(named) > 40
+    missing = [
+        f"{file}::{name}"
+        for file, name in named
+        if not (ROOT / file).exists() or (f"def {name}(" not in (ROOT / file).read_text(encoding="utf-8") and name)
+    ]
+    assert missing == []
+
+
 def test_nothing_names_a_folder_of_one_machine() -> None:
     # put together, so that this file does not contain what it looks for
     banned = ["/" + part for part in ("work" + "/", "home" + "/", "root" + "/", "Users" + "/")]
