@@ -7,6 +7,7 @@ everything that was accepted is in the database and goes on there.
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -25,6 +26,9 @@ log = structlog.get_logger("app")
 
 GRACE_S = 1.0
 """How long open requests may take to finish once the process is stopping."""
+
+SWITCH_S = 0.0005
+"""How long a thread (SQLite's writer, the log sink) may hold the interpreter while the event loop wants it."""
 
 Sibling = Callable[[Services], Awaitable[None]]
 
@@ -60,6 +64,7 @@ async def serve(settings: Settings, *siblings: Sibling) -> int:
             backlog=2048,
         )
     )
+    _keep_pauses_short()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, supervisor.stop.set)
@@ -82,6 +87,13 @@ async def serve(settings: Settings, *siblings: Sibling) -> int:
             loop.remove_signal_handler(number)
         await services.close()
     return 1 if supervisor.defect else 0
+
+
+def _keep_pauses_short() -> None:
+    """No request waits for a walk over what was loaded, or for a thread that does not let go (decision 0020)."""
+    gc.collect()
+    gc.freeze()
+    sys.setswitchinterval(SWITCH_S)
 
 
 async def _serve_http(server: _Server, services: Services) -> None:

@@ -248,9 +248,12 @@ def _join(services: Services) -> None:
         services.outbox,
         services.hub,
     )
-    intake.on_accepted += [dispatch.wake.set, conversations.wake.set, hub.wake]
+    intake.on_accepted.append(hub.wake)
+    intake.on_commands.append(dispatch.wake.set)
+    intake.on_messages.append(conversations.wake.set)
     intake.on_item.append(services.skew.note)
-    conversations.on_heard += [dispatch.wake.set, hub.wake]
+    conversations.on_heard.append(hub.wake)
+    conversations.on_commands.append(dispatch.wake.set)
     services.channel_watch.on_change += [dispatch.wake.set, services.drain.wake.set, hub.wake]
     services.replay.on_change += [dispatch.wake.set, hub.wake]
     services.drain.on_released += [dispatch.wake.set, hub.wake]

@@ -46,7 +46,7 @@ class Bench:
         self.intake = Intake(self.database, self.clock, policies, metrics)
         locks = DatabaseLocks(self.database, self.clock)
         self.dispatch = Dispatch(self.database, self.clock, locks, policies, metrics, node_id="bench")
-        self.intake.on_accepted.append(self.dispatch.wake.set)
+        self.intake.on_commands.append(self.dispatch.wake.set)
         self.dispatch.on_committed.append(self._committed)
         self.took_ms: list[float] = []
         self.flooded = 0

@@ -7,6 +7,7 @@ rate and says how long their answers took, each measured from the moment it was 
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -65,8 +66,14 @@ class Acks:
     p99_ms: float
 
 
-async def acks(database_url: str, rate: int, seconds: float, contacts: int) -> Acks:
-    """Single message events at a steady rate over plain sockets (a full HTTP client would be the bottleneck)."""
+WARM_S = 5.0
+
+
+async def acks(database_url: str, rate: int, seconds: float, contacts: int, settle: Callable[[], None]) -> Acks:
+    """Single message events at a steady rate over plain sockets (a full HTTP client would be the bottleneck).
+
+    `settle` is called after the first seconds, which are not counted.
+    """
     document = init(database_url)
     with Server(database_url) as server:
         address = urlsplit(server.url)
@@ -74,7 +81,8 @@ async def acks(database_url: str, rate: int, seconds: float, contacts: int) -> A
         for _ in range(CONNECTIONS):
             reader, writer = await asyncio.open_connection(address.hostname, address.port)
             free.put_nowait(_Line(reader, writer, f"{address.netloc}", document["keys"]["tenant"]))
-        await _offer(free, rate, 1.0, contacts, "warm")
+        await _offer(free, rate, WARM_S, contacts, "warm")
+        await asyncio.to_thread(settle)
         started = time.perf_counter()
         times = sorted(await _offer(free, rate, seconds, contacts, "run"))
         took_s = time.perf_counter() - started

@@ -38,7 +38,7 @@ async def measure(url: str, commands: int, contacts: int) -> tuple[float, float]
     policies, metrics = PolicyCache(database), Metrics()
     intake = Intake(database, clock, policies, metrics)
     dispatch = Dispatch(database, clock, DatabaseLocks(database, clock), policies, metrics, node_id="bench")
-    intake.on_accepted.append(dispatch.wake.set)
+    intake.on_commands.append(dispatch.wake.set)
     finished, left = asyncio.Event(), [commands]
 
     def committed(plans: Any) -> None:

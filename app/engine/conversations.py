@@ -30,6 +30,8 @@ log = structlog.get_logger("engine.conversations")
 
 BATCH = 256
 CHAIN = 16
+RHYTHM_S = 0.02
+"""Between two batches when messages keep coming: those that arrive meanwhile share one transaction."""
 POLL_S = 1.0
 
 
@@ -41,15 +43,21 @@ class Conversations:
     def __init__(self, database: Database, clock: Clock) -> None:
         self.wake = asyncio.Event()
         self.on_heard: list[Callable[[], None]] = []
+        self.on_commands: list[Callable[[], None]] = []
+        """Called after `on_heard` when messages became commands."""
         self._database, self._clock = database, clock
+        self._next_at = 0.0
 
     async def tick(self) -> float:
         """Hear one batch."""
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(self._next_at - loop.time())
         conversations = await self._database.read(unheard, BATCH, CHAIN, self._clock.now())
         now = self._clock.now()  # after the read: another node may have heard the message before these meanwhile
         heard = [h for h in (self._hear(c, now) for c in conversations) if h is not None]
         if not heard:
             return POLL_S
+        self._next_at = loop.time() + RHYTHM_S
         await self._database.write(hear, heard, now)
         for h in heard:
             log.info(
@@ -63,7 +71,8 @@ class Conversations:
                 messages=len(h.message_ids),
                 commands=len(h.commands),
             )
-        for wake in self.on_heard:
+        commands = self.on_commands if any(h.commands for h in heard) else []
+        for wake in (*self.on_heard, *commands):
             wake()
         return 0.0 if len(conversations) == BATCH else POLL_S
 

@@ -24,7 +24,7 @@ from app.errors import StorageError
 from app.ids import new_id
 from app.metrics import Metrics
 from app.store.database import Database
-from app.store.lanes import LaneKey, candidates, gather, next_due
+from app.store.lanes import LaneKey, candidates_or_due, gather
 from app.store.ledger import Attempt, LanePlan, LostRace, apply
 from app.tracing import Tracing
 
@@ -95,13 +95,13 @@ class Dispatch:
 
     async def _round(self) -> float:
         now = self._clock.now()
-        ready = await self._database.read(candidates, now, self._policy.per_tenant)
+        ready, due = await self._database.read(candidates_or_due, now, self._policy.per_tenant)
         started = time.monotonic()
         self._elsewhere = {key: until for key, until in self._elsewhere.items() if until > started}
         left = [c for c in ready if (c.tenant_id, c.contact_id) not in self._elsewhere]
         ready = [c for c in left if (c.tenant_id, c.contact_id) not in self._busy]
         if not ready:
-            return ELSEWHERE_S if self._elsewhere else await self._until_due()
+            return ELSEWHERE_S if self._elsewhere else self._until(due)
         chosen = rank(ready, now, limit=self._policy.lanes_per_round)
         keys = [(c.tenant_id, c.contact_id) for c in chosen]
         self._busy.update(keys)
@@ -111,8 +111,7 @@ class Dispatch:
             self._busy.difference_update(keys)
         return 0.0 if served or self._elsewhere else ELSEWHERE_S
 
-    async def _until_due(self) -> float:
-        due = await self._database.read(next_due, self._clock.now())
+    def _until(self, due: datetime | None) -> float:
         if due is None:
             return POLL_S
         return max(0.0, min(POLL_S, (due - self._clock.now()).total_seconds() / self._clock.scale))
@@ -136,10 +135,10 @@ class Dispatch:
             if grant.mode == "fallback":
                 effects = sum(entry.decision.effect is not None for plan in written for entry in plan.entries)
                 self._limits.applied(effects, self._clock.now())
+            for notify in self.on_committed:
+                notify(written)
         finally:
             await self._locks.release(grant)
-        for notify in self.on_committed:
-            notify(written)
         return bool(written)
 
     def _effects_left(self, grant: Grant) -> int | None:

@@ -67,6 +67,10 @@ class Intake:
     ) -> None:
         self.wake = asyncio.Event()
         self.on_accepted: list[Wakeable] = []
+        self.on_commands: list[Wakeable] = []
+        """Called after `on_accepted` when a command is among what was accepted."""
+        self.on_messages: list[Wakeable] = []
+        """The same for messages."""
         self.on_item: list[Callable[[Command | Message | Malformed, datetime], None]] = []
         """Called with each item that was queued and when it was received."""
         self._database, self._clock, self._policies, self._metrics = database, clock, policies, metrics
@@ -165,7 +169,10 @@ class Intake:
                 if not request.answer.done():
                     request.answer.set_result(receipts[offset : offset + count])
                 offset += count
-        for wake in self.on_accepted:
+        items = [s.item for s in submissions]
+        commands = self.on_commands if any(isinstance(item, Command) for item in items) else []
+        messages = self.on_messages if any(isinstance(item, Message) for item in items) else []
+        for wake in (*self.on_accepted, *commands, *messages):
             wake()
         return 0.0 if self._buffer else 30.0
 

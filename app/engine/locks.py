@@ -65,7 +65,7 @@ class DatabaseLocks:
         token, started = new_id(), time.perf_counter()
         now = self._clock.now()
         expires_at = now + timedelta(seconds=LOCK_TTL_S * self._clock.scale)
-        taken = await self._database.write(acquire_locks, list(keys), token, now, expires_at)
+        taken = await self._database.jot(acquire_locks, list(keys), token, now, expires_at)
         backend = LockResult.LOCK_ACQUIRED_FALLBACK if self.mode == "fallback" else LockResult.LOCK_ACQUIRED_PRIMARY
         ms = (time.perf_counter() - started) * 1000
         return Grant(token=token, keys=frozenset(taken), backend=backend, mode=self.mode, ms=ms)
@@ -73,4 +73,4 @@ class DatabaseLocks:
     async def release(self, grant: Grant) -> None:
         """Give them back."""
         if grant.keys:
-            await self._database.write(release_locks, list(grant.keys), grant.token)
+            await self._database.jot(release_locks, list(grant.keys), grant.token)

@@ -20,11 +20,12 @@ import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import QueuePool
@@ -38,6 +39,8 @@ T = TypeVar("T")
 BUSY_TIMEOUT_MS = 5_000
 RETRIES = 5
 """Attempts for a transaction that the database asked to repeat."""
+
+_forgettable: ContextVar[bool] = ContextVar("kora_forgettable", default=False)
 
 _REPEATABLE_SQLSTATES = frozenset({"40001", "40P01", "55P03", "57014"})
 _CONNECTION_SQLSTATES = frozenset({"57P01", "57P02", "57P03", "08000", "08003", "08006", "53300"})
@@ -62,14 +65,14 @@ class Database:
                 pool_size=pool_size,
                 max_overflow=4,
                 pool_timeout=5,
-                pool_pre_ping=True,
                 connect_args={
                     "connection_class": _walled_connection(),
                     "timeout": 5,
                     "command_timeout": 30,
-                    "server_settings": {"timezone": "UTC", "application_name": "kora", "jit": "off"},
+                    "server_settings": {"timezone": "UTC", "application_name": "kora", "jit": "off", "random_page_cost": "1.1"},
                 },
             )
+            event.listen(self._async.sync_engine, "checkout", _refuse_closed)
         else:
             raise ConfigError(f"KORA_DATABASE_URL: unsupported database {self.dialect!r}; use sqlite or postgresql")
 
@@ -108,6 +111,14 @@ class Database:
             if not task.cancelled():
                 task.exception()  # seen here: the caller is leaving, the outcome stands in the database
             raise
+
+    async def jot(self, fn: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """`write` without waiting for the disk (PostgreSQL): for locks, which a crash of the database may forget."""
+        token = _forgettable.set(True)
+        try:
+            return await self.write(fn, *args, **kwargs)
+        finally:
+            _forgettable.reset(token)
 
     async def _write(self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         if self._async is not None:
@@ -177,6 +188,16 @@ class Database:
         self._writer.dispose()
 
 
+def _refuse_closed(dbapi: Any, _record: Any, _proxy: Any) -> None:
+    """A connection that the server closed is replaced, and all that are as old with it.
+
+    The driver learns of it without asking, so this costs nothing; the pool's own check costs three round trips each time. What
+    breaks later is met by the retries of `Database`.
+    """
+    if dbapi.driver_connection.is_closed():
+        raise InvalidatePoolError("the server closed the connection")
+
+
 def _walled_connection() -> type[Any]:
     """An asyncpg connection whose transactions begin with their scope. Local: SQLite installations need no asyncpg."""
     import asyncpg
@@ -188,6 +209,8 @@ def _walled_connection() -> type[Any]:
             if query.startswith("BEGIN"):
                 # the value is a list of checked ids (`scope_value`), so nothing in it can end the literal
                 query = f"{query} SET LOCAL {SETTING} = '{current_scope()}';"
+                if _forgettable.get():
+                    query += " SET LOCAL synchronous_commit = off;"
             return str(await super().execute(query, *args, timeout=timeout))
 
     return WalledConnection

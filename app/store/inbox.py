@@ -238,15 +238,15 @@ def _known_messages(conn: Connection, submissions: Sequence[Submission]) -> dict
         keys=("tenant_id", "channel", "external_id"),
         columns=_MESSAGE_COLUMNS,
     ).all()
-    by_id = joined_rows(
-        conn,
-        _MESSAGE,
-        [{"tenant_id": m.tenant_id, "event_id": m.event_id} for m in items],
-        keys=("tenant_id", "event_id"),
-        columns=_MESSAGE_COLUMNS,
-    ).all()
     known: dict[tuple[str, ...], Any] = {("ext", r.tenant_id, r.channel, r.external_id): r for r in by_external}
-    known |= {("id", r.tenant_id, r.event_id): r for r in by_id}
+    given = [
+        {"tenant_id": s.tenant_id, "event_id": s.item.event_id}
+        for s in submissions
+        if isinstance(s.item, Message) and s.item.event_id != s.spare_id  # an id made here a moment ago is nobody else's
+    ]
+    if given:
+        by_id = joined_rows(conn, _MESSAGE, given, keys=("tenant_id", "event_id"), columns=_MESSAGE_COLUMNS)
+        known |= {("id", r.tenant_id, r.event_id): r for r in by_id}
     return known
 
 
@@ -263,15 +263,15 @@ def _known_commands(conn: Connection, submissions: Sequence[Submission]) -> dict
         columns=_COMMAND_COLUMNS,
         tail="ORDER BY t.accepted_at DESC, t.command_id DESC",
     ).all()
-    by_id = joined_rows(
-        conn,
-        _COMMAND,
-        [{"tenant_id": c.tenant_id, "command_id": c.command_id} for c in items],
-        keys=("tenant_id", "command_id"),
-        columns=_COMMAND_COLUMNS,
-    ).all()
     known: dict[tuple[str, ...], Any] = {("key", r.tenant_id, r.idempotency_key): r for r in by_key}
-    known |= {("id", r.tenant_id, r.command_id): r for r in by_id}
+    given = [
+        {"tenant_id": s.tenant_id, "command_id": s.item.command_id}
+        for s in submissions
+        if isinstance(s.item, Command) and s.item.command_id != s.spare_id
+    ]
+    if given:
+        by_id = joined_rows(conn, _COMMAND, given, keys=("tenant_id", "command_id"), columns=_COMMAND_COLUMNS)
+        known |= {("id", r.tenant_id, r.command_id): r for r in by_id}
     return known
 
 

@@ -80,10 +80,10 @@ def candidates(conn: Connection, now: datetime, per_tenant: int) -> list[LaneCan
     ]
 
 
-def next_due(conn: Connection, now: datetime) -> datetime | None:
-    """When the earliest lane that waits for its time wants to be looked at."""
-    due: datetime | None = conn.execute(_NEXT_DUE, {"now": now}).scalar()
-    return due
+def candidates_or_due(conn: Connection, now: datetime, per_tenant: int) -> tuple[list[LaneCandidate], datetime | None]:
+    """The candidates; when there are none, the moment at which the earliest lane that waits for its time wants to be looked at."""
+    found = candidates(conn, now, per_tenant)
+    return found, None if found else conn.execute(_NEXT_DUE, {"now": now}).scalar()
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ Locks save work; they are never a reason to believe that an effect may happen (s
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, select, text
+from sqlalchemy import Connection, delete, text
 
 from app.store.bulk import encode
 from app.store.columns import json_time
@@ -19,6 +19,12 @@ _RECORDS = {
     "sqlite": "(SELECT json_extract(value, '$.lock_key') AS lock_key, json_extract(value, '$.token') AS token, "
     "json_extract(value, '$.expires_at') AS expires_at FROM json_each(:rows)) AS r",
 }
+
+_RELEASE = text(
+    # in the order in which `acquire_locks` takes them: it holds on to rows of others for the length of its transaction
+    "WITH own AS (SELECT lock_key FROM lane_lock WHERE lock_key = ANY(:keys) AND token = :token ORDER BY lock_key FOR UPDATE) "
+    "DELETE FROM lane_lock USING own WHERE lane_lock.lock_key = own.lock_key"
+)
 
 
 def acquire_locks(conn: Connection, keys: Sequence[str], token: str, now: datetime, expires_at: datetime) -> set[str]:
@@ -40,11 +46,10 @@ def acquire_locks(conn: Connection, keys: Sequence[str], token: str, now: dateti
 
 def release_locks(conn: Connection, keys: Sequence[str], token: str) -> None:
     """Give back those of `keys` that `token` still owns."""
-    own = (_LOCK.c.lock_key.in_(list(keys)), _LOCK.c.token == token)
     if conn.dialect.name == "postgresql":
-        # in the order in which `acquire_locks` takes them: it holds on to rows of others for the length of its transaction
-        conn.execute(select(_LOCK.c.lock_key).where(*own).order_by(_LOCK.c.lock_key).with_for_update())
-    conn.execute(delete(_LOCK).where(*own))
+        conn.execute(_RELEASE, {"keys": list(keys), "token": token})
+    else:
+        conn.execute(delete(_LOCK).where(_LOCK.c.lock_key.in_(list(keys)), _LOCK.c.token == token))
 
 
 def _bound(moment: datetime, dialect: str) -> object:

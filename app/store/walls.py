@@ -46,9 +46,11 @@ WITHOUT_WALL: Final = frozenset(
 )
 """Tables of the installation: nothing in them is a clinic's."""
 
-_NOW: Final = f"current_setting('{SETTING}', true)"
+# sub-selects: PostgreSQL then reads the setting once per statement, not once per row it looks at
+_NOW: Final = f"(SELECT current_setting('{SETTING}', true))"
 _SET: Final = f"NULLIF({_NOW}, '')"
 _OPEN: Final = f"{_NOW} = '*'"
+_IDS: Final = f"(SELECT string_to_array(NULLIF(current_setting('{SETTING}', true), ''), ','))::text[]"
 
 
 def walls(tables: MetaData = metadata) -> dict[str, str]:
@@ -66,7 +68,7 @@ def walls(tables: MetaData = metadata) -> dict[str, str]:
             raise AssertionError(f"whose are the rows of {name}? Say so in app/store/walls.py")
         # the setting is '' after a transaction that had set it, and '' must open nothing
         owner = f"regexp_replace({column}, '^{MACHINE_PREFIX}', '')" if column == "chain" else column  # a clinic's two chains
-        own = f"{owner} = ANY (string_to_array({_SET}, ','))"
+        own = f"{owner} = ANY ({_IDS})"
         if column != "tenant_id":
             own += f" OR ({owner} = 'global' AND {_SET} IS NOT NULL)"
         elif held.c[column].nullable and name != "api_key":

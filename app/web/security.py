@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from litestar import Request
 from litestar.connection import ASGIConnection
-from litestar.datastructures import MutableScopeHeaders
 from litestar.exceptions import HTTPException
 from litestar.types import HTTPReceiveMessage, Message, Receive, Scope
 
@@ -44,7 +43,9 @@ HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "geolocation=(), camera=(), microphone=(), payment=()",
 }
-STRICT_TRANSPORT: Final = "max-age=31536000; includeSubDomains"
+_HEADERS: Final = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+_STRICT_TRANSPORT: Final = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
+_CORRELATION: Final = CORRELATION_HEADER.lower().encode()
 
 BODY_MAX: Final = 1024 * 1024
 BODY_WITHIN_S: Final = 30.0
@@ -61,19 +62,19 @@ def set_headers(message: Message, scope: Scope, *, secure: bool) -> None:
     """Put the security headers on an answer that is about to start; what a handler set itself stays."""
     if message["type"] != "http.response.start":
         return
-    headers = MutableScopeHeaders.from_message(message)
-    for name, value in HEADERS.items():
-        headers.setdefault(name, value)
+    headers: list[tuple[bytes, bytes]] = list(message["headers"])
+    present = {name.lower() for name, _ in headers}
+    wanted = [*_HEADERS, (_CORRELATION, correlation_id(scope).encode("latin-1"))]
     if secure:
-        headers.setdefault("Strict-Transport-Security", STRICT_TRANSPORT)
-    headers.setdefault(CORRELATION_HEADER, correlation_id(scope))
-    path = scope["path"]
-    if path.startswith(STATIC_PREFIX):
+        wanted.append(_STRICT_TRANSPORT)
+    if scope["path"].startswith(STATIC_PREFIX):
         # an address with a version in it never changes its content
         fixed = b"v=" in scope.get("query_string", b"") and message["status"] == 200
-        headers["Cache-Control"] = "public, max-age=31536000, immutable" if fixed else "no-cache"
+        headers = [(name, value) for name, value in headers if name.lower() != b"cache-control"]
+        headers.append((b"cache-control", b"public, max-age=31536000, immutable" if fixed else b"no-cache"))
     else:
-        headers.setdefault("Cache-Control", "no-store")
+        wanted.append((b"cache-control", b"no-store"))
+    message["headers"] = headers + [pair for pair in wanted if pair[0] not in present]
 
 
 # --- CSRF ---------------------------------------------------------------------------------------------------------------

@@ -299,8 +299,10 @@ class Node:
         loops = (self.intake, self.conversations, self.dispatch, self.drain, self.outbox)
         for loop in loops[1:]:
             loop.wake = LossyWake(world)
-        self.intake.on_accepted += [self.dispatch.wake.set, self.conversations.wake.set, self._notify]
-        self.conversations.on_heard.append(self.dispatch.wake.set)
+        self.intake.on_accepted.append(self._notify)
+        self.intake.on_commands.append(self.dispatch.wake.set)
+        self.intake.on_messages.append(self.conversations.wake.set)
+        self.conversations.on_commands.append(self.dispatch.wake.set)
         self.drain.on_released.append(self.dispatch.wake.set)
         self.dispatch.on_committed.append(self._committed)
         self.tasks += [asyncio.ensure_future(self.supervisor.run(loop)) for loop in loops]

@@ -78,6 +78,18 @@ async def test_fifty_writers_take_turns_and_lose_nothing(db: Database) -> None:
     assert await db.read(lambda conn: conn.scalar(text("SELECT number FROM audit_head"))) == 50
 
 
+async def test_only_what_a_crash_may_forget_is_committed_without_waiting_for_the_disk(db: Database) -> None:
+    def waits(conn: Connection) -> str:
+        return str(conn.scalar(text("SHOW synchronous_commit")))
+
+    if db.is_sqlite:
+        await db.jot(put)
+        assert await db.read(keys)
+        return
+    assert (await db.write(waits), await db.jot(waits), await db.write(waits)) == ("on", "off", "on")
+    assert tuple(await asyncio.gather(db.jot(waits), db.write(waits))) == ("off", "on")
+
+
 async def test_a_reader_does_not_hold_up_a_writer(db: Database) -> None:
     entered, release = threading.Event(), threading.Event()
 
@@ -177,6 +189,25 @@ async def test_a_connection_lost_while_committing_is_an_unknown_outcome(
 def _kill(server: PostgresServer, conn: Connection) -> None:
     pid = conn.scalar(text("SELECT pg_backend_pid()"))
     server.execute(f"SELECT pg_terminate_backend({pid}, 5000)")
+
+
+async def test_connections_that_the_server_closed_meanwhile_cost_no_attempt(
+    postgres_server: PostgresServer, postgres_db: Database
+) -> None:
+    name = postgres_db.url.rsplit("/", 1)[1]
+    await asyncio.gather(*(postgres_db.read(lambda conn: conn.scalar(text("SELECT pg_sleep(0.1)"))) for _ in range(4)))
+    await asyncio.to_thread(
+        postgres_server.execute, f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'"
+    )
+    calls = []
+
+    def counted(conn: Connection) -> list[str]:
+        calls.append(1)
+        put(conn)
+        return keys(conn)
+
+    assert await postgres_db.write(counted) == ["k"]
+    assert len(calls) == 1
 
 
 async def test_a_database_that_is_down_is_unavailable_and_comes_back(

@@ -1613,263 +1613,304 @@ def _raise_walls() -> None:
     # <walls>
     op.execute("ALTER TABLE ack_record ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_2e03cfde ON ack_record USING (current_setting('kora.tenants', true) = '*' "
-        "OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')) OR "
-        "(tenant_id IS NULL AND NULLIF(current_setting('kora.tenants', true), '') IS NOT NULL))"
+        "CREATE POLICY tenant_wall_1ec5f37d ON ack_record USING ((SELECT current_setting('kora.tenants', "
+        "true)) = '*' OR tenant_id = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', "
+        "true), ''), ','))::text[]) OR (tenant_id IS NULL AND NULLIF((SELECT current_setting('kora.tenants', "
+        "true)), '') IS NOT NULL))"
     )
     op.execute("ALTER TABLE ack_token ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_6ef62611 ON ack_token USING (current_setting('kora.tenants', true) = '*' "
-        "OR EXISTS (SELECT 1 FROM alert AS p WHERE p.alert_id = ack_token.alert_id))"
+        "CREATE POLICY tenant_wall_d8201b59 ON ack_token USING ((SELECT current_setting('kora.tenants', "
+        "true)) = '*' OR EXISTS (SELECT 1 FROM alert AS p WHERE p.alert_id = ack_token.alert_id))"
     )
     op.execute("ALTER TABLE alert ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_2e03cfde ON alert USING (current_setting('kora.tenants', true) = '*' OR "
-        "tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')) OR "
-        "(tenant_id IS NULL AND NULLIF(current_setting('kora.tenants', true), '') IS NOT NULL))"
+        "CREATE POLICY tenant_wall_1ec5f37d ON alert USING ((SELECT current_setting('kora.tenants', true)) = "
+        "'*' OR tenant_id = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', true), ''), "
+        "','))::text[]) OR (tenant_id IS NULL AND NULLIF((SELECT current_setting('kora.tenants', true)), '') "
+        "IS NOT NULL))"
     )
     op.execute("ALTER TABLE alert_step ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_2e03cfde ON alert_step USING (current_setting('kora.tenants', true) = '*' "
-        "OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')) OR "
-        "(tenant_id IS NULL AND NULLIF(current_setting('kora.tenants', true), '') IS NOT NULL))"
+        "CREATE POLICY tenant_wall_1ec5f37d ON alert_step USING ((SELECT current_setting('kora.tenants', "
+        "true)) = '*' OR tenant_id = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', "
+        "true), ''), ','))::text[]) OR (tenant_id IS NULL AND NULLIF((SELECT current_setting('kora.tenants', "
+        "true)), '') IS NOT NULL))"
     )
     op.execute("ALTER TABLE api_key ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_c8af0585 ON api_key USING (current_setting('kora.tenants', true) = '*' OR "
-        "tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+        "CREATE POLICY tenant_wall_7f36ba66 ON api_key USING ((SELECT current_setting('kora.tenants', true)) "
+        "= '*' OR tenant_id = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', true), ''), "
+        "','))::text[]))"
     )
     op.execute("ALTER TABLE appointment ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_c8af0585 ON appointment USING (current_setting('kora.tenants', true) = '*' "
-        "OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+        "CREATE POLICY tenant_wall_7f36ba66 ON appointment USING ((SELECT current_setting('kora.tenants', "
+        "true)) = '*' OR tenant_id = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', "
+        "true), ''), ','))::text[]))"
     )
     op.execute("ALTER TABLE appointment_version ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_c8af0585 ON appointment_version USING (current_setting('kora.tenants', "
-        "true) = '*' OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), "
-        "',')))"
+        "CREATE POLICY tenant_wall_7f36ba66 ON appointment_version USING ((SELECT "
+        "current_setting('kora.tenants', true)) = '*' OR tenant_id = ANY ((SELECT "
+        "string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ','))::text[]))"
     )
     op.execute("ALTER TABLE audit_entry ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_36913d78 ON audit_entry USING (current_setting('kora.tenants', true) = '*' "
-        "OR regexp_replace(chain, '^ev:', '') = ANY (string_to_array(NULLIF(current_setting('kora.tenants', "
-        "true), ''), ',')) OR (regexp_replace(chain, '^ev:', '') = 'global' AND "
-        "NULLIF(current_setting('kora.tenants', true), '') IS NOT NULL))"
+        "CREATE POLICY tenant_wall_a668688b ON audit_entry USING ((SELECT current_setting('kora.tenants', "
+        "true)) = '*' OR regexp_replace(chain, '^ev:', '') = ANY ((SELECT "
+        "string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ','))::text[]) OR "
+        "(regexp_replace(chain, '^ev:', '') = 'global' AND NULLIF((SELECT current_setting('kora.tenants', "
+        "true)), '') IS NOT NULL))"
     )
     op.execute("ALTER TABLE audit_head ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_36913d78 ON audit_head USING (current_setting('kora.tenants', true) = '*' "
-        "OR regexp_replace(chain, '^ev:', '') = ANY (string_to_array(NULLIF(current_setting('kora.tenants', "
-        "true), ''), ',')) OR (regexp_replace(chain, '^ev:', '') = 'global' AND "
-        "NULLIF(current_setting('kora.tenants', true), '') IS NOT NULL))"
+        "CREATE POLICY tenant_wall_a668688b ON audit_head USING ((SELECT current_setting('kora.tenants', "
+        "true)) = '*' OR regexp_replace(chain, '^ev:', '') = ANY ((SELECT "
+        "string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ','))::text[]) OR "
+        "(regexp_replace(chain, '^ev:', '') = 'global' AND NULLIF((SELECT current_setting('kora.tenants', "
+        "true)), '') IS NOT NULL))"
     )
     op.execute("ALTER TABLE command ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_c8af0585 ON command USING (current_setting('kora.tenants', true) = '*' OR "
-        "tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+        "CREATE POLICY tenant_wall_7f36ba66 ON command USING ((SELECT current_setting('kora.tenants', true)) "
+        "= '*' OR tenant_id = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', true), ''), "
+        "','))::text[]))"
     )
     op.execute("ALTER TABLE contact ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_c8af0585 ON contact USING (current_setting('kora.tenants', true) = '*' OR "
-        "tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+        "CREATE POLICY tenant_wall_7f36ba66 ON contact USING ((SELECT current_setting('kora.tenants', true)) "
+        "= '*' OR tenant_id = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', true), ''), "
+        "','))::text[]))"
     )
     op.execute("ALTER TABLE contingency_channel ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_c8af0585 ON contingency_channel USING (current_setting('kora.tenants', "
-        "true) = '*' OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), "
-        "',')))"
+        "CREATE POLICY tenant_wall_7f36ba66 ON contingency_channel USING ((SELECT "
+        "current_setting('kora.tenants', true)) = '*' OR tenant_id = ANY ((SELECT "
+        "string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ','))::text[]))"
     )
     op.execute("ALTER TABLE contingency_notice ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_c8af0585 ON contingency_notice USING (current_setting('kora.tenants', "
-        "true) = '*' OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), "
-        "',')))"
+        "CREATE POLICY tenant_wall_7f36ba66 ON contingency_notice USING ((SELECT "
+        "current_setting('kora.tenants', true)) = '*' OR tenant_id = ANY ((SELECT "
+        "string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ','))::text[]))"
     )
     op.execute("ALTER TABLE d1_step ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_c8af0585 ON d1_step USING (current_setting('kora.tenants', true) = '*' OR "
-        "tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+        "CREATE POLICY tenant_wall_7f36ba66 ON d1_step USING ((SELECT current_setting('kora.tenants', true)) "
+        "= '*' OR tenant_id = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', true), ''), "
+        "','))::text[]))"
     )
     op.execute("ALTER TABLE delivery_status ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_c8af0585 ON delivery_status USING (current_setting('kora.tenants', true) = "
-        "'*' OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+        "CREATE POLICY tenant_wall_7f36ba66 ON delivery_status USING ((SELECT current_setting('kora.tenants', "
+        "true)) = '*' OR tenant_id = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', "
+        "true), ''), ','))::text[]))"
     )
     op.execute("ALTER TABLE drain ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_c8af0585 ON drain USING (current_setting('kora.tenants', true) = '*' OR "
-        "tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+        "CREATE POLICY tenant_wall_7f36ba66 ON drain USING ((SELECT current_setting('kora.tenants', true)) = "
+        "'*' OR tenant_id = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', true), ''), "
+        "','))::text[]))"
     )
     op.execute("ALTER TABLE event_log ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_2e03cfde ON event_log USING (current_setting('kora.tenants', true) = '*' "
-        "OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')) OR "
-        "(tenant_id IS NULL AND NULLIF(current_setting('kora.tenants', true), '') IS NOT NULL))"
+        "CREATE POLICY tenant_wall_1ec5f37d ON event_log USING ((SELECT current_setting('kora.tenants', "
+        "true)) = '*' OR tenant_id = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', "
+        "true), ''), ','))::text[]) OR (tenant_id IS NULL AND NULLIF((SELECT current_setting('kora.tenants', "
+        "true)), '') IS NOT NULL))"
     )
     op.execute("ALTER TABLE evidence_file ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_141968f4 ON evidence_file USING (current_setting('kora.tenants', true) = "
-        "'*' OR EXISTS (SELECT 1 FROM evidence_pack AS p WHERE p.pack_id = evidence_file.pack_id))"
+        "CREATE POLICY tenant_wall_c33e6a38 ON evidence_file USING ((SELECT current_setting('kora.tenants', "
+        "true)) = '*' OR EXISTS (SELECT 1 FROM evidence_pack AS p WHERE p.pack_id = evidence_file.pack_id))"
     )
     op.execute("ALTER TABLE evidence_pack ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_2e03cfde ON evidence_pack USING (current_setting('kora.tenants', true) = "
-        "'*' OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')) OR "
-        "(tenant_id IS NULL AND NULLIF(current_setting('kora.tenants', true), '') IS NOT NULL))"
+        "CREATE POLICY tenant_wall_1ec5f37d ON evidence_pack USING ((SELECT current_setting('kora.tenants', "
+        "true)) = '*' OR tenant_id = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', "
+        "true), ''), ','))::text[]) OR (tenant_id IS NULL AND NULLIF((SELECT current_setting('kora.tenants', "
+        "true)), '') IS NOT NULL))"
     )
     op.execute("ALTER TABLE guardian ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_c8af0585 ON guardian USING (current_setting('kora.tenants', true) = '*' OR "
-        "tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+        "CREATE POLICY tenant_wall_7f36ba66 ON guardian USING ((SELECT current_setting('kora.tenants', true)) "
+        "= '*' OR tenant_id = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', true), ''), "
+        "','))::text[]))"
     )
     op.execute("ALTER TABLE hold ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_c8af0585 ON hold USING (current_setting('kora.tenants', true) = '*' OR "
-        "tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+        "CREATE POLICY tenant_wall_7f36ba66 ON hold USING ((SELECT current_setting('kora.tenants', true)) = "
+        "'*' OR tenant_id = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', true), ''), "
+        "','))::text[]))"
     )
     op.execute("ALTER TABLE lane ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_c8af0585 ON lane USING (current_setting('kora.tenants', true) = '*' OR "
-        "tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+        "CREATE POLICY tenant_wall_7f36ba66 ON lane USING ((SELECT current_setting('kora.tenants', true)) = "
+        "'*' OR tenant_id = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', true), ''), "
+        "','))::text[]))"
     )
     op.execute("ALTER TABLE ledger ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_c8af0585 ON ledger USING (current_setting('kora.tenants', true) = '*' OR "
-        "tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+        "CREATE POLICY tenant_wall_7f36ba66 ON ledger USING ((SELECT current_setting('kora.tenants', true)) = "
+        "'*' OR tenant_id = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', true), ''), "
+        "','))::text[]))"
     )
     op.execute("ALTER TABLE log_line ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_2e03cfde ON log_line USING (current_setting('kora.tenants', true) = '*' OR "
-        "tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')) OR "
-        "(tenant_id IS NULL AND NULLIF(current_setting('kora.tenants', true), '') IS NOT NULL))"
+        "CREATE POLICY tenant_wall_1ec5f37d ON log_line USING ((SELECT current_setting('kora.tenants', true)) "
+        "= '*' OR tenant_id = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', true), ''), "
+        "','))::text[]) OR (tenant_id IS NULL AND NULLIF((SELECT current_setting('kora.tenants', true)), '') "
+        "IS NOT NULL))"
     )
     op.execute("ALTER TABLE malformed_item ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_c8af0585 ON malformed_item USING (current_setting('kora.tenants', true) = "
-        "'*' OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+        "CREATE POLICY tenant_wall_7f36ba66 ON malformed_item USING ((SELECT current_setting('kora.tenants', "
+        "true)) = '*' OR tenant_id = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', "
+        "true), ''), ','))::text[]))"
     )
     op.execute("ALTER TABLE manual_task ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_c8af0585 ON manual_task USING (current_setting('kora.tenants', true) = '*' "
-        "OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+        "CREATE POLICY tenant_wall_7f36ba66 ON manual_task USING ((SELECT current_setting('kora.tenants', "
+        "true)) = '*' OR tenant_id = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', "
+        "true), ''), ','))::text[]))"
     )
     op.execute("ALTER TABLE message ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_c8af0585 ON message USING (current_setting('kora.tenants', true) = '*' OR "
-        "tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+        "CREATE POLICY tenant_wall_7f36ba66 ON message USING ((SELECT current_setting('kora.tenants', true)) "
+        "= '*' OR tenant_id = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', true), ''), "
+        "','))::text[]))"
     )
     op.execute("ALTER TABLE mode ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_0f6e13c0 ON mode USING (current_setting('kora.tenants', true) = '*' OR "
-        "scope = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')) OR (scope = "
-        "'global' AND NULLIF(current_setting('kora.tenants', true), '') IS NOT NULL))"
+        "CREATE POLICY tenant_wall_ed06e76d ON mode USING ((SELECT current_setting('kora.tenants', true)) = "
+        "'*' OR scope = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', true), ''), "
+        "','))::text[]) OR (scope = 'global' AND NULLIF((SELECT current_setting('kora.tenants', true)), '') "
+        "IS NOT NULL))"
     )
     op.execute("ALTER TABLE outbox ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_c8af0585 ON outbox USING (current_setting('kora.tenants', true) = '*' OR "
-        "tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+        "CREATE POLICY tenant_wall_7f36ba66 ON outbox USING ((SELECT current_setting('kora.tenants', true)) = "
+        "'*' OR tenant_id = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', true), ''), "
+        "','))::text[]))"
     )
     op.execute("ALTER TABLE patient ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_c8af0585 ON patient USING (current_setting('kora.tenants', true) = '*' OR "
-        "tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+        "CREATE POLICY tenant_wall_7f36ba66 ON patient USING ((SELECT current_setting('kora.tenants', true)) "
+        "= '*' OR tenant_id = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', true), ''), "
+        "','))::text[]))"
     )
     op.execute("ALTER TABLE phone_message ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_2e03cfde ON phone_message USING (current_setting('kora.tenants', true) = "
-        "'*' OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')) OR "
-        "(tenant_id IS NULL AND NULLIF(current_setting('kora.tenants', true), '') IS NOT NULL))"
+        "CREATE POLICY tenant_wall_1ec5f37d ON phone_message USING ((SELECT current_setting('kora.tenants', "
+        "true)) = '*' OR tenant_id = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', "
+        "true), ''), ','))::text[]) OR (tenant_id IS NULL AND NULLIF((SELECT current_setting('kora.tenants', "
+        "true)), '') IS NOT NULL))"
     )
     op.execute("ALTER TABLE proposal ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_c8af0585 ON proposal USING (current_setting('kora.tenants', true) = '*' OR "
-        "tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+        "CREATE POLICY tenant_wall_7f36ba66 ON proposal USING ((SELECT current_setting('kora.tenants', true)) "
+        "= '*' OR tenant_id = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', true), ''), "
+        "','))::text[]))"
     )
     op.execute("ALTER TABLE queue_alarm ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_c8af0585 ON queue_alarm USING (current_setting('kora.tenants', true) = '*' "
-        "OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+        "CREATE POLICY tenant_wall_7f36ba66 ON queue_alarm USING ((SELECT current_setting('kora.tenants', "
+        "true)) = '*' OR tenant_id = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', "
+        "true), ''), ','))::text[]))"
     )
     op.execute("ALTER TABLE replay_batch ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_c8af0585 ON replay_batch USING (current_setting('kora.tenants', true) = "
-        "'*' OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+        "CREATE POLICY tenant_wall_7f36ba66 ON replay_batch USING ((SELECT current_setting('kora.tenants', "
+        "true)) = '*' OR tenant_id = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', "
+        "true), ''), ','))::text[]))"
     )
     op.execute("ALTER TABLE replay_item ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_c8af0585 ON replay_item USING (current_setting('kora.tenants', true) = '*' "
-        "OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+        "CREATE POLICY tenant_wall_7f36ba66 ON replay_item USING ((SELECT current_setting('kora.tenants', "
+        "true)) = '*' OR tenant_id = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', "
+        "true), ''), ','))::text[]))"
     )
     op.execute("ALTER TABLE safe_cause ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_e44b0a30 ON safe_cause USING (current_setting('kora.tenants', true) = '*' "
-        "OR EXISTS (SELECT 1 FROM safe_episode AS p WHERE p.episode_id = safe_cause.episode_id))"
+        "CREATE POLICY tenant_wall_59660d35 ON safe_cause USING ((SELECT current_setting('kora.tenants', "
+        "true)) = '*' OR EXISTS (SELECT 1 FROM safe_episode AS p WHERE p.episode_id = safe_cause.episode_id))"
     )
     op.execute("ALTER TABLE safe_episode ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_0f6e13c0 ON safe_episode USING (current_setting('kora.tenants', true) = "
-        "'*' OR scope = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')) OR "
-        "(scope = 'global' AND NULLIF(current_setting('kora.tenants', true), '') IS NOT NULL))"
+        "CREATE POLICY tenant_wall_ed06e76d ON safe_episode USING ((SELECT current_setting('kora.tenants', "
+        "true)) = '*' OR scope = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', true), "
+        "''), ','))::text[]) OR (scope = 'global' AND NULLIF((SELECT current_setting('kora.tenants', true)), "
+        "'') IS NOT NULL))"
     )
     op.execute("ALTER TABLE safe_step ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_4fd40271 ON safe_step USING (current_setting('kora.tenants', true) = '*' "
-        "OR EXISTS (SELECT 1 FROM safe_episode AS p WHERE p.episode_id = safe_step.episode_id))"
+        "CREATE POLICY tenant_wall_96bf01eb ON safe_step USING ((SELECT current_setting('kora.tenants', "
+        "true)) = '*' OR EXISTS (SELECT 1 FROM safe_episode AS p WHERE p.episode_id = safe_step.episode_id))"
     )
     op.execute("ALTER TABLE settings_doc ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_0f6e13c0 ON settings_doc USING (current_setting('kora.tenants', true) = "
-        "'*' OR scope = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')) OR "
-        "(scope = 'global' AND NULLIF(current_setting('kora.tenants', true), '') IS NOT NULL))"
+        "CREATE POLICY tenant_wall_ed06e76d ON settings_doc USING ((SELECT current_setting('kora.tenants', "
+        "true)) = '*' OR scope = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', true), "
+        "''), ','))::text[]) OR (scope = 'global' AND NULLIF((SELECT current_setting('kora.tenants', true)), "
+        "'') IS NOT NULL))"
     )
     op.execute("ALTER TABLE signal_firing ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_0f6e13c0 ON signal_firing USING (current_setting('kora.tenants', true) = "
-        "'*' OR scope = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')) OR "
-        "(scope = 'global' AND NULLIF(current_setting('kora.tenants', true), '') IS NOT NULL))"
+        "CREATE POLICY tenant_wall_ed06e76d ON signal_firing USING ((SELECT current_setting('kora.tenants', "
+        "true)) = '*' OR scope = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', true), "
+        "''), ','))::text[]) OR (scope = 'global' AND NULLIF((SELECT current_setting('kora.tenants', true)), "
+        "'') IS NOT NULL))"
     )
     op.execute("ALTER TABLE signal_minute ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_c8af0585 ON signal_minute USING (current_setting('kora.tenants', true) = "
-        "'*' OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+        "CREATE POLICY tenant_wall_7f36ba66 ON signal_minute USING ((SELECT current_setting('kora.tenants', "
+        "true)) = '*' OR tenant_id = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', "
+        "true), ''), ','))::text[]))"
     )
     op.execute("ALTER TABLE signal_point ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_0f6e13c0 ON signal_point USING (current_setting('kora.tenants', true) = "
-        "'*' OR scope = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')) OR "
-        "(scope = 'global' AND NULLIF(current_setting('kora.tenants', true), '') IS NOT NULL))"
+        "CREATE POLICY tenant_wall_ed06e76d ON signal_point USING ((SELECT current_setting('kora.tenants', "
+        "true)) = '*' OR scope = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', true), "
+        "''), ','))::text[]) OR (scope = 'global' AND NULLIF((SELECT current_setting('kora.tenants', true)), "
+        "'') IS NOT NULL))"
     )
     op.execute("ALTER TABLE signal_state ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_0f6e13c0 ON signal_state USING (current_setting('kora.tenants', true) = "
-        "'*' OR scope = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')) OR "
-        "(scope = 'global' AND NULLIF(current_setting('kora.tenants', true), '') IS NOT NULL))"
+        "CREATE POLICY tenant_wall_ed06e76d ON signal_state USING ((SELECT current_setting('kora.tenants', "
+        "true)) = '*' OR scope = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', true), "
+        "''), ','))::text[]) OR (scope = 'global' AND NULLIF((SELECT current_setting('kora.tenants', true)), "
+        "'') IS NOT NULL))"
     )
     op.execute("ALTER TABLE source_clock ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_c8af0585 ON source_clock USING (current_setting('kora.tenants', true) = "
-        "'*' OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+        "CREATE POLICY tenant_wall_7f36ba66 ON source_clock USING ((SELECT current_setting('kora.tenants', "
+        "true)) = '*' OR tenant_id = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', "
+        "true), ''), ','))::text[]))"
     )
     op.execute("ALTER TABLE tenant ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_c8af0585 ON tenant USING (current_setting('kora.tenants', true) = '*' OR "
-        "tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+        "CREATE POLICY tenant_wall_7f36ba66 ON tenant USING ((SELECT current_setting('kora.tenants', true)) = "
+        "'*' OR tenant_id = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', true), ''), "
+        "','))::text[]))"
     )
     op.execute("ALTER TABLE therapist ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_c8af0585 ON therapist USING (current_setting('kora.tenants', true) = '*' "
-        "OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+        "CREATE POLICY tenant_wall_7f36ba66 ON therapist USING ((SELECT current_setting('kora.tenants', "
+        "true)) = '*' OR tenant_id = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', "
+        "true), ''), ','))::text[]))"
     )
     op.execute("ALTER TABLE ticket ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_c8af0585 ON ticket USING (current_setting('kora.tenants', true) = '*' OR "
-        "tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+        "CREATE POLICY tenant_wall_7f36ba66 ON ticket USING ((SELECT current_setting('kora.tenants', true)) = "
+        "'*' OR tenant_id = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', true), ''), "
+        "','))::text[]))"
     )
     op.execute("ALTER TABLE user_tenant ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
-        "CREATE POLICY tenant_wall_c8af0585 ON user_tenant USING (current_setting('kora.tenants', true) = '*' "
-        "OR tenant_id = ANY (string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ',')))"
+        "CREATE POLICY tenant_wall_7f36ba66 ON user_tenant USING ((SELECT current_setting('kora.tenants', "
+        "true)) = '*' OR tenant_id = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', "
+        "true), ''), ','))::text[]))"
     )
     # </walls>
 
