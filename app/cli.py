@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 import click
 from sqlalchemy import Connection, text
 
+from app import passwords
 from app.bootstrap import prepare_folder
 from app.cli_drill import drill_commands
 from app.cli_evidence import evidence_commands, first_key
@@ -256,8 +257,9 @@ def user() -> None:
 def user_add(email: str, name: str, role: str, slugs: tuple[str, ...], password: str | None) -> None:
     """Create a person."""
     chosen = password or secrets.token_urlsafe(12)
-    if len(chosen) < 12:
-        raise click.ClickException("a password needs at least 12 characters")
+    refused = passwords.fault(chosen, Settings.from_env(os.environ).breach_list)
+    if refused is not None:
+        raise click.ClickException(passwords.SENTENCES[refused])
     if role != "superadmin" and not slugs:
         raise click.ClickException(f"a {role} needs at least one --tenant")
     password_hash = hash_password(chosen)
@@ -300,7 +302,6 @@ def user_disable(email: str) -> None:
         if row is None:
             raise click.ClickException(f"no user {email!r}")
         accounts.set_disabled(conn, row.user_id, SystemClock().now())
-        accounts.end_sessions_of_user(conn, row.user_id)
         _note(conn, "user.disable", f"user/{row.user_id}", {})
 
     _write(work)

@@ -19,9 +19,19 @@ _HASHER: Final = PasswordHasher()
 _KEY_PREFIX: Final = "kora"
 
 
-def new_api_key() -> tuple[str, str, str]:
+def new_key_id() -> str:
+    """A fresh id for a machine's key; it is no secret."""
+    return secrets.token_hex(6)
+
+
+def is_key_id(text: str) -> bool:
+    """Whether a text has the form of `new_key_id`."""
+    return len(text) == 12 and all(c in "0123456789abcdef" for c in text)
+
+
+def new_api_key(key_id: str | None = None) -> tuple[str, str, str]:
     """A fresh machine key: `(key_id, token, secret_hash)`; only the token is secret, and it is shown once."""
-    key_id, secret = secrets.token_hex(6), secrets.token_hex(24)
+    key_id, secret = key_id or new_key_id(), secrets.token_hex(24)
     return key_id, f"{_KEY_PREFIX}_{key_id}_{secret}", sha256(secret)
 
 

@@ -37,6 +37,8 @@ class Settings:
     otlp_endpoint: str | None = None
     heartbeat_url: str | None = None
     """Called once a minute while all is well, so that somebody outside notices when the calls stop."""
+    breach_list: str | None = None
+    """File of SHA-1 hashes of leaked passwords, sorted, beside the short one that is shipped (`passwords.py`)."""
 
     @property
     def is_production(self) -> bool:
@@ -71,6 +73,7 @@ class Settings:
             time_scale=_number("KORA_TIME_SCALE", given.get("time_scale", "1"), 0.1, 10_000),
             otlp_endpoint=_http_url("KORA_OTLP_ENDPOINT", given.get("otlp_endpoint")),
             heartbeat_url=_http_url("KORA_HEARTBEAT_URL", given.get("heartbeat_url")),
+            breach_list=_file("KORA_BREACH_LIST", given.get("breach_list")),
         )
         settings._refuse_unsafe(secret_given="secret_key" in given)
         return settings
@@ -110,6 +113,12 @@ def _http_url(name: str, value: str | None) -> str | None:
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise ConfigError(f"{name}: must be an http:// or https:// address")
     return value.rstrip("/")
+
+
+def _file(name: str, value: str | None) -> str | None:
+    if value is not None and not Path(value).is_file():
+        raise ConfigError(f"{name}: there is no such file")
+    return value
 
 
 def _choice(name: str, value: str, options: tuple[str, ...]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, or_, select, update
 
 from app.store.bulk import insert_rows
 from app.store.tables import ApiKey, ModeRow, Tenant, UserAccount, UserTenant, WebSession, table
@@ -127,6 +127,26 @@ def tenants_of_user(conn: Connection, user_id: str) -> list[str]:
     return list(conn.execute(query).scalars())
 
 
+def list_memberships(conn: Connection) -> dict[str, list[str]]:
+    """Ids of everybody's open clinics by person, each person's by slug as in `tenants_of_user`."""
+    query = (
+        select(_MEMBER.c.user_id, _MEMBER.c.tenant_id)
+        .join(_TENANT, _TENANT.c.tenant_id == _MEMBER.c.tenant_id)
+        .where(_TENANT.c.disabled_at.is_(None))
+        .order_by(_MEMBER.c.user_id, _TENANT.c.slug)
+    )
+    found: dict[str, list[str]] = {}
+    for user_id, tenant_id in conn.execute(query):
+        found.setdefault(user_id, []).append(tenant_id)
+    return found
+
+
+def set_clinics(conn: Connection, user_id: str, tenant_ids: Iterable[str]) -> None:
+    """Replace the clinics that a person works for; the caller ends their sessions."""
+    conn.execute(delete(_MEMBER).where(_MEMBER.c.user_id == user_id))
+    insert_rows(conn, _MEMBER, [{"user_id": user_id, "tenant_id": t} for t in sorted(set(tenant_ids))])
+
+
 def set_disabled(conn: Connection, user_id: str, now: datetime | None) -> None:
     """Shut a person out and end their sessions, or let them in again (`now` None)."""
     conn.execute(update(_USER).where(_USER.c.user_id == user_id).values(disabled_at=now))
@@ -164,9 +184,9 @@ def record_login_failure(conn: Connection, user_id: str, now: datetime) -> datet
     return now + pause
 
 
-def record_login_success(conn: Connection, user_id: str) -> None:
-    """Forget the failures of a person who signed in."""
-    values = {"failed_logins": 0, "locked_until": None}
+def record_login_success(conn: Connection, user_id: str, now: datetime) -> None:
+    """Forget the failures of a person who signed in, and note when it was."""
+    values = {"failed_logins": 0, "locked_until": None, "signed_in_at": now}
     conn.execute(update(_USER).where(_USER.c.user_id == user_id).values(**values))
 
 
@@ -177,7 +197,7 @@ def create_session(
     conn: Connection, *, key_hash: str, user_id: str, now: datetime, address: str = "", user_agent: str = ""
 ) -> None:
     """Sign a browser in; sessions that are over are swept away on the way."""
-    conn.execute(delete(_SESSION).where(or_(_SESSION.c.expires_at <= now, _SESSION.c.seen_at <= now - SESSION_IDLE)))
+    _end(conn, or_(_SESSION.c.expires_at <= now, _SESSION.c.seen_at <= now - SESSION_IDLE))
     row = {
         "key_hash": key_hash,
         "user_id": user_id,
@@ -214,20 +234,41 @@ def touch_session(conn: Connection, key_hash: str, now: datetime) -> bool:
 
 def end_session(conn: Connection, key_hash: str) -> bool:
     """Sign a browser out; returns whether it was signed in."""
-    return conn.execute(delete(_SESSION).where(_SESSION.c.key_hash == key_hash)).rowcount == 1
+    return _end(conn, _SESSION.c.key_hash == key_hash) == 1
 
 
 def end_sessions_of_user(conn: Connection, user_id: str, *, but: str | None = None) -> int:
     """Sign a person out everywhere (`but` one session, if named); returns how many sessions ended."""
-    query = delete(_SESSION).where(_SESSION.c.user_id == user_id)
-    if but is not None:
-        query = query.where(_SESSION.c.key_hash != but)
-    return conn.execute(query).rowcount
+    which = _SESSION.c.user_id == user_id
+    return _end(conn, which if but is None else and_(which, _SESSION.c.key_hash != but))
+
+
+def _end(conn: Connection, which: ColumnElement[bool]) -> int:
+    """End sessions; their people were last seen when the latest of them was used. Returns how many ended."""
+    gone = conn.execute(delete(_SESSION).where(which).returning(_SESSION.c.user_id, _SESSION.c.seen_at)).all()
+    left: dict[str, datetime] = {}
+    for row in gone:
+        left[row.user_id] = max(row.seen_at, left.get(row.user_id, row.seen_at))
+    for user_id, seen_at in sorted(left.items()):  # in one order, so that two sweeps do not wait for each other
+        older = or_(_USER.c.left_at.is_(None), _USER.c.left_at < seen_at)
+        conn.execute(update(_USER).where(_USER.c.user_id == user_id, older).values(left_at=seen_at))
+    return len(gone)
+
+
+def live_at(now: datetime) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """The conditions of a session that is not over."""
+    return _SESSION.c.expires_at > now, _SESSION.c.seen_at > now - SESSION_IDLE
+
+
+def count_sessions(conn: Connection, now: datetime) -> dict[str, int]:
+    """How many live sessions each person has, by id."""
+    query = select(_SESSION.c.user_id, func.count()).where(*live_at(now)).group_by(_SESSION.c.user_id)
+    return {row[0]: int(row[1]) for row in conn.execute(query)}
 
 
 def sessions_of_user(conn: Connection, user_id: str, now: datetime) -> Sequence[Row[Any]]:
     """A person's live sessions, the one used last first."""
-    live = (_SESSION.c.user_id == user_id, _SESSION.c.expires_at > now, _SESSION.c.seen_at > now - SESSION_IDLE)
+    live = (_SESSION.c.user_id == user_id, *live_at(now))
     return conn.execute(select(_SESSION).where(*live).order_by(_SESSION.c.seen_at.desc(), _SESSION.c.key_hash)).all()
 
 
@@ -278,6 +319,11 @@ def revoke_key(conn: Connection, key_id: str, now: datetime) -> bool:
     """Make a key useless from now on; returns whether it was good until now."""
     query = update(_KEY).where(_KEY.c.key_id == key_id, _KEY.c.revoked_at.is_(None)).values(revoked_at=now)
     return conn.execute(query).rowcount == 1
+
+
+def expire_key(conn: Connection, key_id: str, at: datetime) -> None:
+    """Let a key end at a moment."""
+    conn.execute(update(_KEY).where(_KEY.c.key_id == key_id).values(expires_at=at))
 
 
 def touch_keys(conn: Connection, key_ids: Iterable[str], now: datetime) -> None:

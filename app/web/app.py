@@ -27,6 +27,8 @@ from app.web.ack import Guesses, ack_routes
 from app.web.api import api_routes
 from app.web.api.webhooks import webhook_routes
 from app.web.auth import Actor, Authenticator, enforce_access
+from app.web.console.access_routes import access_pages
+from app.web.console.account_routes import account_pages
 from app.web.console.agenda_routes import agenda_pages
 from app.web.console.alert_routes import alert_pages
 from app.web.console.audit_routes import audit_pages
@@ -135,6 +137,8 @@ def create_app(services: "Services") -> Litestar:
             *safe_mode_pages,
             *alert_pages,
             *channel_pages,
+            *access_pages,
+            *account_pages,
             *replay_pages,
             *evidence_pages,
             *stream_routes,

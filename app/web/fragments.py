@@ -12,6 +12,8 @@ from typing import Any, Final, TypeVar
 from sqlalchemy import Connection
 
 from app.web.console import (
+    access,
+    account,
     agenda,
     alerts,
     audit,
@@ -126,6 +128,9 @@ FRAGMENTS: Final[Mapping[str, Fragment]] = {
         _rows("alert_detail", "alerts.html", mark("Chosen alert"), "alerts", alerts.AlertDetail, alerts.load_alert_detail),
         _rows("channel_rows", "channels.html", mark("Targets"), "settings", channels.ChannelRows, channels.load_channel_rows),
         _rows("routing_rows", "channels.html", mark("Routing"), "settings", channels.RoutingRows, channels.load_routing_rows),
+        _rows("access_rows", "access.html", mark("Users and keys"), "", access.AccessRows, access.load_access_rows),
+        _rows("access_detail", "access.html", mark("Chosen"), "", access.AccessDetail, access.load_access_detail),
+        _rows("account", "account.html", mark("My account"), "", account.Account, account.load_account),
         _state("manual_count", "base.html", mark("Manual review"), "manual", manual.ManualCount, manual.load_manual_count),
         _rows("manual_rows", "manual.html", mark("Tasks"), "manual", manual.ManualRows, manual.load_manual_rows, every_s=2),
         _rows("manual_detail", "manual.html", mark("Task"), "manual lane", manual.ManualDetail, manual.load_manual_detail),

@@ -170,7 +170,7 @@ def _signed_in(
 ) -> None:
     if old_hash is not None:
         accounts.end_session(conn, old_hash)
-    accounts.record_login_success(conn, user_id)
+    accounts.record_login_success(conn, user_id, now)
     accounts.create_session(conn, key_hash=session_hash, user_id=user_id, now=now, address=address, user_agent=user_agent)
     _note(conn, f"user:{user_id}", "session.sign_in", address, now)
 

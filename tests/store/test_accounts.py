@@ -97,7 +97,7 @@ async def test_failures_close_the_door_for_longer_and_longer_and_a_success_opens
     assert locks[:4] == [None] * 4
     pauses = [(until - NOON).total_seconds() for until in locks[4:] if until is not None]
     assert pauses == [30, 60, 120, 240, 480, 900, 900, 900]
-    await db.write(accounts.record_login_success, "u1")
+    await db.write(accounts.record_login_success, "u1", NOON)
     row = await db.read(accounts.find_user, "u1")
     assert row is not None
     assert (row.failed_logins, row.locked_until) == (0, None)

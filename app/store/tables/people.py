@@ -48,6 +48,10 @@ class UserAccount(SQLModel, table=True):
     locked_until: datetime | None = when(default=None)
     created_at: datetime = when()
     disabled_at: datetime | None = when(default=None)
+    signed_in_at: datetime | None = when(default=None)
+    """Last time."""
+    left_at: datetime | None = when(default=None)
+    """Last use of the last session that has ended: since then the person has not looked."""
 
 
 class UserTenant(SQLModel, table=True):

@@ -98,6 +98,8 @@ PAGES: Final = (
     Page(id="audit", label=mark("Audit"), group="prove", url="/audit", icon="search", roles=(MANAGER, SUPERADMIN)),
     Page(id="guardians", label=mark("Guardians"), group="configure", url="/guardians", icon="person", key="u"),
     Page(id="channels", label=mark("Channels"), group="configure", url="/channels", icon="plug", roles=(SUPERADMIN,)),
+    Page(id="access", label=mark("Users and keys"), group="configure", url="/access", icon="lock", roles=(SUPERADMIN,)),
+    Page(id="account", label=mark("My account"), group="configure", url="/account", icon="person"),
     Page(
         id="replay",
         label=mark("Replay"),

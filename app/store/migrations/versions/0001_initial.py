@@ -1256,6 +1256,8 @@ def upgrade() -> None:
         sa.Column("locked_until", UTCDateTime(), nullable=True),
         sa.Column("created_at", UTCDateTime(), nullable=False),
         sa.Column("disabled_at", UTCDateTime(), nullable=True),
+        sa.Column("signed_in_at", UTCDateTime(), nullable=True),
+        sa.Column("left_at", UTCDateTime(), nullable=True),
         sa.CheckConstraint("role IN ('secretary','manager','superadmin')", name=op.f("ck_user_account_role")),
         sa.PrimaryKeyConstraint("user_id", name=op.f("pk_user_account")),
         sa.UniqueConstraint("email", name=op.f("uq_user_account_email")),
