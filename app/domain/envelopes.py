@@ -86,6 +86,12 @@ class Command:
         return PRIORITY_OF_COMMAND[self.command_type]
 
     @property
+    def therapist_id(self) -> str | None:
+        """The therapist named in the payload; None when what stands there is no text."""
+        value = self.payload.get("therapist_id")
+        return value if isinstance(value, str) else None
+
+    @property
     def appointment_id(self) -> str | None:
         """The appointment named in the payload; for `schedule` without one, derived from the command's id."""
         value = self.payload.get("appointment_id")

@@ -110,13 +110,13 @@ class Intake:
         return receipts
 
     async def result(self, tenant_id: str, command_id: str, timeout_s: float) -> None:
-        """Return when the command has its terminal result, or after the timeout."""
+        """Return when the command has its terminal result, after the timeout, or when the server stops."""
         key = (tenant_id, command_id)
         done = asyncio.Event()
         self._results.setdefault(key, set()).add(done)
         try:
             async with asyncio.timeout(timeout_s):
-                while await self._database.read(result_of, tenant_id, command_id) is None:
+                while await self._database.read(result_of, tenant_id, command_id) is None and not self._closed:
                     try:
                         async with asyncio.timeout(WAIT_POLL_S):  # another node may decide it
                             await done.wait()
@@ -139,9 +139,12 @@ class Intake:
                 done.set()
 
     def close(self) -> None:
-        """Refuse new items; what is in the buffer is still accepted."""
+        """Refuse new items; what is in the buffer is still accepted, and whoever waits for a result is answered as it stands."""
         self._closed = True
         self.wake.set()
+        for waiting in self._results.values():
+            for done in waiting:
+                done.set()
 
     # --- the loop -------------------------------------------------------------------------------------------------------
 

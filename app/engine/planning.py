@@ -74,8 +74,8 @@ def agenda_names(facts: Facts, command: Command) -> list[tuple[str, str, str]]:
     target = facts.appointments.get((command.tenant_id, command.appointment_id or ""))
     if command.appointment_id:
         names.append((command.tenant_id, "appointment", command.appointment_id))
-    therapist_id = target.therapist_id if target else command.payload.get("therapist_id")
-    if isinstance(therapist_id, str):
+    therapist_id = target.therapist_id if target else command.therapist_id
+    if therapist_id is not None:
         names.append((command.tenant_id, "therapist", therapist_id))
     return names
 
@@ -167,10 +167,10 @@ class _Planner:
         row, tenant_id = lane.row, command.tenant_id
         target = self.facts.appointments.get((tenant_id, command.appointment_id or ""))
         patient_id = target.patient_id if target else command.patient_id
-        therapist_id = target.therapist_id if target else command.payload.get("therapist_id")
+        therapist_id = target.therapist_id if target else command.therapist_id
         slot = wanted_slot(command)
         conflict = None
-        if slot and isinstance(therapist_id, str) and command.command_type in (CommandType.SCHEDULE, CommandType.RESCHEDULE):
+        if slot and therapist_id is not None and command.command_type in (CommandType.SCHEDULE, CommandType.RESCHEDULE):
             booked = self.facts.booked.get((tenant_id, therapist_id), [])
             moved = command.appointment_id if command.command_type is CommandType.RESCHEDULE else None
             conflict = slot_conflict(booked, *slot, ignore=moved, now=self.now)

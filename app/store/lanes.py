@@ -287,9 +287,9 @@ def _load_agenda(conn: Connection, facts: Facts) -> None:
         patient = target.patient_id if target else command.patient_id
         for patient_id in {patient, command.patient_id} - {None}:
             people.add((command.tenant_id, str(patient_id), command.contact_id))
-        therapist = target.therapist_id if target else command.payload.get("therapist_id")
+        therapist = target.therapist_id if target else command.therapist_id
         slot = wanted_slot(command)
-        if slot and isinstance(therapist, str):
+        if slot and therapist is not None:
             low, high = windows.get((command.tenant_id, therapist), slot)
             windows[(command.tenant_id, therapist)] = (min(low, slot[0] - AROUND), max(high, slot[1] + AROUND))
     _load_people(conn, facts, people)
@@ -329,8 +329,8 @@ def _load_people(conn: Connection, facts: Facts, people: set[tuple[str, str, str
         patients = [{"tenant_id": t, "patient_id": p} for t, p in sorted({(t, p) for t, p, _ in people})]
         pair = ("tenant_id", "patient_id")
         facts.patients = {(r.tenant_id, r.patient_id) for r in joined_rows(conn, _PATIENT, patients, keys=pair, columns=pair)}
-    therapists = {(c.tenant_id, c.payload.get("therapist_id")) for c in _commands(facts)}
-    rows = [{"tenant_id": t, "therapist_id": n} for t, n in sorted((t, n) for t, n in therapists if isinstance(n, str))]
+    therapists = {(c.tenant_id, c.therapist_id) for c in _commands(facts) if c.therapist_id is not None}
+    rows = [{"tenant_id": t, "therapist_id": n} for t, n in sorted(therapists)]
     if rows:
         pair = ("tenant_id", "therapist_id")
         facts.therapists = {(r.tenant_id, r.therapist_id) for r in joined_rows(conn, _THERAPIST, rows, keys=pair, columns=pair)}

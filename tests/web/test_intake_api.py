@@ -53,6 +53,19 @@ async def test_without_wait_the_answer_is_the_receipt_alone(api: Api) -> None:
     assert (answer["status"], answer["commit_order"]) == ("queued_for_dispatch", 1)
 
 
+async def test_whoever_waits_while_the_server_stops_is_told_that_the_command_is_stored(api: Api) -> None:
+    held = asyncio.create_task(api.one(api.command(command_id="cmd-held", commit_order=2), wait=25))
+    await api.once(f"/contacts/{CONTACT}", lambda found: found["lane"]["waiting"] == 1)
+    await api.once("/commands/cmd-held", lambda found: found["status"] == "waiting_previous_commit")
+    assert not held.done()
+    api.services.intake.close()
+    async with asyncio.timeout(5):
+        answer = await held
+    assert (answer["command_id"], answer["status"], answer["result"]) == ("cmd-held", "waiting_previous_commit", None)
+    refused = await api.call("POST", "/commands", json=api.command())
+    assert refused.status_code == 503
+
+
 async def test_an_event_is_durable_and_triaged_when_it_is_answered(api: Api) -> None:
     event = api.event("Quero remarcar a consulta", correlation_id="corr-e")
     answer = await api.call("POST", "/events", json=event)
