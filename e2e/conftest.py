@@ -152,14 +152,30 @@ def people(browser: Browser, browser_context_args: dict[str, Any], noise: Noise)
     assert noise.said == []
 
 
-@pytest.fixture(scope="session")
-def admin_state(browser: Browser, house: House, browser_context_args: dict[str, Any]) -> StorageState:
-    """Cookies of a superadmin who signed in."""
-    context = browser.new_context(**browser_context_args)
-    house.sign_in(context.new_page())
+def _signed_in(browser: Browser, house: House, options: dict[str, Any], email: str | None) -> StorageState:
+    context = browser.new_context(**options)
+    house.sign_in(context.new_page(), email)
     state = context.storage_state()
     context.close()
     return state
+
+
+@pytest.fixture(scope="session")
+def admin_state(browser: Browser, house: House, browser_context_args: dict[str, Any]) -> StorageState:
+    """Cookies of a superadmin who signed in."""
+    return _signed_in(browser, house, browser_context_args, None)
+
+
+@pytest.fixture(scope="session")
+def secretary_state(browser: Browser, house: House, browser_context_args: dict[str, Any]) -> StorageState:
+    """Cookies of a secretary who signed in."""
+    return _signed_in(browser, house, browser_context_args, SECRETARY)
+
+
+@pytest.fixture(scope="session")
+def manager_state(browser: Browser, house: House, browser_context_args: dict[str, Any]) -> StorageState:
+    """Cookies of a manager who signed in."""
+    return _signed_in(browser, house, browser_context_args, MANAGER)
 
 
 @pytest.fixture

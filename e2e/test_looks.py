@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, StorageState, expect
 
 from e2e.clinic import Clinic
-from e2e.conftest import SECRETARY, House, Noise, live
+from e2e.conftest import House, Noise, live
 
 AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text()
 RUN = """async () => {
@@ -183,16 +183,6 @@ def test_a_first_load_is_small_and_a_second_one_smaller(
     second = page.evaluate(TRANSFERRED)
     assert 30 * 1024 < first < 250 * 1024
     assert 0 < second < 30 * 1024
-
-
-@pytest.fixture(scope="session")
-def secretary_state(browser: Any, house: House, browser_context_args: dict[str, Any]) -> StorageState:
-    """Cookies of a secretary who signed in."""
-    context = browser.new_context(**browser_context_args)
-    house.sign_in(context.new_page(), SECRETARY)
-    state: StorageState = context.storage_state()
-    context.close()
-    return state
 
 
 def _wider(page: Page) -> int:

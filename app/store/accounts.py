@@ -111,6 +111,12 @@ def find_user(conn: Connection, user_id: str) -> Row[Any] | None:
     return conn.execute(select(_USER).where(_USER.c.user_id == user_id)).first()
 
 
+def names_of_users(conn: Connection, user_ids: Iterable[str]) -> dict[str, str]:
+    """Id -> name, of those who are known."""
+    rows = conn.execute(select(_USER.c.user_id, _USER.c.name).where(_USER.c.user_id.in_(sorted(set(user_ids)))))
+    return {row.user_id: row.name for row in rows}
+
+
 def find_user_by_email(conn: Connection, email: str) -> Row[Any] | None:
     """A person by address, whatever its case."""
     return conn.execute(select(_USER).where(_USER.c.email == normal_email(email))).first()

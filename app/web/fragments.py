@@ -134,9 +134,7 @@ FRAGMENTS: Final[Mapping[str, Fragment]] = {
         _state("manual_count", "base.html", mark("Manual review"), "manual", manual.ManualCount, manual.load_manual_count),
         _rows("manual_rows", "manual.html", mark("Tasks"), "manual", manual.ManualRows, manual.load_manual_rows, every_s=2),
         _rows("manual_detail", "manual.html", mark("Task"), "manual lane", manual.ManualDetail, manual.load_manual_detail),
-        _state(
-            "takeover_count", "base.html", mark("Taken over"), "tickets", takeovers.TakeoverCount, takeovers.load_takeover_count
-        ),
+        _state("takeover_count", "base.html", mark("Takeovers"), "tickets", takeovers.TakeoverCount, takeovers.load_takeover_count),
         _rows(
             "takeover_rows",
             "takeovers.html",

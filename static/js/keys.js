@@ -22,11 +22,22 @@
     next.scrollIntoView({ block: "nearest" });
   };
 
+  /* the row that has the focus, when it is not the one that is open: open it first, so that people see what they act on */
+  const elsewhere = () => {
+    const row = document.activeElement.closest?.("main [data-row]"), target = row && row.querySelector("a.row-link");
+    return target && target.getAttribute("aria-current") !== "true" ? target : null;
+  };
   /* one alert: acknowledge it; none or several in sight: go to the first button, and let the person press it */
   const acknowledge = () => {
-    const buttons = [...document.querySelectorAll("main [data-ack]")];
-    if (buttons.length === 1) buttons[0].form.requestSubmit(buttons[0]);
+    const buttons = [...document.querySelectorAll("main [data-ack]")], other = elsewhere();
+    if (other && document.querySelector("main .alert-list")) other.click();
+    else if (buttons.length === 1) buttons[0].form.requestSubmit(buttons[0]);
     else buttons[0]?.focus();
+  };
+  const answer = () => {
+    const other = elsewhere();
+    if (other && document.querySelector("main [data-answers]")) other.click();
+    else document.querySelector("main [data-answer]")?.focus();
   };
 
   const acts = {
@@ -35,6 +46,7 @@
     j: () => move(1),
     k: () => move(-1),
     a: acknowledge,
+    r: answer,
     p: () => window.kora.regions.togglePause(),
   };
   document.addEventListener("keydown", (event) => {

@@ -27,10 +27,11 @@
   };
   const channel = new BroadcastChannel(name);
   channel.onmessage = ({ data }) => {
-    if (data.type === "who") { if (leading && connected) channel.postMessage({ type: "hb", data: null, before: cursor, rev: cursor }); }
+    if (data.type === "who") { if (leading && connected) send({ type: "hb", data: null, before: cursor, rev: cursor }); }
     else apply(data);
   };
-  const pass = (message) => { apply(message); channel.postMessage(message); };
+  const send = (message) => { if (navigator.locks) channel.postMessage(message); };
+  const pass = (message) => { apply(message); send(message); };
 
   /* --- the stream ----------------------------------------------------------------------------------------------------- */
   const open = () => {
@@ -43,7 +44,7 @@
     }
     source.addEventListener("bye", (event) => {
       source.close();
-      if (JSON.parse(event.data).reason === "session") { channel.postMessage({ type: "end" }); apply({ type: "end" }); }
+      if (JSON.parse(event.data).reason === "session") pass({ type: "end" });
       else again(500);
     });
     source.onerror = () => { source.close(); if (tries % 3 === 2) ask(); again(); };
@@ -62,8 +63,10 @@
   let leaving = false;
   document.addEventListener("submit", (event) => { leaving ||= event.target.matches("form[action='/logout']"); });
   const leave = () => leaving || location.assign("/login?next=" + encodeURIComponent(location.pathname + location.search));
-  navigator.locks.request(name, () => { leading = true; open(); return new Promise(() => {}); });
-  channel.postMessage({ type: "who" });
+  const lead = () => { leading = true; open(); return new Promise(() => {}); };
+  // plain http away from localhost has no locks: each tab then keeps a stream of its own and passes nothing on
+  if (navigator.locks) { navigator.locks.request(name, lead); channel.postMessage({ type: "who" }); }
+  else { channel.close(); lead(); }
 
   /* --- what people see ------------------------------------------------------------------------------------------------ */
   const word = document.querySelector("[data-live-word]"), time = document.querySelector("[data-live-time]"), off = document.getElementById("banner_off");

@@ -24,5 +24,11 @@
     return true;
   };
   Idiomorph.defaults.callbacks.beforeAttributeUpdated = (name, node, kind) => !(ours.has(name) && kind === "remove");
+  // what a refused form had in it is the person's, not the server's: no update takes it away
+  for (const field of document.querySelectorAll("[data-kept]")) {
+    if (field instanceof HTMLSelectElement) for (const option of field.options) { const chosen = option.selected; option.defaultSelected = false; option.selected = chosen; }
+    else if (field.type === "checkbox") { field.defaultChecked = false; field.checked = true; }
+    else { const typed = field.value; field.defaultValue = ""; field.value = typed; }
+  }
   window.kora = Object.assign(window.kora || {}, { dirty });
 })();

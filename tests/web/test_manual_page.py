@@ -98,3 +98,16 @@ async def test_tasks_of_another_clinic_do_not_exist(api: Api, rita: Browser) -> 
     assert (await send(rita, "/manual/act", task_id=task_id, act="claim", rev="1")).status_code == 404
     await send(rita, "/manual/close", task=[task_id], resolution="not_needed", sure="on")
     assert (await stranger.get(f"/manual-tasks/{task_id}"))["status"] == "open"
+
+
+async def test_a_row_that_left_the_list_says_who_settled_it_to_those_who_may_see_it(api: Api, rita: Browser) -> None:
+    task_id = await expired(api)
+    stranger = await open_api(api.services, api.client, "clinica-vizinha")
+    other_id = await expired(stranger)
+    await stranger.call("POST", f"/manual-tasks/{other_id}/resolve", json={"resolution": "not_needed"})
+    rows = {"row": [f"task_{task_id}", f"task_{other_id}", "task_", "row_x_y", "elsewhere_1"]}
+    assert (await rita.client.get("/left", params=rows)).json() == {}
+    await send(rita, "/manual/act", task_id=task_id, act="resolve", resolution="not_needed", rev="1")
+    said = (await rita.client.get("/left", params=rows)).json()
+    assert list(said) == [f"task_{task_id}"]
+    assert said[f"task_{task_id}"].startswith("encerrada por Secretary às ")

@@ -78,6 +78,8 @@ class AlertCount:
 
     open: int
     critical: int
+    safe_mode_at: datetime | None = None
+    """When safe mode begins by itself unless somebody takes an alert on; the screens count down to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +164,8 @@ class AlertDetail:
 def load_alert_count(conn: Connection, viewer: Viewer) -> AlertCount:
     """Open alerts of the viewer's clinics."""
     found = views.counts(conn, viewer.scope)
-    return AlertCount(found.open, found.critical)
+    upcoming = found.next_safe_mode_at
+    return AlertCount(found.open, found.critical, upcoming if upcoming is not None and upcoming > viewer.words.now else None)
 
 
 def load_alert_rows(conn: Connection, visit: Visit) -> AlertRows:

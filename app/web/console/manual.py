@@ -12,8 +12,8 @@ from app.domain.manual import OFFERED, UNDO_WITHIN, Outcome, Tab, tab_of
 from app.domain.reasons import explain
 from app.errors import InvalidRequest
 from app.store import manual
-from app.store.accounts import find_user
 from app.store.views.scope import clinics
+from app.web.console.owners import owner_names
 from app.web.console.pages import MANAGER, SUPERADMIN
 from app.web.console.sentences import Badge, class_badge, command_name, task_reason
 from app.web.console.visit import Viewer, Visit
@@ -178,11 +178,9 @@ def leads(role: str) -> bool:
 
 def _lines(conn: Connection, visit: Visit, found: list[dict[str, Any]]) -> Any:
     words, names = visit.words, clinics(conn, [t["tenant_id"] for t in found])
-    people: dict[str, str] = {}
+    people = owner_names(conn, words, (task["owner"] for task in found))
     for task in found:
         owner = task["owner"]
-        if owner and owner not in people:
-            people[owner] = _person(conn, visit, owner)
         yield TaskLine(
             task_id=task["task_id"],
             rev=task["rev"],
@@ -200,13 +198,6 @@ def _lines(conn: Connection, visit: Visit, found: list[dict[str, Any]]) -> Any:
             created_at=task["created_at"],
             chosen=visit.one("task") == task["task_id"],
         )
-
-
-def _person(conn: Connection, visit: Visit, owner: str) -> str:
-    """The name of whoever holds a task."""
-    kind, _, ident = owner.partition(":")
-    row = find_user(conn, ident) if kind == "user" else None
-    return str(row.name) if row is not None else visit.words.text("a program")
 
 
 def _outcomes(visit: Visit) -> tuple[tuple[str, str], ...]:

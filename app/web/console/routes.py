@@ -8,8 +8,9 @@ from litestar.response import Redirect
 
 from app.store import accounts
 from app.web.auth import actor_of
+from app.web.console.left import load_left
 from app.web.console.render import show, view
-from app.web.console.visit import AnyRequest, services_of
+from app.web.console.visit import AnyRequest, services_of, visit_of
 from app.web.i18n import LANGUAGE_COOKIE, LOCALES, THEMES
 from app.web.signin import safe_next
 
@@ -43,6 +44,12 @@ async def lane(request: AnyRequest) -> Response[str]:
     return await show(request, LANE, clinic_slug=request.path_params["clinic"])
 
 
+@get("/left")
+async def left(request: AnyRequest) -> dict[str, str]:
+    """What became of the rows of `?row=`, and who settled them: the ones whose end is known."""
+    return await services_of(request).db.read(load_left, await visit_of(request))
+
+
 @post("/preferences", status_code=303)
 async def preferences(request: AnyRequest) -> Response[Any]:
     """Language, theme and shortcuts of the person; fields left out stay as they are."""
@@ -74,5 +81,10 @@ async def preferences(request: AnyRequest) -> Response[Any]:
 
 
 console_routes: Final[list[Any]] = [
-    Router("/", route_handlers=[overview, queue, contacts, lane, preferences], opt={"access": "page"}, include_in_schema=False)
+    Router(
+        "/",
+        route_handlers=[overview, queue, contacts, lane, left, preferences],
+        opt={"access": "page"},
+        include_in_schema=False,
+    )
 ]
