@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
@@ -21,6 +21,8 @@ ID_MAX: Final = 200
 TEXT_MAX: Final = 8_000
 DEPTH_MAX: Final = 16
 INT_MAX: Final = 2**53 - 1
+SMALL_INT_MAX: Final = 2**31 - 1
+"""For numbers whose column has 32 bits."""
 EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 LATEST: Final = datetime(2100, 1, 1, tzinfo=UTC)
 
@@ -183,12 +185,12 @@ class _Reader:
             return None
         return value
 
-    def number(self, name: str, *, minimum: int = 0) -> int | None:
+    def number(self, name: str, *, minimum: int = 0, maximum: int = INT_MAX) -> int | None:
         value = self.raw.get(name)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= INT_MAX:
-            self.fail(name, f"must be a whole number from {minimum}")
+        if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
+            self.fail(name, f"must be a whole number from {minimum} to {maximum}")
             return None
         return value
 
@@ -338,7 +340,7 @@ def parse_event(raw: object, *, tenant_id: str, new_id: str, channel: str = "api
     conversation_id = r.text("conversation_id")
     causation_id = r.text("causation_id")
     sequence = r.number("sequence", minimum=1)
-    payload_version = r.number("payload_version", minimum=1)
+    payload_version = r.number("payload_version", minimum=1, maximum=SMALL_INT_MAX)
     if raw.get("occurred_at") is None:
         r.fail("occurred_at", "is required")
     occurred_at = r.time("occurred_at")
@@ -395,3 +397,25 @@ def _malformed(
         errors=tuple(errors),
         raw=raw,
     )
+
+
+def not_storable(item: Command | Message | Malformed) -> Malformed:
+    """The item as one that a person must look at, in a form that every database holds; for what a database refused as it was."""
+    if isinstance(item, Malformed):
+        kind, item_id = item.kind, item.item_id
+    else:
+        kind, item_id = ("command", item.command_id) if isinstance(item, Command) else ("message", item.event_id)
+    return Malformed(
+        kind=kind,
+        item_id=_kept(item_id),
+        contact_id=_kept(item.contact_id),
+        correlation_id=_kept(item.correlation_id),
+        reason="not_storable",
+        errors=(FieldError("", "was refused by the database"),),
+        # as text with escapes only: whatever it was that could not be held, this can
+        raw={"as_received": json.dumps(asdict(item), sort_keys=True, default=str)},
+    )
+
+
+def _kept(value: str | None) -> str | None:
+    return value if value is not None and len(value) <= ID_MAX and _storable(value) else None

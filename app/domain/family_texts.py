@@ -3,7 +3,10 @@
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
+from app.domain.confirmation import confirms
+from app.domain.envelopes import Command
 from app.domain.facts import BookAppointment, ChangeAppointment, Decision, Effect
+from app.domain.reasons import Reason
 from app.domain.states import AppointmentStatus, CommandType, State
 
 _WEEKDAYS = ("segunda-feira", "terça-feira", "quarta-feira", "quinta-feira", "sexta-feira", "sábado", "domingo")
@@ -39,6 +42,22 @@ def proposal(command_type: CommandType, start_at: datetime | None, timezone: str
     return f"Podemos marcar a consulta{wish}. Para aceitar, responda CONFIRMAR. Nada foi marcado ainda."
 
 
-def opens_proposal(decision: Decision) -> bool:
+def asked_again(question: str) -> str:
+    """The same question, after a CONFIRMAR that another message of the family overtook."""
+    return f"Chegou outra mensagem sua logo depois do CONFIRMAR, por isso ainda não mudamos nada. {question}"
+
+
+def confirmation_kept() -> str:
+    """The answer to a CONFIRMAR that could not be done: it was heard, and a person goes on with it."""
+    return "Recebemos seu CONFIRMAR, mas ainda não foi possível concluir. Nossa equipe vai conferir e falar com você."
+
+
+def opens_proposal(command: Command, decision: Decision) -> bool:
     """Whether the family's CONFIRMAR can still make this happen."""
-    return decision.state is State.BLOCKED_UNCONFIRMED
+    return decision.state is State.BLOCKED_UNCONFIRMED or overtaken(command, decision)
+
+
+def overtaken(command: Command, decision: Decision) -> bool:
+    """Whether a CONFIRMAR had no effect only because the family wrote again before it was done."""
+    stale = (State.VERSION_CONFLICT_BLOCKED, Reason.CONVERSATION_VERSION_STALE)
+    return confirms(command) and (decision.state, decision.reason) == stale

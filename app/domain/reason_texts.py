@@ -44,6 +44,12 @@ REASONS: Final[dict[str, Row]] = {
     ),
     "bad_field": _row("Um campo do pedido está errado.", "A field of the request is wrong.", _FIX),
     "missing_contact_id": _row("O pedido não diz de qual contato é.", "The request does not say which contact it is from.", _FIX),
+    "not_storable": (
+        "O banco de dados recusou o item como veio. Ele foi guardado em forma de texto.",
+        "Veja o conteúdo, fale com a família se for preciso e avise o suporte.",
+        "The database refused the item as it came. It was kept as text.",
+        "Look at the content, talk to the family if needed, and tell support.",
+    ),
     "command_id_reused": _row(
         "O número do pedido já pertence a outro pedido.", "The command id belongs to another command already.", _FIX
     ),

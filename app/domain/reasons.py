@@ -19,6 +19,7 @@ class Reason(StrEnum):
     NOT_AN_OBJECT = "not_an_object"
     BAD_FIELD = "bad_field"
     MISSING_CONTACT_ID = "missing_contact_id"
+    NOT_STORABLE = "not_storable"
     COMMAND_ID_REUSED = "command_id_reused"
     QUEUE_OVERFLOW = "queue_overflow"
     ALREADY_ACCEPTED = "already_accepted"

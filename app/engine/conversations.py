@@ -7,6 +7,7 @@ interpret; here it is only put in order and marked processed.
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -14,12 +15,14 @@ import msgspec
 import structlog
 
 from app.clock import Clock
-from app.domain.confirmation import is_explicit_confirmation
+from app.domain.confirmation import confirming_id, is_courtesy, is_explicit_confirmation
 from app.domain.d1_texts import d1_answer
 from app.domain.envelopes import Command, canonical_json, sha256_hex
 from app.domain.frustration import is_frustrated
 from app.domain.states import CommandType, RequestedBy, Source, State
 from app.domain.triage import Intent
+from app.engine.intake import set_aside
+from app.errors import KoraError
 from app.ids import new_id
 from app.store.database import Database
 from app.store.inbox import Submission
@@ -58,7 +61,7 @@ class Conversations:
         if not heard:
             return POLL_S
         self._next_at = loop.time() + RHYTHM_S
-        await self._database.write(hear, heard, now)
+        await self._write(heard, now)
         for h in heard:
             log.info(
                 "messages_heard",
@@ -75,6 +78,23 @@ class Conversations:
         for wake in (*self.on_heard, *commands):
             wake()
         return 0.0 if len(conversations) == BATCH else POLL_S
+
+    async def _write(self, heard: list[Heard], now: datetime) -> None:
+        """All in one transaction; where the database refuses it, each conversation in its own, at last without its commands."""
+        try:
+            await self._database.write(hear, heard, now)
+        except (KoraError, OSError):
+            raise
+        except Exception as error:
+            if len(heard) > 1:
+                for one in heard:
+                    await self._write([one], now)
+                return
+            (only,) = heard
+            if not only.commands:
+                raise
+            kept = [set_aside(s, error) for s in only.commands]
+            await self._database.write(hear, [replace(only, commands=kept, made={}, confirmed=False)], now)
 
     def _hear(self, conversation: Conversation, now: datetime) -> Heard | None:
         heard = Heard(conversation=conversation, message_ids=[], last_sequence=conversation.row.last_processed)
@@ -103,11 +123,11 @@ class Conversations:
                 heard.expired = True
                 return None
             heard.confirmed = True
-            return _confirmed(command_of(conversation.proposed), row)
+            return _confirmed(command_of(conversation.proposed), row, _decided_on(conversation, row))
         answer = d1_answer(button if isinstance(button, str) else "", said=said)
         asked = conversation.asked.pop(0) if answer is not None and conversation.asked else None
         if answer is not None and asked is not None:
-            return _d1(asked, row, answer)
+            return _d1(asked, row, answer, _decided_on(conversation, row))
         if conversation.row.takeover_id is not None or heard.handed_over:
             return None
         if row.intent == Intent.TAKEOVER_REQUEST:
@@ -120,15 +140,34 @@ class Conversations:
         return None
 
 
-def _confirmed(proposed: Command, message: Any) -> Command:
+def _decided_on(conversation: Conversation, message: Any) -> int:
+    """The conversation's version that an answer of the family is decided on.
+
+    Whoever answers and says thanks right after it has not changed its mind: where everything behind the message is in view
+    and is no more than courtesy, the command is decided on the conversation as it is heard now (`hear` compares the version
+    again). Anything else makes the command as old as its message, and the gate finds it stale.
+    """
+    unread = conversation.row.unheard > len(conversation.messages)
+    later = [m for m in conversation.messages if m.conversation_version > message.conversation_version]
+    if unread or not all(is_courtesy(_words(m)) for m in later):
+        return int(message.conversation_version)
+    return int(conversation.row.conversation_version)
+
+
+def _words(message: Any) -> str:
+    text = msgspec.json.decode(message.payload_json).get("text")
+    return text if isinstance(text, str) else ""
+
+
+def _confirmed(proposed: Command, message: Any, conversation_version: int) -> Command:
     """The proposed command again, now confirmed by this message: once per proposal, on the versions it was proposed on."""
-    command_id = sha256_hex(f"confirm:{proposed.tenant_id}:{proposed.command_id}")[:32]
+    command_id = confirming_id(proposed.tenant_id, proposed.command_id)
     return Command(
         command_id=command_id,
         tenant_id=proposed.tenant_id,
         contact_id=proposed.contact_id,
         command_type=proposed.command_type,
-        idempotency_key=f"confirm:{proposed.command_id}"[:200],
+        idempotency_key=f"confirm:{proposed.command_id}" if len(proposed.command_id) <= 192 else f"confirm:{command_id}",
         fingerprint=proposed.fingerprint,
         requested_by=proposed.requested_by,
         requested_by_id=proposed.requested_by_id,
@@ -138,7 +177,7 @@ def _confirmed(proposed: Command, message: Any) -> Command:
         conversation_id=message.conversation_id or proposed.conversation_id,
         patient_id=proposed.patient_id,
         guardian_version=proposed.guardian_version,
-        conversation_version=message.conversation_version,
+        conversation_version=conversation_version,
         entity_version=proposed.entity_version,
         as_of=proposed.as_of,
         occurred_at=message.occurred_at,
@@ -147,7 +186,7 @@ def _confirmed(proposed: Command, message: Any) -> Command:
     )
 
 
-def _d1(appointment: Any, message: Any, answer: str) -> Command:
+def _d1(appointment: Any, message: Any, answer: str, conversation_version: int) -> Command:
     """The family's answer to the question of the day before, on the appointment as it stands."""
     name = f"{message.tenant_id}:{appointment.appointment_id}:{appointment.start_at.isoformat()}:{message.event_id}"
     payload = {"appointment_id": appointment.appointment_id, "answer": answer}
@@ -164,7 +203,7 @@ def _d1(appointment: Any, message: Any, answer: str) -> Command:
         payload=payload,
         conversation_id=message.conversation_id,
         patient_id=appointment.patient_id,
-        conversation_version=message.conversation_version,
+        conversation_version=conversation_version,
         entity_version=appointment.version,
         as_of=max(appointment.as_of, message.occurred_at),
         occurred_at=message.occurred_at,

@@ -8,7 +8,7 @@ the batch size follows the load by itself and a lone request never waits for com
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
 
@@ -16,11 +16,11 @@ import structlog
 from sqlalchemy.exc import IntegrityError
 
 from app.clock import Clock
-from app.domain.envelopes import Command, Malformed, Message, parse_command, parse_event
+from app.domain.envelopes import Command, Malformed, Message, not_storable, parse_command, parse_event
 from app.domain.states import State
 from app.domain.triage import triage
 from app.engine.policies import PolicyCache
-from app.errors import StorageUnavailable
+from app.errors import KoraError, StorageUnavailable
 from app.ids import new_id
 from app.metrics import Metrics
 from app.store.database import Database
@@ -149,34 +149,40 @@ class Intake:
     # --- the loop -------------------------------------------------------------------------------------------------------
 
     async def tick(self) -> float:
-        """Accept one batch."""
+        """Accept one batch. Every request of it has its answer when this returns or raises."""
         batch = self._take()
         if not batch:
             return 30.0
         submissions = [s for request in batch for s in request.submissions]
+        failure: Exception | None = None
         try:
             receipts = await self._accept(submissions)
-        except IntegrityError:
-            # two nodes accepted the same new thing at once; alone each request meets what is stored by now
-            for request in batch:
-                await self._accept_alone(request)
-        except Exception as error:
+        except (KoraError, OSError) as error:
             for request in batch:
                 _refuse(request, error)
             raise
+        except Exception as error:  # noqa: BLE001  # each request finds out for itself; what stays unexplained is raised below
+            log.warning("batch_split", flow_id="F-01", requests=len(batch), error=_brief(error))
+            failure = await self._accept_each(batch)
         else:
             self._metrics.intake_batch_size.observe(len(submissions))
             offset = 0
             for request in batch:
                 count = len(request.submissions)
-                if not request.answer.done():
-                    request.answer.set_result(receipts[offset : offset + count])
+                _answer(request, receipts[offset : offset + count])
                 offset += count
         items = [s.item for s in submissions]
         commands = self.on_commands if any(isinstance(item, Command) for item in items) else []
         messages = self.on_messages if any(isinstance(item, Message) for item in items) else []
         for wake in (*self.on_accepted, *commands, *messages):
             wake()
+        if failure is not None:
+            if not isinstance(failure, KoraError | OSError):  # the loop ends here: whoever waits would wait for nobody
+                self._closed = True
+                left, self._buffer = self._buffer, []
+                for request in left:
+                    _refuse(request, StorageUnavailable("the server is stopping; nothing was accepted, send it again"))
+            raise failure
         return 0.0 if self._buffer else 30.0
 
     def _take(self) -> list[_Request]:
@@ -215,19 +221,55 @@ class Intake:
             )
         return receipts
 
-    async def _accept_alone(self, request: _Request) -> None:
+    async def _accept_each(self, batch: Sequence[_Request]) -> Exception | None:
+        """Each request alone, after a batch that the database refused; answers all of them.
+
+        Returns what the loop must still raise: the store went away, or it refuses whatever it is given.
+        """
+        failure: Exception | None = None
+        for position, request in enumerate(batch):
+            try:
+                _answer(request, await self._accept_alone(request.submissions))
+            except (KoraError, OSError) as error:
+                for left in batch[position:]:
+                    _refuse(left, error)
+                return failure or error
+            except _Raced as error:
+                _refuse(request, StorageUnavailable(str(error)))
+            except Exception as error:  # noqa: BLE001  # the others of the batch are answered first, then it is raised
+                _refuse(request, error)
+                failure = failure or error
+        return failure
+
+    async def _accept_alone(self, submissions: list[Submission]) -> list[Receipt]:
+        """One request in its own transaction; where the database refuses an item of it, item by item."""
+        try:
+            return await self._accept_again(submissions)
+        except (KoraError, OSError, _Raced):
+            raise
+        except Exception as error:  # noqa: BLE001  # which item it is shows when each is alone
+            log.warning("request_split", flow_id="F-01", items=len(submissions), error=_brief(error))
+        receipts: list[Receipt] = []
+        for submission in submissions:
+            try:
+                receipts += await self._accept_again([submission])
+            except (KoraError, OSError, _Raced):
+                raise
+            except Exception as error:  # noqa: BLE001  # it becomes an item for a person; where even that fails, that is raised
+                receipts += await self._accept([set_aside(submission, error)])
+        return receipts
+
+    async def _accept_again(self, submissions: list[Submission]) -> list[Receipt]:
+        """Accept, meeting up to twice what another node stored at the same moment; then raises _Raced."""
         for attempt in (1, 2, 3):
             try:
-                receipts = await self._accept(request.submissions)
+                return await self._accept(submissions)
             except IntegrityError as error:
+                if not _is_race(error):
+                    raise
                 if attempt == 3:
-                    _refuse(
-                        request, StorageUnavailable(f"could not be stored beside what arrived at the same moment: {error.orig}")
-                    )
-            else:
-                if not request.answer.done():
-                    request.answer.set_result(receipts)
-                return
+                    raise _Raced(f"could not be stored beside what arrived at the same moment: {error.orig}") from error
+        raise AssertionError("unreachable")
 
     async def _room(self, submissions: list[Submission]) -> dict[str, int]:
         """How many more items each tenant's queue takes."""
@@ -254,6 +296,31 @@ def message_submission(tenant_id: str, item: Message | Malformed, spare_id: str)
         return Submission(tenant_id=tenant_id, item=item, spare_id=spare_id)
     found = triage(item.text)
     return Submission(tenant_id=tenant_id, item=item, spare_id=spare_id, priority=found.priority.rank, intent=found.intent)
+
+
+def set_aside(submission: Submission, error: Exception) -> Submission:
+    """An item that the database refused as one for a person, in a form that every database holds."""
+    log.error("item_not_storable", flow_id="F-01", tenant_id=submission.tenant_id, error=_brief(error))
+    return replace(submission, item=not_storable(submission.item), priority=3, intent=None)
+
+
+class _Raced(Exception):
+    """What is stored kept changing under a request."""
+
+
+def _is_race(error: IntegrityError) -> bool:
+    """Whether another row was there first; any other constraint is broken by the item itself."""
+    return getattr(error.orig, "sqlstate", None) == "23505" or "UNIQUE constraint failed" in str(error.orig)
+
+
+def _brief(error: Exception) -> str:
+    """The kind of failure and the database's code, never values: they hold what families wrote."""
+    return f"{type(error).__name__} {getattr(getattr(error, 'orig', None), 'sqlstate', '') or ''}".strip()
+
+
+def _answer(request: _Request, receipts: list[Receipt]) -> None:
+    if not request.answer.done():
+        request.answer.set_result(receipts)
 
 
 def _refuse(request: _Request, error: BaseException) -> None:

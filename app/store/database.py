@@ -62,6 +62,7 @@ class Database:
         elif self.dialect == "postgresql":
             self._async = create_async_engine(
                 parsed.set(drivername="postgresql+asyncpg"),
+                hide_parameters=True,
                 pool_size=pool_size,
                 max_overflow=4,
                 pool_timeout=5,
@@ -222,6 +223,7 @@ def _sqlite_engine(url: Any, *, query_only: bool, pool_size: int) -> Engine:
     engine = create_engine(
         url,
         poolclass=QueuePool,
+        hide_parameters=True,  # what families wrote has no place in an error's text, and so in the logs
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=30,

@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, select, text
 
 from app.domain import family_texts
+from app.domain.confirmation import confirms
 from app.domain.envelopes import Command
 from app.domain.facts import Appointment as AppointmentFact
 from app.domain.facts import BookAppointment, ChangeAppointment, Decision, Mode, OpenTakeover, SendMessage
@@ -362,7 +363,10 @@ def _collect(writes: _Writes, plan: LanePlan, attempt: Attempt) -> None:
 
 def _collect_entry(writes: _Writes, plan: LanePlan, entry: Entry, attempt: Attempt) -> None:
     (tenant_id, contact_id), decision, command = plan.key, entry.decision, entry.command
-    if decision.state in MANUAL_RESULTS:
+    overtaken = command is not None and family_texts.overtaken(command, decision)
+    done = decision.effect is not None or decision.state is State.DUPLICATE_IGNORED
+    unfulfilled = command is not None and confirms(command) and not done and not overtaken
+    if decision.state in MANUAL_RESULTS or unfulfilled:
         writes.events[(tenant_id, "manual")].add(entry.new_id)
         name = command.command_id if command else f"{contact_id}:{entry.order}"
         writes.tasks.append(
@@ -388,7 +392,9 @@ def _collect_entry(writes: _Writes, plan: LanePlan, entry: Entry, attempt: Attem
         _command_update(tenant_id, command.command_id, status, decision.state, decision.reason, attempt.now, attempt.now)
     )
     _collect_effect(writes, plan, entry, command, attempt)
-    if family_texts.opens_proposal(decision):
+    if unfulfilled:  # the family said CONFIRMAR: it hears of it, and somebody sees to it
+        writes.outbox.append(_say(plan, command, "answer", family_texts.confirmation_kept(), attempt.now))
+    if family_texts.opens_proposal(command, decision):
         writes.proposals.append(
             {
                 "tenant_id": tenant_id,
@@ -400,6 +406,8 @@ def _collect_entry(writes: _Writes, plan: LanePlan, entry: Entry, attempt: Attem
         )
         start = entry.target.start_at if entry.target and command.command_type is CommandType.CANCEL else _wanted_start(command)
         words = family_texts.proposal(command.command_type, start, plan.timezone)
+        if overtaken:
+            words = family_texts.asked_again(words)
         writes.outbox.append(_say(plan, command, "proposal", words, attempt.now))
 
 

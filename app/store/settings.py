@@ -103,13 +103,13 @@ _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
 def load(conn: Connection, scope: str) -> dict[str, Any]:
     """The settings that hold for a tenant id (or `global`), secrets included: never show the result as it is."""
     rows = {r.scope: r.data_json for r in conn.execute(select(_DOC).where(_DOC.c.scope.in_([GLOBAL_SCOPE, scope])))}
-    merged = _merge({}, DEFAULTS)
+    merged = _over({}, DEFAULTS)
     zone = conn.execute(select(_TENANT.c.timezone).where(_TENANT.c.tenant_id == scope)).scalar()
     if zone:
         merged["timezone"] = zone
     for name in (GLOBAL_SCOPE, scope):
         if name in rows:
-            merged = _merge(merged, msgspec.json.decode(rows[name]))
+            merged = _over(merged, msgspec.json.decode(rows[name]))
     return merged
 
 
@@ -132,7 +132,7 @@ def save(
         )
     row = conn.execute(select(_DOC).where(_DOC.c.scope == scope)).first()
     before = msgspec.json.decode(row.data_json) if row else {}
-    after = _merge(before, _keep_masked(patch, before))
+    after = _patched(before, _keep_masked(patch, before))
     if "thresholds" in patch:
         _check_order(conn, scope, after)
     values = {"data_json": canonical_json(after), "updated_at": now, "updated_by": actor[:200]}
@@ -140,8 +140,9 @@ def save(
         insert_rows(conn, _DOC, [{"scope": scope, "version": 1, **values}])
     else:
         conn.execute(update(_DOC).where(_DOC.c.scope == scope).values(version=row.version + 1, **values))
-    if scope != GLOBAL_SCOPE and isinstance(patch.get("timezone"), str):
-        conn.execute(update(_TENANT).where(_TENANT.c.tenant_id == scope).values(timezone=patch["timezone"]))
+    if scope != GLOBAL_SCOPE and "timezone" in patch:
+        zone = patch["timezone"] or load(conn, GLOBAL_SCOPE)["timezone"]
+        conn.execute(update(_TENANT).where(_TENANT.c.tenant_id == scope).values(timezone=zone))
     append(
         conn,
         chain=scope,
@@ -216,7 +217,7 @@ def _faults(patch: Mapping[str, Any]) -> Iterator[FieldError]:
             for name, minutes in value.items():
                 if name not in names:
                     yield FieldError(f"/{key}/{name}", f"is not one of {', '.join(sorted(names))}")
-                elif not _number(minutes, 0, 60 * 24 * 365):
+                elif minutes is not None and not _number(minutes, 0, 60 * 24 * 365):
                     yield FieldError(f"/{key}/{name}", "must be minutes between 0 and a year")
         elif (
             key in ("wait_limit_s", "d1_cutoff_min", "clock_skew_s", "contingency_after_s")
@@ -230,14 +231,14 @@ def _faults(patch: Mapping[str, Any]) -> Iterator[FieldError]:
             yield from (FieldError(pointer, detail) for pointer, detail in hour_faults({key: value}))
         elif key == "takeover_sla_min" and isinstance(value, dict):
             for name, minutes in value.items():
-                if name not in SLA_NAMES or not _number(minutes, 1, 10_000):
+                if name not in SLA_NAMES or (minutes is not None and not _number(minutes, 1, 10_000)):
                     yield FieldError(f"/{key}/{name}", f"must be minutes between 1 and 10000, of {', '.join(SLA_NAMES)}")
         elif key == "retention" and isinstance(value, dict):
             yield from (FieldError(pointer, detail) for pointer, detail in retention_faults(value))
         elif key == "frustration" and isinstance(value, dict):
             limits = {"messages": (0, 50), "window_min": (1, 1_440)}
             for name, number in value.items():
-                if name not in limits or not _number(number, *limits[name]):
+                if name not in limits or (number is not None and not _number(number, *limits[name])):
                     yield FieldError(f"/{key}/{name}", "must be messages (0 to 50, 0 = never) or window_min (1 to 1440)")
         elif key == "channels" and isinstance(value, dict):
             yield from _channel_faults(value)
@@ -298,15 +299,29 @@ def _number(value: object, low: float, high: float) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        if value is None and base:
+def _patched(stored: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored document after a patch: null takes a key away, whatever was there, so none is ever stored."""
+    merged = dict(stored)
+    for key, value in patch.items():
+        if value is None:
             merged.pop(key, None)
-        elif isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = _merge(merged[key], value)
+        elif isinstance(value, Mapping):
+            known = merged.get(key)
+            merged[key] = _patched(known if isinstance(known, Mapping) else {}, value)
         else:
-            merged[key] = dict(value) if isinstance(value, Mapping) else value
+            merged[key] = value
+    return merged
+
+
+def _over(base: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored document over what holds without it; a null in it (of an older version) says nothing."""
+    merged = dict(base)
+    for key, value in document.items():
+        known = merged.get(key)
+        if isinstance(value, Mapping):
+            merged[key] = _over(known if isinstance(known, Mapping) else {}, value)
+        elif value is not None or document is DEFAULTS:
+            merged[key] = value
     return merged
 
 

@@ -1,12 +1,16 @@
 """What families read: day and time in their clinic's timezone, no name, and what stays the same."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
+from app.domain.confirmation import confirming_id
 from app.domain.facts import BookAppointment, ChangeAppointment, Decision, OpenTakeover, SendMessage
-from app.domain.family_texts import answer, opens_proposal, proposal, when
+from app.domain.family_texts import answer, asked_again, confirmation_kept, opens_proposal, proposal, when
+from app.domain.reasons import Reason
 from app.domain.states import AppointmentStatus, CommandType, State
+from tests.domain.cases import command
 
 START = datetime(2026, 12, 1, 13, 0, tzinfo=UTC)
 END = datetime(2026, 12, 1, 13, 50, tzinfo=UTC)
@@ -46,5 +50,15 @@ def test_a_proposal_asks_for_confirmar_and_says_what_holds_until_then(kind: Comm
 
 
 def test_only_an_unconfirmed_command_opens_a_proposal() -> None:
-    opening = [s for s in State if opens_proposal(Decision(state=s, reason="x", terminal=True))]
+    opening = [s for s in State if opens_proposal(command(), Decision(state=s, reason="x", terminal=True))]
     assert opening == [State.BLOCKED_UNCONFIRMED]
+
+
+def test_a_confirmar_that_another_message_overtook_is_asked_for_again() -> None:
+    stale = Decision(state=State.VERSION_CONFLICT_BLOCKED, reason=Reason.CONVERSATION_VERSION_STALE, terminal=True)
+    confirmed = replace(command(), causation_id="cmd-0", command_id=confirming_id(command().tenant_id, "cmd-0"))
+    assert opens_proposal(confirmed, stale)
+    assert not opens_proposal(replace(confirmed, command_id="cmd-1"), stale)
+    assert not opens_proposal(confirmed, replace(stale, reason=Reason.ENTITY_VERSION_STALE))
+    assert asked_again("Responda CONFIRMAR.").endswith("ainda não mudamos nada. Responda CONFIRMAR.")
+    assert "CONFIRMAR" in confirmation_kept()

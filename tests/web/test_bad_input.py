@@ -147,6 +147,10 @@ async def test_an_unusable_command_is_kept_for_a_person(api: Api, fields: dict[s
         ({"occurred_at": "9999-01-01T00:00:00Z"}, "/occurred_at"),
         ({"payload": "text"}, "/payload"),
         ({"source": "fax"}, "/source"),
+        ({"payload_version": 0}, "/payload_version"),
+        ({"payload_version": 2**31}, "/payload_version"),
+        ({"payload_version": 2**40}, "/payload_version"),
+        ({"sequence": 2**53}, "/sequence"),
         ({"external_id": NUL}, "/external_id"),
     ],
 )

@@ -1,0 +1,150 @@
+"""What intake does when the database refuses a batch: everybody is answered, and only the item at fault is set aside."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from sqlalchemy import BigInteger, Connection, Integer, select
+from sqlalchemy.exc import DataError, IntegrityError
+
+from app.clock import ManualClock
+from app.domain.envelopes import INT_MAX, Command, Message, parse_command, parse_event
+from app.engine.intake import command_submission, message_submission
+from app.errors import StorageUnavailable
+from app.store.database import Database
+from app.store.inbox import Submission, accept
+from app.store.tables import InboxCommand, InboxMessage, MalformedItem, ManualTask, table
+from app.store.verify import verify
+from tests.builders import clinic
+from tests.engine.test_main_path import Engine
+
+HALF = "half\ud83d"
+TWICE = IntegrityError("INSERT", {}, Exception("UNIQUE constraint failed: two nodes at once"))
+
+
+@pytest.fixture
+async def engine(db: Database, manual_clock: ManualClock) -> AsyncIterator[Engine]:
+    await db.write(clinic, now=manual_clock.now())
+    async with Engine(db, manual_clock).running() as running:
+        yield running
+    assert await db.read(verify) == []
+
+
+def refusing(db: Database, monkeypatch: pytest.MonkeyPatch, refuse: Callable[[int], Exception | None]) -> None:
+    """Acceptances number 1, 2, ... of `db` fail with what `refuse` says of them."""
+    write, count = db.write, 0
+
+    async def written(fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        nonlocal count
+        if fn is accept:
+            count += 1
+            if (error := refuse(count)) is not None:
+                raise error
+        return await write(fn, *args, **kwargs)
+
+    monkeypatch.setattr(db, "write", written)
+
+
+def asks(engine: Engine, *keys: str) -> list[Any]:
+    raws = [[engine.command("follow_up", {"text": key}, idempotency_key=key)] for key in keys]
+    return [engine.intake.commands("ten-sol", raw) for raw in raws]
+
+
+async def test_nobody_hangs_when_the_store_goes_away_while_each_request_is_tried_alone(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults: dict[int, Exception] = {1: TWICE, 2: StorageUnavailable("the connection was lost")}
+    refusing(engine.db, monkeypatch, faults.get)
+    async with asyncio.timeout(10):
+        answers = await asyncio.gather(*asks(engine, "a", "b", "c"), return_exceptions=True)
+        assert [type(a) for a in answers] == [StorageUnavailable] * 3
+        ((later,),) = await asyncio.gather(*asks(engine, "d"))
+    assert later.status == "queued_for_dispatch"
+    assert engine.supervisor.defect is None
+
+
+async def test_a_request_that_keeps_losing_the_race_is_refused_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    refusing(engine.db, monkeypatch, lambda n: TWICE if n <= 4 else None)
+    async with asyncio.timeout(10):
+        first, *rest = await asyncio.gather(*asks(engine, "a", "b", "c"), return_exceptions=True)
+    assert isinstance(first, StorageUnavailable)
+    assert [r[0].status for r in rest if not isinstance(r, BaseException)] == ["queued_for_dispatch"] * 2
+    assert engine.supervisor.defect is None
+
+
+def odd_message(engine: Engine) -> Submission:
+    """A message with half a character that no database holds, as if a parser had let it through."""
+    raw = {"contact_id": "c-maria", "event_type": "message", "occurred_at": engine.clock.now().isoformat(), "event_id": "e-odd"}
+    item = parse_event(raw | {"payload": {"text": "oi"}}, tenant_id="ten-sol", new_id="spare-odd")
+    assert isinstance(item, Message)
+    return message_submission("ten-sol", replace(item, conversation_id=HALF), "spare-odd")
+
+
+def _kept(conn: Connection) -> tuple[Any, Any]:
+    item, task = table(MalformedItem), table(ManualTask)
+    kept = conn.execute(select(item)).one()
+    return kept, conn.execute(select(task).where(task.c.item_id == kept.item_id)).one()
+
+
+async def test_an_item_that_the_database_cannot_hold_is_a_persons_and_its_neighbours_are_accepted(engine: Engine) -> None:
+    beside = command_submission("ten-sol", engine.command("follow_up", {"text": "mesmo pedido"}, idempotency_key="same"))
+    async with asyncio.timeout(10):
+        odd, *others = await asyncio.gather(engine.intake.submit([odd_message(engine), beside]), *asks(engine, "a", "b"))
+    assert [o[0].status for o in others] == ["queued_for_dispatch"] * 2
+    assert [(r.status, r.reason) for r in odd] == [("invalid_payload_manual", "not_storable"), ("queued_for_dispatch", None)]
+    kept, task = await engine.db.read(_kept)
+    assert (kept.given_id, kept.contact_id, task.reason) == ("e-odd", "c-maria", "not_storable")
+    assert r"half\\ud83d" in kept.raw_json
+    assert engine.supervisor.defect is None
+
+
+async def test_a_database_that_refuses_whatever_it_is_given_is_a_defect_and_everybody_is_told(
+    db: Database, manual_clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await db.write(clinic, now=manual_clock.now())
+    broken = DataError("INSERT", {}, Exception("no such column"))
+    refusing(db, monkeypatch, lambda _: broken)
+    answers: list[Any] = []
+
+    async def use() -> None:
+        async with asyncio.timeout(10), Engine(db, manual_clock).running() as engine:
+            answers.extend(await asyncio.gather(*asks(engine, "a", "b"), return_exceptions=True))
+
+    with pytest.raises(DataError):
+        await use()
+    assert answers[0] is broken
+    assert isinstance(answers[1], DataError | StorageUnavailable)  # in the same batch, or behind it
+
+
+NUMBERS: dict[str, tuple[str, ...]] = {
+    "command": ("guardian_version", "conversation_version", "entity_version", "commit_order"),
+    "message": ("sequence", "payload_version"),
+}
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in NUMBERS.items() for name in names])
+def test_no_envelope_lets_a_number_through_that_its_column_does_not_hold(kind: str, name: str) -> None:
+    raw = {"contact_id": "c", "command_type": "follow_up", "event_type": "message", "occurred_at": "2026-11-23T12:00:00Z"}
+    parse = parse_command if kind == "command" else parse_event
+    column = table(InboxCommand if kind == "command" else InboxMessage).c[name].type
+    assert isinstance(column, Integer)
+    holds = 2**63 - 1 if isinstance(column, BigInteger) else 2**31 - 1
+    for number in (2**31 - 1, 2**31, INT_MAX, 2**63 - 1, 2**63):
+        taken = isinstance(parse({**raw, name: number}, tenant_id="t", new_id="n"), Command | Message)
+        assert taken == (number <= min(holds, INT_MAX)), number
+
+
+TEXTS: dict[str, tuple[str, ...]] = {
+    "command": ("command_id", "contact_id", "correlation_id", "idempotency_key", "patient_id", "conversation_id", "causation_id"),
+    "message": ("event_id", "external_id", "event_type", "correlation_id", "conversation_id", "causation_id", "contact_id"),
+}
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in TEXTS.items() for name in names])
+def test_no_envelope_lets_a_text_through_that_its_column_does_not_hold(kind: str, name: str) -> None:
+    raw = {"contact_id": "c", "command_type": "follow_up", "event_type": "message", "occurred_at": "2026-11-23T12:00:00Z"}
+    parse = parse_command if kind == "command" else parse_event
+    length = table(InboxCommand if kind == "command" else InboxMessage).c[name].type.length  # type: ignore[attr-defined]
+    assert not isinstance(parse({**raw, name: "x" * (length + 1)}, tenant_id="t", new_id="n"), Command | Message)
