@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import structlog
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
 
 from app.channels.addresses import AllowList
 from app.channels.factory import World
@@ -35,20 +36,21 @@ from app.engine.outbox import OutboxLoop
 from app.engine.phone_writer import PhoneWriter
 from app.engine.policies import PolicyCache
 from app.engine.queue_watch import QueueWatch
-from app.engine.redis_locks import RedisLocks
+from app.engine.redis_locks import RedisLocks, redis_answers
 from app.engine.replay import Replay
 from app.engine.retention import Retention
 from app.engine.safe_mode import SafeModeLoop
 from app.engine.signals import SignalWatch
 from app.engine.skew import SkewWatch
+from app.engine.stores_down import Marker
 from app.engine.stream import StreamHub
 from app.engine.supervisor import Loop, Supervisor
 from app.engine.takeover import Takeovers
 from app.engine.watch import Audit, Heartbeat, report_defect
-from app.errors import ConfigError
+from app.errors import ConfigError, StorageError
 from app.logsink import LogSink
 from app.metrics import Metrics
-from app.settings import Settings
+from app.settings import VAR, Settings
 from app.store.database import Database
 from app.store.ledger import LanePlan, database_now
 from app.store.migrate import current, head
@@ -130,7 +132,13 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
     )
     prepare_folder(settings.database_url)
     database = Database(settings.database_url)
-    reference = await database.read(database_now)
+    marker = Marker(_note_folder(settings.database_url), settings.database_url)
+    try:
+        reference = await database.read(database_now)
+    except (StorageError, DBAPIError):
+        if settings.redis_url and not await redis_answers(settings.redis_url):
+            marker.write(clock.now())  # a process that starts between the two ends too early to see it with its own loops
+        raise
     if reference is not None:
         off = clock.anchor(reference)
         log.info("clock_anchored", off_ms=round(off.total_seconds() * 1000))
@@ -165,7 +173,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
     queue_watch.on_change += [alerts.wake.set, hub.wake]
     supervisor = Supervisor()
     nodes = Nodes(database, clock, supervisor, locks, node_id=settings.node_id)
-    health = Health(database, clock, supervisor, locks, outbox.circuits, metrics, node_id=settings.node_id)
+    health = Health(database, clock, supervisor, locks, outbox.circuits, metrics, channels, node_id=settings.node_id, marker=marker)
     safe_mode = SafeModeLoop(database, clock, health, metrics, public_url=settings.public_url)
     audit = Audit(database, clock, metrics, failures)
     audit.on_raised.append(alerts.wake.set)
@@ -291,6 +299,12 @@ async def running(services: Services) -> AsyncIterator[Services]:
     await services.close()
     if services.supervisor.defect is not None:
         raise services.supervisor.defect
+
+
+def _note_folder(database_url: str) -> Path:
+    """Where a process keeps what neither store can: beside a SQLite file, else in the working folder's `var`."""
+    url = make_url(database_url)
+    return Path(url.database).parent if url.get_backend_name() == "sqlite" and url.database else VAR
 
 
 def prepare_folder(database_url: str) -> None:

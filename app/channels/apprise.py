@@ -13,7 +13,10 @@ import apprise
 
 from app.channels.addresses import AllowList, checked_address
 from app.channels.outbound import OutboundMessage, Outcome, SendResult, refused
+from app.channels.reach import Endpoint, endpoint
 
+_OWN_HOST: Final = frozenset({"json", "jsons", "form", "forms", "xml", "xmls"})
+"""Schemes whose host is a server; elsewhere it may be a token."""
 TIMEOUT_S: Final = 7.0
 """Below the patience of the alert loop, so that a service that hangs gives its thread back."""
 
@@ -44,6 +47,7 @@ class AppriseChannel:
         self.service = str(self._plugin.service_name)
         digest = hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()[:12]
         self.key = f"{url.partition(':')[0].lower()}:{digest}"
+        self.endpoint = _endpoint(self._plugin)
 
     async def send(self, message: OutboundMessage) -> SendResult:
         """Notify; a service that says no has `failed`, one that did not answer in time is `unknown`."""
@@ -75,6 +79,21 @@ class AppriseChannel:
             # services with a fixed address keep other things in `host`; a name that does not resolve cannot be reached
             return None if not _is_address(host) else SendResult(outcome=Outcome.FAILED, detail="host_not_found")
         return refused("private_address") if address is None else None
+
+
+def _endpoint(plugin: Any) -> Endpoint | None:
+    """The server of a service, where its plugin says it: a fixed address, a mail server, or a host of one's own."""
+    fixed = getattr(plugin, "notify_url", None) or getattr(plugin, "webhook_url", None)
+    if isinstance(fixed, str) and "{" not in fixed:
+        return endpoint(fixed)
+    mail = getattr(plugin, "smtp_host", None)
+    host, port = getattr(plugin, "host", None), getattr(plugin, "port", None)
+    if isinstance(mail, str) and mail and isinstance(port, int):
+        return Endpoint(host=mail, port=port, tls=False)
+    if str(getattr(plugin, "schema", "")) not in _OWN_HOST or not isinstance(host, str) or not host:
+        return None
+    tls = bool(getattr(plugin, "secure", False))
+    return Endpoint(host=host.strip("[]"), port=port if isinstance(port, int) else (443 if tls else 80), tls=tls, guarded=True)
 
 
 def _is_address(host: str) -> bool:

@@ -6,6 +6,7 @@ import httpx
 
 from app.channels.http import Limits, call, judge, text_at
 from app.channels.outbound import OutboundMessage, SendResult, refused
+from app.channels.reach import endpoint
 
 
 class EvolutionChannel:
@@ -24,6 +25,7 @@ class EvolutionChannel:
         limits: Limits | None = None,
     ) -> None:
         self.key = f"evolution:{instance}"
+        self.endpoint = endpoint(base_url)
         self._client = client
         self._url = f"{base_url.rstrip('/')}/message/sendText/{quote(instance, safe='')}"
         self._headers = {"apikey": api_key}

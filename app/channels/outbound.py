@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from app.channels.reach import Endpoint
 from app.domain.delivery import Outcome, SendResult
 
 __all__ = ["Channel", "OutboundMessage", "Outcome", "PhoneEntry", "PhoneWriter", "ReplyButton", "SendResult", "Template", "refused"]
@@ -62,6 +63,8 @@ class Channel(Protocol):
     """Names the target in circuits and records: no secret, no personal data."""
     addressable: bool
     """Whether `OutboundMessage.to` can name any recipient (else the target is fixed)."""
+    endpoint: Endpoint | None
+    """The server that it calls; None = inside this process, or its service does not say."""
 
     async def send(self, message: OutboundMessage) -> SendResult:
         """Try once."""

@@ -1,6 +1,7 @@
 """The simulated phone: messages land in our own database and are shown on a page. For the demo and for tests."""
 
 from app.channels.outbound import OutboundMessage, Outcome, PhoneEntry, PhoneWriter, SendResult, refused
+from app.channels.reach import Endpoint
 from app.errors import StorageUnavailable
 
 
@@ -9,6 +10,7 @@ class SimulatorChannel:
 
     key = "simulator"
     addressable = True
+    endpoint: Endpoint | None = None
 
     def __init__(self, write: PhoneWriter, *, target: str | None = None) -> None:
         self._write = write

@@ -10,6 +10,11 @@ _HOST_IS_PUBLIC: Final = frozenset({"webhook", "json", "jsons", "form", "forms",
 """Schemes whose host names a server and hides nothing; elsewhere the host may be a token."""
 
 
+def kind_of(spec: str) -> str:
+    """The kind of a channel without its address."""
+    return spec.strip().partition(":")[0].lower()[:20]
+
+
 def shown(spec: str) -> str:
     """`whatsapp:+55...4321`, `simulator:ops`, `json:alerts.example.com`, `tgram:#1f2e3d` (a digest, to tell two apart)."""
     scheme, _, rest = spec.strip().partition(":")

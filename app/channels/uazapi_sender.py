@@ -4,6 +4,7 @@ import httpx
 
 from app.channels.http import Limits, call, judge, text_at
 from app.channels.outbound import OutboundMessage, SendResult, refused
+from app.channels.reach import endpoint
 
 
 class UazapiChannel:
@@ -21,6 +22,7 @@ class UazapiChannel:
         limits: Limits | None = None,
     ) -> None:
         self.key = f"uazapi:{httpx.URL(base_url).host}"
+        self.endpoint = endpoint(base_url)
         self._client = client
         self._url = f"{base_url.rstrip('/')}/send/text"
         self._headers = {"token": token}

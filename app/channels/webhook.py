@@ -8,6 +8,7 @@ import httpx
 from app.channels.addresses import AllowList, checked_address
 from app.channels.http import Limits, call
 from app.channels.outbound import OutboundMessage, Outcome, SendResult, refused
+from app.channels.reach import endpoint
 from app.domain.trace_context import span_id_of, traceparent
 
 RESOLVE_S: Final = 3.0
@@ -24,6 +25,7 @@ class WebhookChannel:
         except httpx.InvalidURL:
             self._url = None
         self.key = f"webhook:{self._url.host}:{self._url.port or ''}" if self._url else "webhook:"
+        self.endpoint = endpoint(self._url, guarded=True) if self._url else None
         self._client = client
         self._allowed = allowed
         self._limits = limits or Limits()

@@ -9,6 +9,7 @@ import httpx
 
 from app.channels.http import Answer, Limits, call, judge, text_at
 from app.channels.outbound import OutboundMessage, Outcome, SendResult, refused
+from app.channels.reach import endpoint
 
 CLOUD_API: Final = "https://graph.facebook.com/v23.0"
 OUTSIDE_WINDOW: Final = 131047
@@ -37,6 +38,7 @@ class WhatsAppCloudChannel:
         limits: Limits | None = None,
     ) -> None:
         self.key = f"whatsapp:{phone_number_id}"
+        self.endpoint = endpoint(base_url)
         self._client = client
         self._url = f"{base_url.rstrip('/')}/{phone_number_id}/messages"
         self._headers = {"authorization": f"Bearer {access_token}"}

@@ -11,6 +11,8 @@ from typing import Final
 
 NO_SAMPLE: Final = "no_sample"
 """Named as the cause when the samples themselves stopped coming."""
+NEW_CAUSE: Final = "new_cause"
+"""Named as the cause when something else went wrong that safe mode holds for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,11 @@ def _reset(window: Window, at: datetime, by: str) -> Window:
         return window  # at zero already: the first cause is the one to show
     reached = max((window.last_at or at) - window.green_since, timedelta(0))
     return Window(last_at=window.last_at, reset_at=at, reset_by=by, reset_after_s=reached.total_seconds())
+
+
+def start_over(window: Window, at: datetime, by: str) -> Window:
+    """The window from zero: what was seen before `at` no longer counts, whatever it was."""
+    return replace(_reset(window, at, by), green_since=None, last_at=at)
 
 
 def expire(window: Window, now: datetime, policy: WindowPolicy) -> Window:

@@ -77,13 +77,17 @@ def is_reentry(state: ModeState, event: ModeEvent) -> bool:
     return state in (ModeState.RECOVERING, ModeState.DRAINING) and step(state, event) is ModeState.SAFE_MODE_ACTIVE
 
 
-ACTIVATION_RETRY_S: Final = (1, 2, 5, 10, 30)
-"""Waits between attempts to write an activation that failed; after the last one the P0 alert remains."""
+ACTIVATION_RETRY_S: Final = (1, 2, 5, 10, 30, 60)
+"""Waits between attempts to write an activation (or its P0 alert) that failed; from the last one on it goes on at that pace.
+
+What is bounded is the rate, not the number: a disk that is full for an hour must not leave safe mode without an episode,
+for without one there is no way out.
+"""
 
 
-def activation_retry_s(failures: int) -> int | None:
-    """Seconds until the next attempt after `failures` (1, 2, ...) failed ones; None: give up and leave it to people."""
-    return ACTIVATION_RETRY_S[failures - 1] if 1 <= failures <= len(ACTIVATION_RETRY_S) else None
+def activation_retry_s(failures: int) -> int:
+    """Seconds until the next attempt after `failures` (1, 2, ...) failed ones."""
+    return ACTIVATION_RETRY_S[min(failures, len(ACTIVATION_RETRY_S)) - 1]
 
 
 # --- the gates of the exit ----------------------------------------------------------------------------------------------

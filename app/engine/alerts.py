@@ -122,10 +122,7 @@ class AlertLoop:
         return len(self._calls)
 
     async def _channel(self, scope: str, spec: str) -> Channel | NoChannel:
-        """The channel; what is slow to load is loaded beside the event loop, so that it holds up nobody."""
-        if is_apprise(spec):
-            await asyncio.to_thread(_load_apprise)
-        return await self._channels.channel(scope, spec)
+        return await channel_of(self._channels, scope, spec)
 
     # --- changes of state -----------------------------------------------------------------------------------------------
 
@@ -321,6 +318,13 @@ def _load_apprise() -> None:
     from app.channels.apprise import load_services
 
     load_services()
+
+
+async def channel_of(channels: ChannelBook, scope: str, spec: str) -> Channel | NoChannel:
+    """The channel of a spec; what is slow to load is loaded beside the event loop, so that it holds up nobody."""
+    if is_apprise(spec):
+        await asyncio.to_thread(_load_apprise)
+    return await channels.channel(scope, spec)
 
 
 def spec_of(settings: dict[str, Any], channel: str, recipient: str) -> str:

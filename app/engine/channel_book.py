@@ -53,6 +53,15 @@ class ChannelBook:
         """The channel of `spec` with the tenant's credentials."""
         return await self._channel(tenant_id, spec, await self.settings(tenant_id))
 
+    async def allowed(self) -> AllowList:
+        """Which private addresses may be called now."""
+        return self._allowed((await self.settings(GLOBAL_SCOPE)).get("outbound_allow") or [])
+
+    def _allowed(self, entries: list[Any]) -> AllowList:
+        listed = AllowList.of([e for e in entries if isinstance(e, str)], anything=self._world.allowed.anything)
+        world = self._world.allowed
+        return AllowList(listed.hosts | world.hosts, listed.networks + world.networks, listed.anything)
+
     async def for_delivery(self, delivery: Due) -> Channel | NoChannel:
         """The channel of one outbox row: its own `channel`, else the one that carries messages to families."""
         settings = await self.settings(delivery.tenant_id)
@@ -71,12 +80,8 @@ class ChannelBook:
         known = self._channels.get((tenant_id, spec))
         if known is not None and known[0] == (settings, entries):
             return known[1]
-        listed = AllowList.of([e for e in entries if isinstance(e, str)], anything=self._world.allowed.anything)
-        allowed = AllowList(
-            listed.hosts | self._world.allowed.hosts, listed.networks + self._world.allowed.networks, listed.anything
-        )
         try:
-            channel = channel_for(spec, settings, replace(self._world, allowed=allowed))
+            channel = channel_for(spec, settings, replace(self._world, allowed=self._allowed(entries)))
         except ChannelUnavailable as error:
             return NoChannel(str(error))
         if len(self._channels) >= CHANNELS_MAX:

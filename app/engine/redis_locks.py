@@ -10,8 +10,8 @@ rests on it. No fencing number comes from Redis: a flushed Redis would hand out 
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, cast
 
 import structlog
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -43,6 +43,21 @@ for i, key in ipairs(KEYS) do
 end
 return given
 """
+
+
+async def redis_answers(url: str) -> bool:
+    """Whether a Redis answers at all, asked once over a connection of its own."""
+    redis: Redis = Redis.from_url(
+        url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0), health_check_interval=0
+    )
+    try:
+        await cast("Awaitable[Any]", redis.ping())
+    except (RedisError, OSError):
+        return False
+    else:
+        return True
+    finally:
+        await redis.aclose()
 
 
 class _Cut:

@@ -25,7 +25,8 @@ from app.metrics import Metrics
 from app.store import notices
 from app.store.alerts import raise_alert
 from app.store.database import Database
-from app.store.episodes import SafeModePolicy, open_scopes, tenant_of
+from app.store.episodes import STORES_DOWN, SafeModePolicy, open_scopes, tenant_of
+from app.store.lanes import GLOBAL_SCOPE
 from app.store.people import By
 from app.store.safe_mode import (
     Cause,
@@ -52,12 +53,14 @@ GREEN_NEEDED: Final = timedelta(minutes=10)
 
 @dataclass(slots=True)
 class _Failures:
-    """An activation that could not be written: how often, and when it is tried again (None = people have it)."""
+    """An activation that could not be written: how often, when it is tried again, and the same of the alert about it."""
 
     causes: tuple[str, ...]
+    again_at: datetime
     count: int = 0
-    again_at: datetime | None = None
     alerted: bool = False
+    alert_count: int = 0
+    alert_again_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +89,9 @@ class SafeModeLoop:
         self._database, self._clock, self._health, self._metrics = database, clock, health, metrics
         self._public_url = public_url
         self._failures: dict[str, _Failures] = {}
+        """By the scope of the alerts that are overdue, or by the cause's kind."""
+        self._tickets_failed: set[str] = set()
+        """Tickets (ids) whose newest attempt failed here."""
         self._told_at = 0.0
 
     async def tick(self) -> float:
@@ -115,10 +121,19 @@ class SafeModeLoop:
         return entry
 
     async def recover(
-        self, scope: str, by: By, *, action: str | None, runbook_step: str | None, checklist: Mapping[str, bool]
+        self,
+        scope: str,
+        by: By,
+        *,
+        action: str | None,
+        runbook_step: str | None,
+        checklist: Mapping[str, bool],
+        rev: int | None = None,
     ) -> None:
-        """Record what was done and the ticks. Raises Conflict where there is no safe mode."""
-        await self._database.write(record_recovery, scope, by, action=action, runbook_step=runbook_step, checklist=checklist)
+        """Record what was done and the ticks. Raises Conflict where there is no safe mode, or after `rev` of the episode."""
+        await self._database.write(
+            record_recovery, scope, by, action=action, runbook_step=runbook_step, checklist=checklist, rev=rev
+        )
         log.info("recovery", flow_id="F-06", scope=scope, status="recorded", recovery_action=action is not None)
         self._acted()
 
@@ -149,48 +164,58 @@ class SafeModeLoop:
     async def _enter(self, late: Mapping[str, Sequence[Cause]]) -> bool:
         """Write down what holds already; whether there was anything."""
         now, down_at = self._clock.now(), self._health.stores_down_at
-        if down_at is not None:
-            entry = await self._database.write(enter_stores_down, down_at, now)
-            self._health.stores_down_at = None
-            self._entered("global", entry.episode_id, entry.reentered)
+        self._failures = {
+            name: f for name, f in self._failures.items() if name in late or (name == STORES_DOWN and down_at is not None)
+        }
+        if down_at is not None and await self._activate(STORES_DOWN, GLOBAL_SCOPE, (STORES_DOWN,), now, enter_stores_down, down_at):
+            self._health.stores_up()
         for scope, causes in late.items():
-            await self._activate(scope, causes, now)
+            await self._activate(scope, scope, tuple(c.cause_id for c in causes), now, enter_overdue, scope)
         return bool(late) or down_at is not None
 
-    async def _activate(self, scope: str, causes: Sequence[Cause], now: datetime) -> None:
-        """Write the entry; what fails is tried again a bounded number of times, and people hear of it at once."""
-        ids = tuple(c.cause_id for c in causes)
-        failed = self._failures.get(scope)
-        if failed is not None and failed.causes == ids and (failed.again_at is None or now < failed.again_at):
-            return
+    async def _activate(
+        self, name: str, scope: str, causes: tuple[str, ...], now: datetime, write: Callable[..., Entry | None], *args: object
+    ) -> bool:
+        """Write the entry; one that fails is tried again, ever more slowly, and people hear of it at once. Whether it is done."""
+        failed = self._failures.get(name)
+        if failed is not None and failed.causes == causes and now < failed.again_at:
+            await self._alert_failure(scope, failed, now)
+            return False
         try:
-            entry = await self._database.write(enter_overdue, scope, now)
+            entry = await self._database.write(write, *args, now)
         except (StorageError, DBAPIError) as error:
-            await self._activation_failed(scope, ids, error, now)
-            return
-        self._failures.pop(scope, None)
+            if failed is None or failed.causes != causes:
+                failed = self._failures[name] = _Failures(causes, again_at=now)
+            await self._activation_failed(scope, failed, error, now)
+            return False
+        self._failures.pop(name, None)
         if entry is not None:
             self._entered(scope, entry.episode_id, entry.reentered)
             if entry.reentered:
-                await self._alert_reentry(scope, entry.episode_id, "another alert without an ACK")
+                await self._alert_reentry(scope, entry.episode_id, "another cause")
+        return True
 
-    async def _activation_failed(self, scope: str, ids: tuple[str, ...], error: Exception, now: datetime) -> None:
-        failed = self._failures.get(scope)
-        if failed is None or failed.causes != ids:
-            failed = self._failures[scope] = _Failures(ids)
+    async def _activation_failed(self, scope: str, failed: _Failures, error: Exception, now: datetime) -> None:
         failed.count += 1
-        wait_s = activation_retry_s(failed.count)
-        failed.again_at = None if wait_s is None else now + timedelta(seconds=wait_s)
+        failed.again_at = now + timedelta(seconds=activation_retry_s(failed.count))
         result = SafeModeResult.SAFE_MODE_ACTIVATION_FAILED
         log.critical("safe_mode", flow_id="F-06", scope=scope, status=result, attempt=failed.count, reason=type(error).__name__)
+        await self._alert_failure(scope, failed, now)
+
+    async def _alert_failure(self, scope: str, failed: _Failures, now: datetime) -> None:
+        """The P0 alert about it, tried at its own pace: what refuses the entry need not refuse the alert, nor as long."""
+        if failed.alerted or (failed.alert_again_at is not None and now < failed.alert_again_at):
+            return
+        failed.alerted = await self._alert(
+            tenant_of(scope),
+            "safe_mode_activation_failed",
+            "Safe mode could not be written down; sensitive requests are blocked all the same.",
+            f"safe-mode-activation:{scope}",
+            severity="critical",
+        )
         if not failed.alerted:
-            failed.alerted = await self._alert(
-                tenant_of(scope),
-                "safe_mode_activation_failed",
-                "Safe mode could not be written down; sensitive requests are blocked all the same.",
-                f"safe-mode-activation:{scope}",
-                severity="critical",
-            )
+            failed.alert_count += 1
+            failed.alert_again_at = now + timedelta(seconds=activation_retry_s(failed.alert_count))
 
     def _entered(self, scope: str, episode_id: str, again: bool) -> None:
         log.warning("safe_mode", flow_id="F-06", scope=scope, status=ModeState.SAFE_MODE_ACTIVE, episode_id=episode_id, again=again)
@@ -245,20 +270,26 @@ class SafeModeLoop:
             told = await self._database.write(notices.tell_families, scope, waiting, now)
             if told:
                 self._notify()
-        for tenant_id in await self._database.read(notices.tickets_wanted, scope):
+        for ticket_id, tenant_id in (await self._database.read(notices.tickets_wanted, scope)).items():
             try:
                 await self._database.write(notices.open_ticket, scope, tenant_id, self._public_url, now)
-            except DBAPIError as error:
+            except (StorageError, DBAPIError) as error:
                 await self._ticket_failed(tenant_id, error)
+                self._tickets_failed.add(ticket_id)
+            else:
+                self._tickets_failed.discard(ticket_id)
 
     async def _ticket_failed(self, tenant_id: str, error: Exception) -> None:
         result = ContingencyResult.TICKET_OPEN_FAILED_ALERTED
         log.critical("ticket", flow_id="F-06", tenant_id=tenant_id, status=result, reason=type(error).__name__)
+        await self._alert_ticket(tenant_id)
+
+    async def _alert_ticket(self, tenant_id: str) -> None:
         summary = "The critical ticket of safe mode could not be opened."
         await self._alert(tenant_of(tenant_id), "ticket_open_failed", summary, f"ticket-open:{tenant_id}")
 
     async def _settle(self) -> None:
-        for outcome in await self._database.write(notices.settle, self._clock.now()):
+        for outcome in await self._database.write(notices.settle, self._clock.now(), frozenset(self._tickets_failed)):
             log.info(
                 "contingency_message",
                 flow_id="F-06",
@@ -271,6 +302,8 @@ class SafeModeLoop:
             if outcome.result is ContingencyResult.CONTINGENCY_MESSAGE_FAILED_TICKET_OPENED:
                 summary = "Families could not be told about safe mode; the ticket names them."
                 await self._alert(outcome.tenant_id, "contingency_message_failed", summary, "contingency-message")
+            elif outcome.result is ContingencyResult.TICKET_OPEN_FAILED_ALERTED:
+                await self._alert_ticket(outcome.tenant_id)
 
     def _notify(self) -> None:
         for notify in self.on_change:

@@ -36,6 +36,7 @@ from app.store.events import publish
 from app.store.incidents import take_up_incident
 from app.store.lanes import GLOBAL_SCOPE
 from app.store.safe_deadline import bring_forward, ease_deadline, lock_mode, reset_deadline, unacknowledged_deadline
+from app.store.safe_story import cause_acknowledged
 from app.store.tables import AckRecord, Alert, AlertStep, table
 
 __all__ = [
@@ -298,6 +299,7 @@ def _take_on(conn: Connection, row: Row[Any], act: _Act) -> bool:
         )
     )
     take_up_incident(conn, row, act.by, act.now)
+    cause_acknowledged(conn, row, act.by, act.now)
     append(
         conn,
         chain=row.scope,

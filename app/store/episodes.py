@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, func, select, update
 
 from app.domain.green_window import Window, WindowPolicy
 from app.domain.safe_mode import Checklist, DrainPolicy, Gates, missing
@@ -21,12 +21,12 @@ from app.store.bulk import insert_rows
 from app.store.events import publish
 from app.store.lanes import GLOBAL_SCOPE
 from app.store.people import By
+from app.store.safe_story import SYSTEM
 from app.store.tables import Alert, Lane, ModeRow, SafeCause, SafeEpisode, SafeStep, Tenant, table
 
 _MODE, _EPISODE, _CAUSE, _STEP = table(ModeRow), table(SafeEpisode), table(SafeCause), table(SafeStep)
 _ALERT, _LANE, _TENANT = table(Alert), table(Lane), table(Tenant)
 
-SYSTEM: Final = "system:safe_mode"
 ALERT, MANUAL, STORES_DOWN = "alert", "manual", "stores_down"
 """Kinds of causes."""
 PARKED: Final = "safe_mode"
@@ -75,12 +75,6 @@ def causes_of(conn: Connection, episode_id: str) -> list[Row[Any]]:
 def steps_of(conn: Connection, episode_id: str) -> list[Row[Any]]:
     """The episode's story, oldest first."""
     return list(conn.execute(select(_STEP).where(_STEP.c.episode_id == episode_id).order_by(_STEP.c.position)))
-
-
-def tell(conn: Connection, episode_id: str, kind: str, now: datetime, *, actor: str = SYSTEM, detail: str | None = None) -> None:
-    """Add a sentence to the episode's story."""
-    row = {"episode_id": episode_id, "at": now, "kind": kind, "actor": actor[:200], "detail": detail[:1000] if detail else None}
-    conn.execute(insert(_STEP).values(row))
 
 
 def window_of(episode: Row[Any]) -> Window:

@@ -5,13 +5,13 @@ names that the episode, the contact and the intent give, so any number of nodes 
 when it failed for certain, the clinic's second channel carries it, and the ticket names every family that was not reached.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Row, and_, func, select, update
+from sqlalchemy import Connection, Row, and_, func, or_, select, update
 
 from app.domain import opening_hours
 from app.domain.business_hours import Hours
@@ -21,10 +21,11 @@ from app.domain.envelopes import canonical_json, sha256_hex
 from app.domain.safe_mode import ContingencyResult, contingency_result
 from app.domain.states import SENSITIVE, State
 from app.store.bulk import insert_rows
-from app.store.episodes import causes_of, open_episode, tell
+from app.store.episodes import causes_of, open_episode
 from app.store.events import publish, publish_many
 from app.store.lanes import GLOBAL_SCOPE
 from app.store.outbox import enqueue, outbox_row
+from app.store.safe_story import tell
 from app.store.settings import load
 from app.store.tables import ContingencyNotice, InboxCommand, InboxMessage, Lane, Outbox, Tenant, Ticket, table
 
@@ -35,6 +36,8 @@ KIND: Final = "contingency_message"
 GENERAL_AFTER: Final = timedelta(seconds=60)
 """A message waits this long for the request that it may become; then its family hears the general text."""
 CONTEXT_MAX: Final = 50
+TICKET_PATIENCE: Final = timedelta(minutes=5)
+"""So long a notice waits for its ticket before it ends without one."""
 TICKET_DUE: Final = timedelta(minutes=15)
 
 
@@ -242,8 +245,12 @@ def unsettled(conn: Connection) -> bool:
     return conn.execute(query).first() is not None
 
 
-def settle(conn: Connection, now: datetime, limit: int = 200) -> list[Outcome]:
-    """Give notices whose message has ended their terminal state; one that failed for certain tries the second channel first."""
+def settle(conn: Connection, now: datetime, failed: Collection[str] = (), limit: int = 200) -> list[Outcome]:
+    """Give notices whose message has ended their terminal state; one that failed for certain tries the second channel first.
+
+    A notice whose ticket is not there yet waits for it: the message may be faster, and another node may be about to open it.
+    Without one it ends when the attempt to open it has failed (`failed`: ids), or `TICKET_PATIENCE` after the family was told.
+    """
     o, n = _OUTBOX.c, _NOTICE.c
     query = (
         select(
@@ -255,7 +262,11 @@ def settle(conn: Connection, now: datetime, limit: int = 200) -> list[Outcome]:
         )
         .join(_OUTBOX, o.outbox_id == n.outbox_id)
         .outerjoin(_TICKET, _TICKET.c.ticket_id == n.ticket_id)
-        .where(n.result.is_(None), o.status.not_in([OutboxStatus.PENDING, OutboxStatus.SENDING]))
+        .where(
+            n.result.is_(None),
+            o.status.not_in([OutboxStatus.PENDING, OutboxStatus.SENDING]),
+            or_(_TICKET.c.ticket_id.is_not(None), n.ticket_id.in_(failed), n.at <= now - TICKET_PATIENCE),
+        )
         .limit(limit)
     )
     done = []
@@ -317,16 +328,16 @@ def _second_channel(conn: Connection, row: Row[Any], now: datetime) -> bool:
 # --- the ticket ---------------------------------------------------------------------------------------------------------
 
 
-def tickets_wanted(conn: Connection, scope: str) -> list[str]:
-    """Clinics (or `global`) whose ticket of the open episode is not there yet: the scope itself, and every clinic with notices."""
+def tickets_wanted(conn: Connection, scope: str) -> dict[str, str]:
+    """Tickets of the open episode that are not there yet, id -> clinic (or `global`): of the scope, and of clinics with notices."""
     episode = open_episode(conn, scope)
     if episode is None:
-        return []
+        return {}
     query = select(_NOTICE.c.tenant_id).where(_NOTICE.c.episode_id == episode.episode_id).distinct()
     wanted = {scope, *conn.execute(query).scalars()}
     ids = {ticket_id_of(episode.episode_id, tenant): tenant for tenant in wanted}
     have = set(conn.execute(select(_TICKET.c.ticket_id).where(_TICKET.c.ticket_id.in_(ids))).scalars())
-    return sorted(tenant for ticket_id, tenant in ids.items() if ticket_id not in have)
+    return {ticket_id: tenant for ticket_id, tenant in sorted(ids.items(), key=lambda t: t[1]) if ticket_id not in have}
 
 
 def open_ticket(conn: Connection, scope: str, tenant_id: str, public_url: str, now: datetime) -> str | None:
@@ -393,6 +404,22 @@ def tickets_of(conn: Connection, episode_id: str) -> list[Row[Any]]:
     """The critical tickets of an episode."""
     query = select(_TICKET).where(_TICKET.c.kind == "critical", _TICKET.c.cause_id == episode_id).order_by(_TICKET.c.tenant_id)
     return list(conn.execute(query))
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Families that were told at one moment, by intent."""
+
+    at: datetime
+    intent: str
+    count: int
+
+
+def told(conn: Connection, episode_id: str, limit: int = 1_000) -> list[Told]:
+    """When families of an episode were told what, oldest first."""
+    n = _NOTICE.c
+    query = select(n.at, n.intent, func.count()).where(n.episode_id == episode_id).group_by(n.at, n.intent)
+    return [Told(*row) for row in conn.execute(query.order_by(n.at, n.intent).limit(limit))]
 
 
 def counts(conn: Connection, episode_id: str) -> dict[str, int]:

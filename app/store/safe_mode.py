@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import Connection, Row, or_, select, update
 
-from app.domain.green_window import expire
+from app.domain.green_window import NEW_CAUSE, expire, start_over
 from app.domain.safe_mode import ExitAnswer, ModeEvent, SafeModeResult, attempt_exit, is_reentry, step
 from app.domain.states import ModeState
 from app.errors import Conflict
@@ -24,7 +24,6 @@ from app.store.episodes import (
     ALERT,
     MANUAL,
     STORES_DOWN,
-    SYSTEM,
     SafeModePolicy,
     causes_of,
     checklist_of,
@@ -35,7 +34,6 @@ from app.store.episodes import (
     patch,
     set_state,
     system,
-    tell,
     tenant_of,
     window_of,
 )
@@ -43,6 +41,7 @@ from app.store.events import publish
 from app.store.lanes import GLOBAL_SCOPE
 from app.store.notices import tickets_in_recovery
 from app.store.people import By
+from app.store.safe_story import SYSTEM, taken_on, tell, tell_ack
 from app.store.stabilisation import red_now, start_drain
 from app.store.tables import Alert, ModeRow, SafeCause, SafeEpisode, table
 
@@ -77,7 +76,10 @@ class Entry:
 
 
 def enter(conn: Connection, scope: str, causes: Sequence[Cause], by: By) -> Entry:
-    """Enter safe mode, or add causes to the episode that is open; a recovery or drain is thrown back."""
+    """Enter safe mode, or add causes to the episode that is open; a recovery or drain is thrown back.
+
+    A new cause closes the gates again: a repair, ticks and green minutes from before say nothing about what happened since.
+    """
     mode = lock(conn, scope)
     state, episode = ModeState(mode.state), open_episode(conn, scope)
     since = min((c.at for c in causes), default=by.now)
@@ -98,6 +100,8 @@ def enter(conn: Connection, scope: str, causes: Sequence[Cause], by: By) -> Entr
     else:
         episode_id = episode.episode_id
     new = _add_causes(conn, episode_id, causes, by, told=fresh)
+    if episode is not None and new:
+        _close_gates(conn, episode, by)
     reentered = is_reentry(state, ModeEvent.ENTER) and bool(new)
     if fresh or reentered:
         after = step(state, ModeEvent.ENTER) or ModeState.SAFE_MODE_ACTIVE
@@ -144,7 +148,27 @@ def _add_causes(conn: Connection, episode_id: str, causes: Sequence[Cause], by: 
     if not told:
         for cause in new:
             tell(conn, episode_id, "cause_added", by.now, actor=by.actor, detail=cause.summary)
+    for alert in taken_on(conn, [c.cause_id for c in new if c.kind == ALERT]):
+        tell_ack(conn, episode_id, alert, alert.acked_by, alert.acked_at)
     return new
+
+
+def _close_gates(conn: Connection, episode: Row[Any], by: By) -> None:
+    """Gates (b), (c) and (d) from the beginning; the story keeps what was done for the causes before."""
+    window = start_over(window_of(episode), by.now, NEW_CAUSE)
+    patch(
+        conn,
+        episode,
+        recovery_action=None,
+        runbook_step=None,
+        recovery_by=None,
+        recovery_at=None,
+        checklist_json="{}",
+        rev=episode.rev + 1,
+        **asdict(window),
+    )
+    if episode.recovery_action or episode.checklist_json != "{}" or episode.green_since is not None:
+        tell(conn, episode.episode_id, "gates_closed", by.now)
 
 
 def _reason(conn: Connection, episode_id: str) -> str:
@@ -212,6 +236,7 @@ def enter_stores_down(conn: Connection, since: datetime, now: datetime) -> Entry
 
 def enter_by_hand(conn: Connection, scope: str, reason: str, by: By) -> Entry:
     """A superadmin's entry; where it is on already, one more cause, and the same reason again changes nothing."""
+    enter_overdue(conn, scope, by.now)  # what holds already comes first, with its own beginning
     mode, episode = lock(conn, scope), open_episode(conn, scope)
     if mode.state == ModeState.SAFE_MODE_ACTIVE and episode is not None:
         said = {row.summary for row in causes_of(conn, episode.episode_id) if row.kind == MANUAL}
@@ -232,18 +257,21 @@ def record_recovery(
     action: str | None = None,
     runbook_step: str | None = None,
     checklist: Mapping[str, bool] | None = None,
+    rev: int | None = None,
 ) -> Row[Any]:
     """Gates (b) and (c): what was done, by which step of which runbook, and the ticks; what is None stays as it is.
 
-    The green window starts anew with a new action: health before a repair proves nothing about the repair. Raises Conflict
-    where there is no safe mode.
+    The green window starts anew with a new action: health before a repair proves nothing about the repair. `rev` is the
+    episode's as the person saw it. Raises Conflict where there is no safe mode, or when the episode has changed since.
     """
     lock(conn, scope)
-    episode = open_episode(conn, scope)
+    episode = _episode_now(conn, scope, by.now)
     if episode is None:
         raise Conflict("Safe mode is not on.")
+    if rev is not None and rev != episode.rev:
+        raise Conflict("Recovery or causes have changed since you looked; nothing was saved.")
     ticks = asdict(replace(checklist_of(episode), **(checklist or {})))
-    values: dict[str, Any] = {"checklist_json": msgspec.json.encode(ticks).decode()}
+    values: dict[str, Any] = {"checklist_json": msgspec.json.encode(ticks).decode(), "rev": episode.rev + 1}
     if action is not None:
         values |= {"recovery_action": action[:1000], "recovery_by": by.actor[:200], "recovery_at": by.now}
     if runbook_step is not None:
@@ -273,13 +301,22 @@ def record_recovery(
     return found
 
 
+def _episode_now(conn: Connection, scope: str, now: datetime) -> Row[Any] | None:
+    """The open episode; written down here where safe mode holds by its deadline and the loop could not write it yet."""
+    episode = open_episode(conn, scope)
+    if episode is None and enter_overdue(conn, scope, now) is not None:
+        episode = open_episode(conn, scope)
+    return episode
+
+
 def ask_exit(conn: Connection, scope: str, policy: SafeModePolicy, by: By) -> ExitAnswer:
     """An attempt to leave: denied with what is missing, aborted by red health, or the window decides from now on.
 
     Raises Conflict where there never was anything to leave.
     """
+    lock(conn, scope)
+    episode = _episode_now(conn, scope, by.now)
     mode = lock(conn, scope)
-    episode = open_episode(conn, scope)
     if episode is None:
         return _answer_of_last(conn, scope)
     state = ModeState(mode.state)
@@ -291,7 +328,7 @@ def ask_exit(conn: Connection, scope: str, policy: SafeModePolicy, by: By) -> Ex
     if answer.result is SafeModeResult.SAFE_MODE_EXIT_DENIED_MISSING_CHECKLIST:
         _finish_attempt(conn, mode, episode, answer, ", ".join(answer.missing), by, values)
         return answer
-    red = red_now(conn, by.now, policy.window)
+    red = red_now(conn, scope, by.now, policy.window)
     if red:
         answer = ExitAnswer(result=SafeModeResult.SAFE_MODE_EXIT_ABORTED_HEALTH_UNSTABLE, reason=", ".join(red))
         _finish_attempt(conn, mode, episode, answer, answer.reason or "", by, values)

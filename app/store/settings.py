@@ -6,12 +6,13 @@ the same transaction. Secrets can be written and replaced but are never shown: `
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, func, select, update
 
 from app.domain.contingency_texts import faults as text_faults
 from app.domain.envelopes import FieldError, canonical_json
@@ -111,6 +112,26 @@ def load(conn: Connection, scope: str) -> dict[str, Any]:
         if name in rows:
             merged = _over(merged, msgspec.json.decode(rows[name]))
     return merged
+
+
+@dataclass(frozen=True, slots=True)
+class Clinics:
+    """Clinics that are not switched off: how many there are, how many have settings of their own, and some of those (ids)."""
+
+    ids: tuple[str, ...]
+    own: int
+    all: int
+
+
+def clinics_with_settings(conn: Connection, limit: int) -> Clinics:
+    """How many clinics there are, and up to `limit` of those that have set something for themselves."""
+    own = select(_DOC.c.scope).join(_TENANT, _TENANT.c.tenant_id == _DOC.c.scope).where(_TENANT.c.disabled_at.is_(None))
+    everybody = select(func.count()).select_from(_TENANT).where(_TENANT.c.disabled_at.is_(None))
+    return Clinics(
+        ids=tuple(conn.execute(own.order_by(_DOC.c.scope).limit(limit)).scalars()),
+        own=conn.execute(select(func.count()).select_from(own.subquery())).scalar_one(),
+        all=conn.execute(everybody).scalar_one(),
+    )
 
 
 def save(

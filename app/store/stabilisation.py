@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import msgspec
 from sqlalchemy import Connection, Row, case, select
 
 from app.domain.green_window import Sample, Window, WindowPolicy, expire, failing, observe
@@ -19,16 +18,18 @@ from app.store.episodes import (
     gates_of,
     lock,
     open_episode,
+    parked,
     patch,
     set_state,
     system,
-    tell,
     tenant_of,
     window_of,
 )
 from app.store.events import publish
+from app.store.health import checks_for
 from app.store.lanes import GLOBAL_SCOPE, merge_modes
 from app.store.people import By
+from app.store.safe_story import tell
 from app.store.tables import HealthSample, Lane, ModeRow, Tenant, table
 
 _MODE, _SAMPLE, _LANE, _TENANT = table(ModeRow), table(HealthSample), table(Lane), table(Tenant)
@@ -81,7 +82,7 @@ def _fold(conn: Connection, mode: Row[Any], episode: Row[Any], policy: WindowPol
     if episode.recovery_at is not None and episode.recovery_at <= now:
         start = max(start, episode.recovery_at)
     window, red = before, set[str]()
-    for sample in samples(conn, start, now):
+    for sample in samples(conn, mode.scope, start, now):
         after = observe(window, sample, policy)
         if after != window:
             red.update(failing(sample, policy))
@@ -106,20 +107,19 @@ def _fold(conn: Connection, mode: Row[Any], episode: Row[Any], policy: WindowPol
     return window, sorted(red)
 
 
-def samples(conn: Connection, after: datetime, until: datetime) -> list[Sample]:
-    """Health samples taken after a moment, oldest first."""
+def samples(conn: Connection, scope: str, after: datetime, until: datetime) -> list[Sample]:
+    """Health samples taken after a moment, as they count for a scope, oldest first."""
     query = select(_SAMPLE).where(_SAMPLE.c.at > after, _SAMPLE.c.at <= until).order_by(_SAMPLE.c.at, _SAMPLE.c.position)
-    return [Sample(at=row.at, checks=greens(row.checks_json)) for row in conn.execute(query)]
+    found = []
+    for row in conn.execute(query):
+        checks = checks_for(row, scope)
+        found.append(Sample(at=row.at, checks={name: bool(check["green"]) for name, check in checks.items()}))
+    return found
 
 
-def greens(checks_json: str) -> dict[str, bool]:
-    """Check name -> green."""
-    return {name: bool(check["green"]) for name, check in msgspec.json.decode(checks_json).items()}
-
-
-def red_now(conn: Connection, now: datetime, policy: WindowPolicy) -> list[str]:
-    """What the newest samples say is red; empty also when there are none."""
-    found = samples(conn, now - policy.gap_max, now)
+def red_now(conn: Connection, scope: str, now: datetime, policy: WindowPolicy) -> list[str]:
+    """What the newest samples say is red for a scope; empty also when there are none."""
+    found = samples(conn, scope, now - policy.gap_max, now)
     return sorted(failing(found[-1], policy)) if found else []
 
 
@@ -211,4 +211,5 @@ def start_drain(conn: Connection, mode: Row[Any], episode: Row[Any], by: By) -> 
         released_at=None,
         released=0,
     )
-    tell(conn, episode.episode_id, "exit_completed", by.now, actor=by.actor)
+    waiting = str(parked(conn, mode.scope))
+    tell(conn, episode.episode_id, "exit_completed", by.now, actor=by.actor, detail=waiting)

@@ -33,6 +33,7 @@ from app.web.console import (
     queue,
     replay,
     safe_mode,
+    safe_story,
     signals,
     stories,
     takeovers,
@@ -104,7 +105,7 @@ def _rows(
 FRAGMENTS: Final[Mapping[str, Fragment]] = {
     f.id: f
     for f in (
-        _state("banner", "base.html", mark("Situation"), "queue safe_mode settings", banner.Banner, banner.load_banner),
+        _state("banner", "base.html", mark("Situation"), "queue safe_mode settings overview", banner.Banner, banner.load_banner),
         _rows(
             "signal_rows",
             "signals.html",
@@ -286,7 +287,7 @@ FRAGMENTS: Final[Mapping[str, Fragment]] = {
             family_texts.load_safe_texts,
         ),
         _rows(
-            "safe_past", "safe_mode.html", mark("Episodes"), "safe_mode", safe_mode.SafePast, safe_mode.load_safe_past, every_s=5
+            "safe_past", "safe_mode.html", mark("Episodes"), "safe_mode", safe_story.SafePast, safe_story.load_safe_past, every_s=5
         ),
     )
 }

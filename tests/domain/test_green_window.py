@@ -7,7 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.green_window import NO_SAMPLE, Sample, Window, expire, failing, green_for, is_complete, observe, over, policy_for
+from app.domain.green_window import (
+    NO_SAMPLE,
+    Sample,
+    Window,
+    expire,
+    failing,
+    green_for,
+    is_complete,
+    observe,
+    over,
+    policy_for,
+    start_over,
+)
 from tests.domain.cases import NOON as T0
 
 POLICY = policy_for({"db", "redis"})
@@ -75,6 +87,15 @@ def test_a_late_sample_counts_only_when_it_is_red_and_inside_the_window() -> Non
     reset = observe(window, red(150), POLICY)
     assert (reset.green_since, reset.reset_by, reset.last_at) == (None, "redis", at(200))
     assert observe(reset, red(160), POLICY) == reset
+
+
+def test_a_window_that_starts_over_takes_nothing_from_before() -> None:
+    window = start_over(over(greens(0, 20), POLICY), at(25), "new_cause")
+    assert (window.green_since, window.last_at) == (None, at(25))
+    assert (window.reset_by, window.reset_at, window.reset_after_s) == ("new_cause", at(25), 20)
+    assert observe(window, green(24), POLICY) == window
+    assert observe(window, green(30), POLICY).green_since == at(30)
+    assert start_over(Window(), at(5), "new_cause") == Window(last_at=at(5))
 
 
 def test_before_the_first_sample_nothing_is_green() -> None:

@@ -9,7 +9,6 @@ from tests.web.api_client import Api
 
 ALL_TICKS = {"ack_validated": True, "recovery_action_logged": True, "ops_notified": True, "ticket_in_recovery": True}
 DONE = {"action": "Redis reiniciado", "runbook_step": "redis-3", "checklist": ALL_TICKS}
-TARGET = "whatsapp:5511"
 
 
 async def post(api: Api, path: str, body: Any = None, status: int = 200) -> Any:
@@ -34,9 +33,14 @@ async def serve(api: Api) -> None:
         pass
 
 
-def break_channel(api: Api) -> None:
-    for _ in range(5):
-        api.services.outbox.circuits.failed(TARGET)
+async def break_channel(api: Api) -> None:
+    """Nobody answers any more where the clinic's operations are told."""
+    await api.put(f"/settings/{api.clinic.slug}", {"channels": {"ops": "webhook:http://127.0.0.1:9/"}})
+
+
+async def mend_channel(api: Api) -> None:
+    """The simulated phone takes its place."""
+    await api.put(f"/settings/{api.clinic.slug}", {"channels": {"ops": None}})
 
 
 async def send(api: Api, *commands: dict[str, Any]) -> list[str]:

@@ -12,11 +12,11 @@ from tests.web.conftest import add_key, add_tenant
 from tests.web.safe_mode_driver import (
     ALL_TICKS,
     DONE,
-    TARGET,
     acknowledge,
     break_channel,
     hear,
     look,
+    mend_channel,
     post,
     raise_alert,
     result,
@@ -112,14 +112,14 @@ async def test_a_red_check_in_minute_six_sets_the_window_back_to_zero_and_names_
     await look(api, manual_clock)
     await post(api, "exit", status=202)
     await look(api, manual_clock, 12)
-    break_channel(api)
+    await break_channel(api)
     state = await look(api, manual_clock)
     window = state["health_window"]
     assert (state["state"], state["last_exit_result"]) == ("safe_mode_active", "safe_mode_exit_aborted_health_unstable")
     assert (window["green_since"], window["reset_by"], window["reset_after_s"]) == (None, "channels", 360)
     assert [c["name"] for c in window["checks"] if c["status"] == "red"] == ["channels"]
     assert (await post(api, "exit"))["result"] == "safe_mode_exit_aborted_health_unstable"
-    api.services.outbox.circuits.succeeded(TARGET)
+    await mend_channel(api)
     await look(api, manual_clock)
     await post(api, "exit", status=202)
     assert (await look(api, manual_clock, 19))["state"] == "recovering"
@@ -151,7 +151,7 @@ async def test_red_while_draining_parks_what_is_left_at_once_and_is_counted(api:
     await look(api, manual_clock)
     await post(api, "exit", status=202)
     assert (await look(api, manual_clock, 20))["state"] == "draining"
-    break_channel(api)
+    await break_channel(api)
     state = await look(api, manual_clock, step_s=5)
     assert (state["state"], state["reentries"], state["parked"]) == ("safe_mode_active", 1, 1)
     await serve(api)

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, select, text
 
 from app.bootstrap import Services
 from app.clock import ManualClock
+from app.store import notices
 from app.store.tables import Alert, ContingencyNotice, Outbox, Ticket, table
 from app.store.verify import verify
 from tests.web.api_client import Api, open_api
@@ -177,6 +178,44 @@ async def test_another_deadline_during_the_recovery_throws_it_back_and_is_alerte
     assert await triggers(api) == ["safe_mode_reentry"]
 
 
+@pytest.mark.story("S-PC-03-004")
+@BOTH
+async def test_a_second_cause_closes_the_gates_that_the_first_one_opened(api: Api, manual_clock: ManualClock) -> None:
+    await post(api, "enter", {"reason": "o Redis parou"})
+    await look(api, manual_clock)
+    alert_id = await raise_alert(api)
+    manual_clock.advance(minutes=4)
+    await post(api, "recovery", DONE)
+    await look(api, manual_clock, 20)  # ten green minutes for the repair of Redis
+    manual_clock.advance(minutes=1)
+    state = await look(api, manual_clock)
+    assert [c["kind"] for c in state["causes"]] == ["manual", "alert"]
+    window = state["health_window"]
+    assert (state["recovery"]["action"], window["reset_by"]) == (None, "new_cause")
+    await acknowledge(api, alert_id)
+    denied = await post(api, "exit")
+    assert denied["result"] == "safe_mode_exit_denied_missing_checklist"
+    assert denied["missing"] == [
+        "recovery_action", "recovery_by", "runbook_step",
+        "ack_validated", "recovery_action_logged", "ops_notified", "ticket_in_recovery",
+    ]  # fmt: skip
+    await post(api, "recovery", DONE)
+    assert (await look(api, manual_clock))["health_window"]["green_s"] < 60
+    await post(api, "exit", status=202)
+    assert (await look(api, manual_clock, 18))["state"] == "recovering"
+    assert (await look(api, manual_clock, 3))["state"] in ("draining", "normal")
+
+
+@BOTH
+async def test_a_stale_recovery_form_takes_nothing_back(api: Api) -> None:
+    await post(api, "enter", {"reason": "teste"})
+    rev = (await api.get("/safe-mode"))["recovery"]["rev"]
+    await post(api, "recovery", {"checklist": {"ops_notified": True}, "rev": rev})
+    await post(api, "recovery", {"checklist": {"ops_notified": False}, "rev": rev}, status=409)
+    recovery = (await api.get("/safe-mode"))["recovery"]
+    assert (recovery["checklist"]["ops_notified"], recovery["rev"]) == (True, rev + 1)
+
+
 @BOTH
 async def test_both_stores_down_is_entered_for_everybody_once_one_can_be_written(api: Api, manual_clock: ManualClock) -> None:
     api.services.health.stores_down_at = api.now
@@ -303,28 +342,28 @@ async def test_a_clinic_may_word_what_its_families_read(api: Api) -> None:
 
 
 @asynccontextmanager
-async def refused_inserts(api: Api, name: str) -> AsyncIterator[None]:
+async def refused_inserts(api: Api, name: str, trigger: str = "refuse") -> AsyncIterator[None]:
     """The database refuses new rows of a table."""
 
     def run(*statements: str) -> Any:
         return api.services.db.write(lambda conn: [conn.execute(text(s)) for s in statements])
 
     if api.services.db.is_sqlite:
-        await run(f"CREATE TRIGGER refuse BEFORE INSERT ON {name} BEGIN SELECT RAISE(ABORT, 'refused'); END")
+        await run(f"CREATE TRIGGER {trigger} BEFORE INSERT ON {name} BEGIN SELECT RAISE(ABORT, 'refused'); END")
     else:
         await run(
-            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused'; END $$",
-            f"CREATE TRIGGER refuse BEFORE INSERT ON {name} FOR EACH ROW EXECUTE FUNCTION refuse()",
+            "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused'; END $$",
+            f"CREATE TRIGGER {trigger} BEFORE INSERT ON {name} FOR EACH ROW EXECUTE FUNCTION refuse()",
         )
     try:
         yield
     finally:
-        await run("DROP TRIGGER refuse" + ("" if api.services.db.is_sqlite else f" ON {name}"))
+        await run(f"DROP TRIGGER {trigger}" + ("" if api.services.db.is_sqlite else f" ON {name}"))
 
 
 @pytest.mark.story("S-PC-03-002")
 @BOTH
-async def test_an_activation_that_cannot_be_written_is_alerted_retried_and_blocks_all_the_same(
+async def test_an_activation_that_cannot_be_written_is_alerted_tried_on_and_on_and_blocks_all_the_same(
     api: Api, manual_clock: ManualClock
 ) -> None:
     await raise_alert(api)
@@ -334,19 +373,49 @@ async def test_an_activation_that_cannot_be_written_is_alerted_retried_and_block
             await api.services.safe_mode.tick()
         failed = api.services.safe_mode._failures[api.clinic.tenant_id]
         assert failed.count == 1  # the next attempt has its time
-        for wait_s in (1, 2, 5, 10, 30, 3_600):
+        for wait_s in (1, 2, 5, 10, 30, 60, 60):
             manual_clock.advance(seconds=wait_s)
             await api.services.safe_mode.tick()
-        assert (failed.count, failed.again_at) == (6, None)
+        assert failed.count == 8
         (held,) = await send(api, api.command())
         await serve(api)
         assert (await result(api, held))["status"] == "pending_safe_mode"
         assert await triggers(api) == ["safe_mode_activation_failed"]
-    await raise_alert(api, "redis_down")
-    manual_clock.advance(minutes=15)
     await api.services.safe_mode.tick()
+    assert (await api.get("/safe-mode"))["episode_id"] is None
+    manual_clock.advance(minutes=1)
+    await api.services.safe_mode.tick()  # a minute after the database is well the episode is there
     state = await api.get("/safe-mode")
     assert (state["state"], state["episode_id"] is not None) == ("safe_mode_active", True)
+    assert api.services.safe_mode._failures == {}
+
+
+@BOTH
+async def test_the_alert_about_a_failed_activation_is_tried_again_by_itself(api: Api, manual_clock: ManualClock) -> None:
+    await raise_alert(api)
+    manual_clock.advance(minutes=15)
+    async with refused_inserts(api, "safe_episode"):
+        async with refused_inserts(api, "alert", "refuse_too"):
+            await api.services.safe_mode.tick()
+            assert await triggers(api) == []
+            failed = api.services.safe_mode._failures[api.clinic.tenant_id]
+            failed.again_at = api.now + timedelta(hours=1)
+        manual_clock.advance(seconds=1)
+        await api.services.safe_mode.tick()
+        assert await triggers(api) == ["safe_mode_activation_failed"]
+        assert failed.count == 1
+
+
+@pytest.mark.parametrize("act", ["recovery", "exit", "enter"])
+async def test_who_acts_before_the_next_attempt_writes_the_entry_down(api: Api, manual_clock: ManualClock, act: str) -> None:
+    alert_id = await raise_alert(api)
+    manual_clock.advance(minutes=15)
+    body = {"recovery": DONE, "exit": None, "enter": {"reason": "ainda parado"}}[act]
+    answer = await post(api, act, body)
+    if act == "exit":
+        assert answer["missing"][0] == f"ack:{alert_id}"
+    state = await api.get("/safe-mode")
+    assert (state["episode_id"] is not None, state["causes"][0]["alert_id"]) == (True, alert_id)
 
 
 @pytest.mark.story("S-PC-03-003")
@@ -366,6 +435,29 @@ async def test_a_ticket_that_cannot_be_opened_is_alerted_and_tried_again(api: Ap
     assert await api.services.db.read(verify) == []
 
 
+async def test_a_message_that_is_faster_than_its_ticket_waits_for_it(api: Api, manual_clock: ManualClock) -> None:
+    """Another node may be about to open the ticket: the notice does not end as if that had failed."""
+    await post(api, "enter", {"reason": "teste"})
+    await send(api, api.command())
+    await serve(api)
+    scope = api.clinic.tenant_id
+    waiting = await api.services.db.read(notices.affected, scope, api.now, 10)
+    await api.services.db.write(notices.tell_families, scope, waiting, api.now)
+    await deliver(api)
+    assert await api.services.db.write(notices.settle, api.now) == []
+    await tell(api)
+    assert [n.result for n in await rows(api, NOTICE)] == ["contingency_message_sent_ticket_opened"]
+    await send(api, api.command("cancel", {"appointment_id": "a"}, entity_version=1))
+    await serve(api)
+    await api.services.db.write(lambda conn: conn.execute(TICKET.delete()))
+    waiting = await api.services.db.read(notices.affected, scope, api.now, 10)
+    await api.services.db.write(notices.tell_families, scope, waiting, api.now)
+    await deliver(api)
+    manual_clock.advance(minutes=5)
+    (ended,) = await api.services.db.write(notices.settle, api.now)
+    assert (ended.intent, ended.result) == ("cancel", "ticket_open_failed_alerted")
+
+
 async def test_red_health_while_draining_is_alerted(api: Api, manual_clock: ManualClock) -> None:
     await post(api, "enter", {"reason": "teste"})
     await send(api, api.command())
@@ -374,6 +466,6 @@ async def test_red_health_while_draining_is_alerted(api: Api, manual_clock: Manu
     await look(api, manual_clock)
     await post(api, "exit", status=202)
     await look(api, manual_clock, 20)
-    break_channel(api)
+    await break_channel(api)
     await look(api, manual_clock, step_s=5)
     assert await triggers(api) == ["safe_mode_reentry"]

@@ -12,7 +12,18 @@ from app.store.tables import AuditEntry, table
 from app.store.views.safe_mode import episodes
 from tests.web.api_client import Api, open_api
 from tests.web.conftest import Browser, Clinic, add_person, browser_client, sign_in
-from tests.web.safe_mode_driver import ALL_TICKS, acknowledge, break_channel, look, post, raise_alert, tell
+from tests.web.safe_mode_driver import (
+    ALL_TICKS,
+    DONE,
+    acknowledge,
+    break_channel,
+    look,
+    post,
+    raise_alert,
+    send,
+    serve,
+    tell,
+)
 
 PAGE = "/safe-mode?clinic=clinica-aurora"
 
@@ -79,7 +90,7 @@ async def test_the_strip_goes_back_to_zero_and_names_the_check_that_did_it(
     await look(api, manual_clock, 13)
     strip = await words(admin_session)
     assert "6 min de 10 min no verde" in strip
-    break_channel(api)
+    await break_channel(api)
     await look(api, manual_clock)
     strip = await words(admin_session)
     assert "0 s de 10 min no verde" in strip
@@ -99,6 +110,43 @@ async def test_the_page_says_who_acknowledged_what_and_what_families_were_told(
     shown = await words(admin_session)
     assert "O agendador parou há 30 s (09:15) confirmado" in shown
     assert "1 chamado crítico para o próximo turno" in shown
+    assert "Confirmado depois de 15 min: O agendador parou." in shown
+
+
+async def test_a_stale_form_saves_nothing_and_shows_what_a_colleague_saved_beside_what_was_typed(
+    api: Api, admin_session: Browser
+) -> None:
+    await post(api, "enter", {"reason": "teste"})
+    scope, rev = api.clinic.tenant_id, (await api.get("/safe-mode"))["recovery"]["rev"]
+    assert f'name="rev" value="{rev}"' in (await admin_session.client.get(PAGE, headers={"Accept": "text/html"})).text
+    await post(api, "recovery", {"action": "Fila esvaziada", "checklist": {"ops_notified": True}})
+    answer = await submit(admin_session, "recovery", scope, action="Redis reiniciado", runbook_step="r-1", rev=str(rev))
+    assert answer.status_code == 409
+    assert "Alguém mudou isto enquanto você escrevia" in answer.text
+    assert "Redis reiniciado" in answer.text
+    recovery = (await api.get("/safe-mode"))["recovery"]
+    assert (recovery["action"], recovery["checklist"]["ops_notified"]) == ("Fila esvaziada", True)
+
+
+async def test_the_banner_says_how_far_the_way_out_is(api: Api, admin_session: Browser, manual_clock: ManualClock) -> None:
+    await api.furnish()
+    await post(api, "enter", {"reason": "teste"})
+    await post(api, "recovery", DONE)
+    for n in range(2):
+        await send(api, api.command(contact_id="c-maria", idempotency_key=f"k-{n}"))
+    await serve(api)
+    await tell(api)
+    assert "Modo seguro ligado" in await words(admin_session, "/queue?clinic=clinica-aurora")
+    await look(api, manual_clock)
+    await post(api, "exit", status=202)
+    assert "A saída começou: esperando dez minutos no verde." in await words(admin_session, "/queue?clinic=clinica-aurora")
+    await look(api, manual_clock, 20)
+    draining = await words(admin_session, "/queue?clinic=clinica-aurora")
+    assert "Modo seguro encerrado" in draining
+    assert "Modo seguro ligado" not in draining
+    story = await words(admin_session)
+    assert "Dez minutos no verde: o que estava parado começa a sair (2 pedidos parados)." in story
+    assert "1 mensagem às famílias: agendar 1." in story
 
 
 async def test_a_manager_sees_why_and_cannot_act_and_a_secretary_does_not_see_the_page(
@@ -125,7 +173,7 @@ async def test_a_form_for_another_scope_or_without_its_token_changes_nothing(
     forged = await admin_session.client.post("/safe-mode/enter", data={"scope": "global", "reason": "x"})
     assert forged.status_code == 403
     assert (await other.get("/safe-mode"))["state"] == "normal"
-    assert (await submit(admin_session, "exit", "global")).status_code == 303  # nothing to leave: the page says so
+    assert (await submit(admin_session, "exit", "global")).status_code == 409  # nothing to leave: the page says so
 
 
 @pytest.mark.story("S-PC-03-003")

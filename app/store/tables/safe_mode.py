@@ -23,6 +23,8 @@ class SafeEpisode(SQLModel, table=True):
     entered_by: str = Field(max_length=200)
     correlation_id: str = Field(max_length=220)
     reentries: int = 0
+    rev: int = 0
+    """Grows with everything that changes what a person has to do for the exit: recovery, ticks, causes."""
     recovery_action: str | None = Field(default=None, max_length=1000)
     runbook_step: str | None = Field(default=None, max_length=200)
     recovery_by: str | None = Field(default=None, max_length=200)
@@ -84,6 +86,11 @@ class HealthSample(SQLModel, table=True):
     green: bool
     checks_json: str = doc()
     """Name of the check -> {green, detail, ms}."""
+    scopes_json: str = doc(default="{}")
+    """Scope with an open episode -> what is red there alone (name of the check -> detail); `{}` = nothing.
+
+    It takes the place of what the same checks say about everybody; a scope that is not named was not looked at by itself.
+    """
 
 
 class HealthProbe(SQLModel, table=True):

@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Float, Integer, String, and_, 
 
 from app.domain.states import ModeState
 from app.store.lanes import GLOBAL_SCOPE, PARKED_BY, merge_modes
+from app.store.nodes import SILENT_AFTER
 from app.store.tables import Contact, InboxCommand, Lane, Ledger, ManualTask, ModeRow, Node, Ticket, table
 from app.store.views.scope import Clinic, Scope, clinics, within
 
@@ -18,7 +19,6 @@ _TASK, _TICKET, _MODE, _NODE = table(ManualTask), table(Ticket), table(ModeRow),
 _ZERO: Final = literal_column("0", Integer)
 
 """Causes in `lane.blocked_by` with which commands are parked."""
-NODE_GONE_AFTER: Final = timedelta(seconds=20)
 FLOW_MINUTES: Final = 60
 WAIT_WINDOW: Final = timedelta(minutes=10)
 NEEDS_MAX: Final = 8
@@ -93,9 +93,11 @@ class Mode:
 
     clinic: Clinic | None
     kind: str
-    """safe_mode | contingency."""
+    """safe_mode | draining (safe mode is over, what it parked leaves) | contingency."""
     since: datetime | None
     reason: str | None
+    recovering: bool = False
+    """Safe mode holds and its exit has been asked for: the green minutes are awaited."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +110,9 @@ class Situation:
     nodes: int
 
 
+_STRICTEST: Final = ("safe_mode", "draining", "contingency")
+
+
 def situation(conn: Connection, scope: Scope, now: datetime) -> Situation:
     """Safe mode and contingency in the scope (safe mode first, oldest first), what is parked, and the lock store."""
     query = select(_MODE).where((_MODE.c.scope == GLOBAL_SCOPE) | within(_MODE.c.scope, scope))
@@ -115,16 +120,19 @@ def situation(conn: Connection, scope: Scope, now: datetime) -> Situation:
     names = clinics(conn, [row.scope for row in rows if row.scope != GLOBAL_SCOPE])
     modes = []
     for row in rows:
-        safe = merge_modes(row, None).safe_mode_blocks(now) or row.state == ModeState.DRAINING
+        merged = merge_modes(row, None)
+        blocks = merged.safe_mode_blocks(now)
+        safe = blocks or merged.state is ModeState.DRAINING
         modes.append(
             Mode(
                 clinic=names.get(row.scope),
-                kind="safe_mode" if safe else "contingency",
+                kind="safe_mode" if blocks else "draining" if safe else "contingency",
+                recovering=blocks and merged.state is ModeState.RECOVERING,
                 since=(row.since or row.safe_deadline) if safe else row.contingency_since,
                 reason=row.reason if safe else row.contingency_reason,
             )
         )
-    modes.sort(key=lambda m: (m.kind != "safe_mode", m.clinic is not None, m.since or now))
+    modes.sort(key=lambda m: (_STRICTEST.index(m.kind), m.clinic is not None, m.since or now))
     parked = select(func.coalesce(func.sum(_LANE.c.waiting), 0)).where(
         within(_LANE.c.tenant_id, scope), _LANE.c.waiting > _ZERO, _LANE.c.blocked_by.in_(PARKED_BY)
     )
@@ -160,7 +168,7 @@ class NodeState:
 
 def live_nodes(conn: Connection, now: datetime) -> tuple[NodeState, ...]:
     """Processes that beat within the last 20 s, by name."""
-    rows = conn.execute(select(_NODE).where(_NODE.c.seen_at > now - NODE_GONE_AFTER).order_by(_NODE.c.node_id))
+    rows = conn.execute(select(_NODE).where(_NODE.c.seen_at > now - SILENT_AFTER).order_by(_NODE.c.node_id))
     return tuple(_node_of(row) for row in rows)
 
 

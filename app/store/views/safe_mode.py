@@ -4,13 +4,12 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-import msgspec
 from sqlalchemy import Connection, Row, select
 
 from app.domain.green_window import WindowPolicy, expire, green_for
 from app.domain.states import SENSITIVE, ModeState
 from app.store.episodes import acks_of, causes_of, checklist_of, last_episode, missing_of, open_episode, parked, window_of
-from app.store.health import newest
+from app.store.health import checks_for, newest
 from app.store.lanes import GLOBAL_SCOPE, merge_modes
 from app.store.tables import ModeRow, SafeEpisode, table
 
@@ -98,6 +97,7 @@ def _recovery(episode: Row[Any] | None) -> dict[str, Any] | None:
     if episode is None:
         return None
     return {
+        "rev": episode.rev,
         "action": episode.recovery_action,
         "runbook_step": episode.runbook_step,
         "by": episode.recovery_by,
@@ -115,7 +115,7 @@ def window(conn: Connection, episode: Row[Any] | None, policy: WindowPolicy, now
         "reset_at": None,
         "reset_by": None,
         "reset_after_s": None,
-        "checks": checks(conn, policy, now),
+        "checks": checks(conn, policy, now, episode.scope if episode is not None else None),
     }
     if episode is not None:
         current = expire(window_of(episode), now, policy)
@@ -129,12 +129,15 @@ def window(conn: Connection, episode: Row[Any] | None, policy: WindowPolicy, now
     return shown
 
 
-def checks(conn: Connection, policy: WindowPolicy, now: datetime) -> list[dict[str, Any]]:
-    """Every check of the window: red when any node saw it red, `missing` when no node looked lately."""
+def checks(conn: Connection, policy: WindowPolicy, now: datetime, scope: str | None = None) -> list[dict[str, Any]]:
+    """Every check of the window: red when any node saw it red, `missing` when no node looked lately.
+
+    With the scope of an open episode as they count for it, else as they are about everybody.
+    """
     found: dict[str, dict[str, Any]] = {}
     # a look while all is well is rarer than one in safe mode
     for sample in newest(conn, now - max(policy.gap_max, timedelta(minutes=1))):
-        for name, check in msgspec.json.decode(sample.checks_json).items():
+        for name, check in checks_for(sample, scope).items():
             known = found.get(name)
             if known is None or (known["status"] == "green" and not check["green"]):
                 found[name] = {

@@ -37,12 +37,16 @@ class ChecklistBody(msgspec.Struct):
 
 
 class RecoveryBody(msgspec.Struct):
-    """What was done, by which step of which runbook, and the ticks; what is left out stays as it is."""
+    """What was done, by which step of which runbook, and the ticks; what is left out stays as it is.
+
+    `rev` is that of `recovery` as the caller saw it: with it a change by somebody else in between is a conflict.
+    """
 
     action: str | None = None
     runbook_step: str | None = None
     checklist: ChecklistBody = msgspec.field(default_factory=ChecklistBody)
     tenant_id: str | None = None
+    rev: int | None = None
 
 
 @get("/api/v1/safe-mode", summary="What holds, why, and how far the exit has come", responses=problems(404), **READ)
@@ -89,7 +93,8 @@ async def recovery(request: AnyRequest, data: JSONBody[RecoveryBody]) -> Documen
     texts.check()
     ticks = {name: tick for name in Checklist.__slots__ if (tick := getattr(data.checklist, name)) is not None}
     scope = await own_scope(request, data.tenant_id)
-    await services_of(request).safe_mode.recover(scope, by(request), action=action, runbook_step=runbook_step, checklist=ticks)
+    loop = services_of(request).safe_mode
+    await loop.recover(scope, by(request), action=action, runbook_step=runbook_step, checklist=ticks, rev=data.rev)
     return await shown(request, scope)
 
 

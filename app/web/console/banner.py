@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from sqlalchemy import Connection
 
@@ -10,12 +11,13 @@ from app.store.views.overview import Mode, situation
 from app.store.views.queue import waiting_total
 from app.web.console.pages import page
 from app.web.console.visit import Viewer
+from app.web.i18n import mark
 from app.web.words import Words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Banner:
-    """What the banner says; `kind` is none | safe_mode | contingency | locks."""
+    """What the banner says; `kind` is none | safe_mode | draining | contingency | locks."""
 
     kind: str = "none"
     tone: str = "plain"
@@ -33,6 +35,13 @@ class QueueCount:
     """How much waits, next to "Queue" in the navigation."""
 
     waiting: int
+
+
+_NAMES: Final = {
+    "safe_mode": mark("Safe mode is on"),
+    "draining": mark("Safe mode is over"),
+    "contingency": mark("Contingency is on"),
+}
 
 
 def load_banner(conn: Connection, viewer: Viewer) -> Banner:
@@ -64,13 +73,17 @@ def load_banner(conn: Connection, viewer: Viewer) -> Banner:
 
 def _mode_banner(viewer: Viewer, mode: Mode, parked: int, also: int) -> Banner:
     words = viewer.words
-    safe = mode.kind == "safe_mode"
-    name = words.text("Safe mode is on") if safe else words.text("Contingency is on")
+    safe = mode.kind != "contingency"
+    name = words.text(_NAMES[mode.kind])
     if mode.clinic is not None and viewer.several:
         name = words.text("%(what)s at %(clinic)s", what=name, clinic=mode.clinic.name)
     if also > 0:
         name += " " + words.count("and at %(n)s more clinic", "and at %(n)s more clinics", also)
     lines = []
+    if mode.recovering:
+        lines.append(words.text("It is being left: ten green minutes are awaited."))
+    elif mode.kind == "draining":
+        lines.append(words.text("What was parked leaves little by little."))
     if mode.reason:
         lines.append(words.text("Reason: %(reason)s.", reason=mode.reason.rstrip(". ")))
     lines.append(words.count("%(n)s request is on hold.", "%(n)s requests are on hold.", parked))
@@ -83,7 +96,7 @@ def _mode_banner(viewer: Viewer, mode: Mode, parked: int, also: int) -> Banner:
         action, url = words.text("See what is on hold"), viewer.urls.to("/queue", state=status.value)
     return Banner(
         kind=mode.kind,
-        tone="crit" if safe else "high",
+        tone="crit" if mode.kind == "safe_mode" else "high",
         headline=name,
         since=mode.since,
         lines=tuple(lines),

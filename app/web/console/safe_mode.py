@@ -1,20 +1,18 @@
-"""Safe mode: why and since when, what waits, the four gates of the way out, the ten-minute strip, and past episodes as stories."""
+"""Safe mode: why and since when, what waits, the four gates of the way out, and the ten-minute strip."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row
 
-from app.domain.green_window import NO_SAMPLE, expire, green_for
+from app.domain.green_window import NEW_CAUSE, NO_SAMPLE, expire, green_for
 from app.domain.safe_mode import Checklist, SafeModeResult
 from app.domain.states import ModeState, State
-from app.errors import NotFound
-from app.store.episodes import acks_of, causes_of, checklist_of, gates_of, missing_of, open_episode, parked, steps_of, window_of
+from app.store.episodes import acks_of, causes_of, checklist_of, gates_of, missing_of, open_episode, parked, window_of
 from app.store.lanes import GLOBAL_SCOPE
 from app.store.notices import counts, tickets_of
-from app.store.tables import UserAccount, table
 from app.store.views import safe_mode as view
 from app.store.views.scope import Clinic, clinics
 from app.web.console.pages import SUPERADMIN, page
@@ -22,9 +20,6 @@ from app.web.console.visit import Visit
 from app.web.i18n import mark
 from app.web.words import Words
 
-_USER = table(UserAccount)
-
-PAST_MAX: Final = 10
 MINUTES: Final = 10
 REASON_MAX, ACTION_MAX, STEP_MAX = 500, 1_000, 200
 
@@ -51,6 +46,7 @@ FAILED: Final[Mapping[str, str]] = {
     "clock_skew": mark("the clocks differed"),
     "disk_space": mark("disk space ran out"),
     NO_SAMPLE: mark("nobody looked at the health"),
+    NEW_CAUSE: mark("there was one more reason"),
 }
 
 TICKS: Final[Mapping[str, str]] = {
@@ -68,21 +64,6 @@ MISSING: Final[Mapping[str, str]] = {
     "recovery_action_logged": mark("tick: action written down"),
     "ops_notified": mark("tick: operations know"),
     "ticket_in_recovery": mark("tick: ticket in work"),
-}
-
-STORY: Final[Mapping[str, str]] = {
-    "entered": mark("Safe mode on: %(detail)s."),
-    "cause_added": mark("One more reason: %(detail)s."),
-    "reentered": mark("Back to safe mode while requests were leaving: %(detail)s."),
-    "recovery_recorded": mark("Recovery: %(detail)s."),
-    "checklist_ticked": mark("Checklist changed."),
-    "exit_denied": mark("Leaving was refused; missing: %(detail)s."),
-    "exit_aborted": mark("Leaving was aborted: %(detail)s."),
-    "exit_started": mark("Leaving began: ten green minutes are awaited."),
-    "exit_completed": mark("Ten green minutes: parked requests begin to leave."),
-    "window_reset": mark("The ten minutes went back to zero: %(detail)s."),
-    "ticket_opened": mark("Critical ticket opened."),
-    "drained": mark("Normal again. Contacts whose requests were released: %(detail)s."),
 }
 
 
@@ -113,6 +94,8 @@ class SafeNow:
     headline: str
     since: datetime | None
     scope_name: str
+    unwritten: bool = False
+    """It holds by its deadline, and nobody could write that down yet."""
     causes: tuple[CauseLine, ...] = ()
     parked: int = 0
     parked_url: str = ""
@@ -147,6 +130,14 @@ class SafeWindow:
     checks: tuple[CheckLine, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """What somebody wrote into the recovery form while a colleague saved theirs."""
+
+    action: str
+    runbook_step: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SafeForms:
     """Context of `safe_forms`: what this person may do now."""
@@ -163,41 +154,8 @@ class SafeForms:
     tone: str
     missing: tuple[str, ...]
     clinic: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class StoryLine:
-    """One sentence of an episode."""
-
-    at: datetime
-    text: str
-    actor: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Story:
-    """A past episode, or the one that is open."""
-
-    episode_id: str
-    scope_name: str
-    entered_at: datetime
-    ended_at: datetime | None
-    lasted: str
-    reason: str
-    reentries: int
-    lines: tuple[StoryLine, ...]
-    url: str
-    facts: tuple[tuple[str, str], ...] = ()
-    """Only where one episode is shown alone, to be read or printed."""
-
-
-@dataclass(frozen=True, slots=True)
-class SafePast:
-    """Context of `safe_past`; `alone` = the one episode that the address names."""
-
-    stories: tuple[Story, ...]
-    alone: bool = False
-    all_url: str = ""
+    rev: int = 0
+    """The episode's as shown: a form that comes back with an older one saves nothing."""
 
 
 # --- loading ------------------------------------------------------------------------------------------------------------
@@ -219,7 +177,7 @@ def load_safe_now(conn: Connection, visit: Visit) -> SafeNow:
     words, scope = visit.words, scope_of(conn, visit)
     mode = view.modes(conn, [scope]).get(scope)
     state, episode = view.state_of(mode, words.now), open_episode(conn, scope)
-    names = _names(conn, visit, [scope])
+    names = names_of(conn, visit, [scope])
     since = None
     if mode is not None and state is not ModeState.NORMAL:
         since = mode.since or mode.safe_deadline
@@ -228,6 +186,7 @@ def load_safe_now(conn: Connection, visit: Visit) -> SafeNow:
         headline=words.text(_HEADLINES[state]),
         since=since,
         scope_name=names[scope],
+        unwritten=episode is None and state is ModeState.SAFE_MODE_ACTIVE,
         causes=_causes(conn, visit, episode),
         parked=parked(conn, scope),
         parked_url=visit.urls.to("/queue", state=State.PENDING_SAFE_MODE.value),
@@ -314,11 +273,12 @@ def _others(conn: Connection, visit: Visit, scope: str) -> tuple[tuple[str, str]
     rows = view.modes(conn, scopes_of(visit))
     found = [s for s, row in rows.items() if s != scope and view.state_of(row, visit.words.now) is not ModeState.NORMAL]
     known = clinics(conn, [s for s in found if s != GLOBAL_SCOPE])
-    names = _names(conn, visit, found)
+    names = names_of(conn, visit, found)
     return tuple(sorted((names[s], f"/safe-mode?clinic={known[s].slug}" if s in known else "/safe-mode?clinic=all") for s in found))
 
 
-def _names(conn: Connection, visit: Visit, scopes: Sequence[str]) -> dict[str, str]:
+def names_of(conn: Connection, visit: Visit, scopes: Sequence[str]) -> dict[str, str]:
+    """What scopes are called on a screen."""
     known: Mapping[str, Clinic] = clinics(conn, [s for s in scopes if s != GLOBAL_SCOPE])
     return {s: known[s].name if s in known else visit.words.text("all clinics") for s in scopes}
 
@@ -329,7 +289,7 @@ def load_safe_window(conn: Connection, visit: Visit) -> SafeWindow:
     episode = open_episode(conn, scope_of(conn, visit))
     lines = tuple(
         CheckLine(words.text(CHECKS.get(c["name"], c["name"])), c["status"], c["detail"] or "")
-        for c in view.checks(conn, policy, words.now)
+        for c in view.checks(conn, policy, words.now, episode.scope if episode is not None else None)
     )
     if episode is None:
         return SafeWindow(open=False, minutes=(), said="", ready_at=None, reset="", checks=lines)
@@ -370,7 +330,7 @@ def load_safe_forms(conn: Connection, visit: Visit) -> SafeForms:
         state=state,
         may_act=visit.role == SUPERADMIN,
         scope=scope,
-        scope_name=_names(conn, visit, [scope])[scope],
+        scope_name=names_of(conn, visit, [scope])[scope],
         csrf=visit.csrf_token,
         action=(episode.recovery_action or "") if episode is not None else "",
         runbook_step=(episode.runbook_step or "") if episode is not None else "",
@@ -379,6 +339,7 @@ def load_safe_forms(conn: Connection, visit: Visit) -> SafeForms:
         tone=tone,
         missing=tuple(dict.fromkeys(_lack(words, code) for code in lacks)),
         clinic=visit.urls.clinic,
+        rev=episode.rev if episode is not None else 0,
     )
 
 
@@ -389,101 +350,17 @@ def _answer(words: Words, episode: Row[Any] | None, state: ModeState, lacks: Seq
     if state is ModeState.RECOVERING:
         return words.text("The exit goes on by itself once the ten minutes are green."), "plain"
     if episode.exit_result == SafeModeResult.SAFE_MODE_EXIT_DENIED_MISSING_CHECKLIST and lacks:
-        return words.text("Leaving was refused. Missing: %(what)s.", what=_lacks(words, ", ".join(lacks))), "crit"
+        return words.text("Leaving was refused. Missing: %(what)s.", what=lacks_in(words, ", ".join(lacks))), "crit"
     if episode.exit_result == SafeModeResult.SAFE_MODE_EXIT_ABORTED_HEALTH_UNSTABLE:
         failed = ", ".join(words.text(FAILED.get(name, name)) for name in (episode.exit_reason or "").split(", "))
         return words.text("Leaving was aborted: %(what)s. Try again once it is green.", what=failed), "crit"
     return "", "plain"
 
 
-def _lacks(words: Words, codes: str | None) -> str:
+def lacks_in(words: Words, codes: str | None) -> str:
+    """What an attempt to leave lacked, out of the codes that were stored."""
     return ", ".join(dict.fromkeys(_lack(words, code) for code in (codes or "").split(", ") if code))
 
 
 def _lack(words: Words, code: str) -> str:
     return words.text("acknowledgement of an alert") if code.startswith("ack:") else words.text(MISSING.get(code, code))
-
-
-def load_safe_past(conn: Connection, visit: Visit) -> SafePast:
-    """Episodes as stories, newest first; with `?episode=` that one alone. Raises NotFound for one that is not there to be seen."""
-    wanted = visit.one("episode")
-    rows = view.episodes(conn, scopes_of(visit), PAST_MAX) if not wanted else _one(conn, visit, wanted)
-    names = _names(conn, visit, [row.scope for row in rows])
-    steps = {row.episode_id: steps_of(conn, row.episode_id) for row in rows}
-    people = _people(conn, {step.actor for found in steps.values() for step in found})
-    stories = tuple(_story(conn, visit, row, names[row.scope], steps[row.episode_id], people, bool(wanted)) for row in rows)
-    return SafePast(stories, bool(wanted), visit.urls.to("/safe-mode"))
-
-
-def _one(conn: Connection, visit: Visit, episode_id: str) -> list[Row[Any]]:
-    row = view.episode(conn, episode_id)
-    scopes = scopes_of(visit)
-    if row is None or (scopes is not None and row.scope not in scopes):
-        raise NotFound("There is no such episode.")
-    return [row]
-
-
-def _story(
-    conn: Connection, visit: Visit, row: Row[Any], name: str, steps: Sequence[Row[Any]], people: Mapping[str, str], whole: bool
-) -> Story:
-    words = visit.words
-    return Story(
-        episode_id=row.episode_id,
-        scope_name=name,
-        entered_at=row.entered_at,
-        ended_at=row.ended_at,
-        lasted=words.span((row.ended_at or words.now) - row.entered_at),
-        reason=next((s.detail or "" for s in steps if s.kind == "entered"), ""),
-        reentries=row.reentries,
-        lines=tuple(_story_line(words, step, people) for step in steps),
-        url=visit.urls.to("/safe-mode", episode=row.episode_id),
-        facts=_facts(conn, words, row, people) if whole else (),
-    )
-
-
-def _facts(conn: Connection, words: Words, row: Row[Any], people: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """What there is to know about an episode besides its story."""
-    ticks, found = asdict(checklist_of(row)), counts(conn, row.episode_id)
-    facts = [
-        (words.text("On since"), words.exact(row.entered_at)),
-        (words.text("Normal since"), words.exact(row.ended_at) if row.ended_at else words.text("still open")),
-        (words.text("Reasons"), "; ".join(dict.fromkeys(c.summary for c in causes_of(conn, row.episode_id)))),
-        (words.text("What was done"), row.recovery_action or words.text("nothing yet")),
-        (words.text("Step of the runbook"), row.runbook_step or "-"),
-        (words.text("Checklist"), words.text("%(n)d of %(all)d", n=sum(ticks.values()), all=len(ticks))),
-        (words.text("Messages to families"), words.number(sum(found.values()))),
-        (words.text("Messages that failed"), words.number(found.get("contingency_message_failed_ticket_opened", 0))),
-        (words.text("Critical tickets"), words.number(len(tickets_of(conn, row.episode_id)))),
-        (words.text("Contacts released"), words.number(row.released)),
-        (words.text("Episode"), row.episode_id),
-        (words.text("Correlation id"), row.correlation_id),
-    ]
-    if row.recovery_by:
-        facts.insert(5, (words.text("Recorded by"), _actor(words, row.recovery_by, people)))
-    return tuple(facts)
-
-
-def _actor(words: Words, actor: str, people: Mapping[str, str]) -> str:
-    return people.get(actor) or ("KoraOS" if actor.startswith("system:") else words.text("a program with a key"))
-
-
-def _story_line(words: Words, step: Row[Any], people: Mapping[str, str]) -> StoryLine:
-    detail = (step.detail or "").rstrip(". ")
-    if step.kind == "exit_denied":
-        detail = _lacks(words, detail)
-    elif step.kind == "window_reset":
-        detail = words.text(FAILED.get(detail.partition(" · ")[0], detail))
-    elif step.kind in ("exit_aborted", "reentered"):
-        detail = ", ".join(words.text(FAILED.get(name, name)) for name in detail.split(", "))
-    text = words.text(STORY[step.kind], detail=detail) if step.kind in STORY else detail
-    actor = _actor(words, step.actor, people)
-    return StoryLine(step.at, text, actor)
-
-
-def _people(conn: Connection, actors: set[str]) -> dict[str, str]:
-    """Names of the people among some actors."""
-    ids = sorted(a.removeprefix("user:") for a in actors if a.startswith("user:"))
-    if not ids:
-        return {}
-    rows = conn.execute(select(_USER.c.user_id, _USER.c.name).where(_USER.c.user_id.in_(ids)))
-    return {f"user:{row.user_id}": row.name for row in rows}

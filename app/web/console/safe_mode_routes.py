@@ -1,7 +1,6 @@
 """Addresses of the safe mode page; what a superadmin does there goes through the same store functions as the API."""
 
 from collections.abc import Awaitable
-from contextlib import suppress
 from typing import Any, Final
 
 from litestar import Response, Router, get, post
@@ -16,7 +15,7 @@ from app.web.auth import actor_of, authenticator
 from app.web.console.family_texts import patch_of
 from app.web.console.pages import SUPERADMIN
 from app.web.console.render import show, view
-from app.web.console.safe_mode import ACTION_MAX, REASON_MAX, STEP_MAX
+from app.web.console.safe_mode import ACTION_MAX, REASON_MAX, STEP_MAX, Typed
 from app.web.console.visit import AnyRequest, services_of
 
 SAFE_MODE: Final = view("safe_mode", "safe_mode.html", "safe_now", "safe_window", "safe_forms", "safe_past", "safe_texts")
@@ -30,31 +29,32 @@ async def page(request: AnyRequest) -> Response[str]:
 
 
 @post("/safe-mode/enter", **_ACT)
-async def enter(request: AnyRequest) -> Redirect:
+async def enter(request: AnyRequest) -> Response[Any]:
     """Switch it on by hand. Raises InvalidRequest without a reason."""
     form, scope = await _form(request)
     reason = _text(form, "reason", REASON_MAX)
     if not reason:
         raise InvalidRequest("Say why safe mode is switched on.", errors=[{"pointer": "/reason", "detail": "must not be empty"}])
-    return await _done(form, services_of(request).safe_mode.enter_by_hand(scope, reason, by(request)))
+    return await _done(request, form, services_of(request).safe_mode.enter_by_hand(scope, reason, by(request)))
 
 
 @post("/safe-mode/recovery", **_ACT)
-async def recovery(request: AnyRequest) -> Redirect:
-    """Record what was done and the ticks; an unticked box takes its tick back."""
+async def recovery(request: AnyRequest) -> Response[Any]:
+    """Record what was done and the ticks; an unticked box takes its tick back. Nothing is saved over what a colleague saved."""
     form, scope = await _form(request)
     action, step = _text(form, "action", ACTION_MAX), _text(form, "runbook_step", STEP_MAX)
     ticks = {name: form.get(name) == "on" for name in Checklist.__slots__}
     loop = services_of(request).safe_mode
-    act = loop.recover(scope, by(request), action=action or None, runbook_step=step or None, checklist=ticks)
-    return await _done(form, act)
+    rev = int(text) if (text := form.get("rev", "")).isascii() and text.isdigit() and len(text) < 10 else None
+    act = loop.recover(scope, by(request), action=action or None, runbook_step=step or None, checklist=ticks, rev=rev)
+    return await _done(request, form, act, Typed(action, step))
 
 
 @post("/safe-mode/exit", **_ACT)
-async def leave(request: AnyRequest) -> Redirect:
+async def leave(request: AnyRequest) -> Response[Any]:
     """Ask to leave; the page says what came of it."""
     form, scope = await _form(request)
-    return await _done(form, services_of(request).safe_mode.leave(scope, by(request)))
+    return await _done(request, form, services_of(request).safe_mode.leave(scope, by(request)))
 
 
 @post("/safe-mode/texts", **_ACT)
@@ -89,17 +89,26 @@ def _text(form: dict[str, str], name: str, max_length: int) -> str:
     return form.get(name, "").strip()[:max_length]
 
 
-async def _done(form: dict[str, str], act: Awaitable[object]) -> Redirect:
-    """Do it and show the page again; what somebody else did meanwhile is shown there too."""
-    with suppress(Conflict):  # already so, or over by now: the page says which
+async def _done(request: AnyRequest, form: dict[str, str], act: Awaitable[object], typed: Typed | None = None) -> Response[Any]:
+    """Do it and show the page again; where somebody was faster, what holds now (409) beside what was typed."""
+    try:
         await act
+    except Conflict:
+        answer = await show(request, SAFE_MODE, clinic_slug=_clinic(form), extra={"conflict": True, "typed": typed})
+        answer.status_code = 409
+        return answer
     return Redirect(_back(form), status_code=303)
 
 
 def _back(form: dict[str, str]) -> str:
-    clinic = form.get("clinic", "")
-    known = clinic if clinic.replace("-", "").isalnum() and clinic.isascii() else ""
+    known = _clinic(form)
     return f"/safe-mode?clinic={known}" if known else "/safe-mode"
+
+
+def _clinic(form: dict[str, str]) -> str | None:
+    """The clinic that the form was made for; None = the visit's own choice."""
+    clinic = form.get("clinic", "")
+    return clinic if clinic.replace("-", "").isalnum() and clinic.isascii() else None
 
 
 safe_mode_pages: Final[list[Any]] = [

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from app.domain.contingency_texts import GENERAL
 from app.domain.reasons import explain
 from app.domain.states import EFFECT_RESULTS, PARKED, CommandType, State
 from app.store.views.lane import LaneHead, TimelineItem, Visit
@@ -128,6 +129,11 @@ _DONE: Final = frozenset({State.COMMITTED_CAUSAL, State.PROCESSED, *EFFECT_RESUL
 def command_name(words: Words, command_type: str | None) -> str:
     """The verb of a command."""
     return words.text(COMMAND_NAMES.get(command_type or "", command_type or ""))
+
+
+def intent_name(words: Words, intent: str) -> str:
+    """What a message to a family was about."""
+    return words.text("general") if intent == GENERAL else command_name(words, intent).lower()
 
 
 def stopped_by(words: Words, cause: str | None) -> str:

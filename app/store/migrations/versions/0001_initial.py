@@ -578,6 +578,7 @@ def upgrade() -> None:
         sa.Column("node_id", sa.String(length=60), nullable=False),
         sa.Column("green", sa.Boolean(), nullable=False),
         sa.Column("checks_json", sa.Text(), nullable=False),
+        sa.Column("scopes_json", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("position", name=op.f("pk_health_sample")),
         sqlite_autoincrement=True,
     )
@@ -1032,6 +1033,7 @@ def upgrade() -> None:
         sa.Column("entered_by", sa.String(length=200), nullable=False),
         sa.Column("correlation_id", sa.String(length=220), nullable=False),
         sa.Column("reentries", sa.Integer(), nullable=False),
+        sa.Column("rev", sa.Integer(), nullable=False),
         sa.Column("recovery_action", sa.String(length=1000), nullable=True),
         sa.Column("runbook_step", sa.String(length=200), nullable=True),
         sa.Column("recovery_by", sa.String(length=200), nullable=True),
