@@ -14,7 +14,7 @@ ACK_BUTTON: Final = "Estou cuidando"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlertMessage:
-    """Facts of one message. `others`: further open alerts of the same kind; `due_at`: when it should have left."""
+    """Facts of one message. `others`: further open alerts of the same kind, of `clinics` in all; `due_at`: when it should leave."""
 
     severity: str
     summary: str
@@ -23,6 +23,7 @@ class AlertMessage:
     due_at: datetime
     attempt: int
     others: int = 0
+    clinics: int = 1
     safe_mode_at: datetime | None = None
     link: str | None = None
     clinic: str | None = None
@@ -50,7 +51,8 @@ def text(message: AlertMessage) -> str:
     if message.clinic:
         lines.append(f"Clínica: {message.clinic}.")
     if message.others:
-        lines.append(f"Mais {message.others} avisos do mesmo tipo. Um toque vale para todos.")
+        where = f" em {message.clinics} clínicas" if message.clinics > 1 else ""
+        lines.append(f"Mais {message.others} avisos do mesmo tipo{where}. Um toque vale para todos.")
     if message.attempt > 1:
         waited = int((message.now - message.raised_at).total_seconds() // 60)
         lines.append(f"Ainda aberto, tentativa {message.attempt}. Desde {clock(message.raised_at)} (há {waited} min).")

@@ -5,7 +5,7 @@ Catching up after downtime merges missed resends of a channel into the newest on
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
@@ -109,6 +109,16 @@ def _state(t0: datetime, minute: int, action: Action) -> Step:
 
 def _send(t0: datetime, minute: int, channel: str, attempt: int) -> Step:
     return Step(minute=minute, action=Action.SEND, due_at=t0 + timedelta(minutes=minute), channel=channel, attempt=attempt)
+
+
+def is_for_everybody(step: Step) -> bool:
+    """Whether a message of a critical alert goes to all recipients of its channel: from level high on."""
+    return step.action is Action.SEND and step.minute >= DEFAULT_LADDER.high_minute
+
+
+def late_first(t0: datetime, channel: str) -> Step:
+    """What the further recipients of a channel without resends get, at level high."""
+    return _send(t0, DEFAULT_LADDER.high_minute, channel, 2)
 
 
 def safe_deadline(t0: datetime, policy: LadderPolicy = DEFAULT_LADDER) -> datetime:
@@ -223,14 +233,19 @@ ESCALATION_CHANNEL: Final = "superadmin_whatsapp"
 
 
 def ladder_of(route: Route) -> LadderPolicy:
-    """The ladder of a critical alert on this route: the first channel is the primary one, the second is resent.
+    """The ladder of a critical alert on this route: the superadmin's WhatsApp is resent, in whatever order it is named.
 
-    The minutes are the frozen rule's and no route changes them.
+    A route that leaves it out has its second channel resent, and one with a single channel gets it as the redundant one: no
+    critical alert hangs on one channel. The minutes are the frozen rule's and no route changes them.
     """
     if not route.channels:
         raise ValueError("a route names at least one channel")
-    primary, redundant, also = route.channels[0], route.channels[min(1, len(route.channels) - 1)], route.channels[2:]
-    return LadderPolicy(primary=primary, redundant=redundant, fallback=route.fallback, also=also)
+    named = list(dict.fromkeys(route.channels))
+    if len(named) == 1:
+        named = [named[0], ESCALATION_CHANNEL] if named[0] != ESCALATION_CHANNEL else named
+    redundant = ESCALATION_CHANNEL if ESCALATION_CHANNEL in named else named[1]
+    others = [channel for channel in named if channel != redundant] or [redundant]
+    return LadderPolicy(primary=others[0], redundant=redundant, fallback=route.fallback, also=tuple(others[1:]))
 
 
 def operational_steps(t0: datetime, route: Route) -> tuple[Step, ...]:
@@ -264,7 +279,7 @@ class Raised:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Storm:
-    """Alerts of one kind within one window: one message that counts, every alert still shown."""
+    """Alerts of one kind, none of them a window after the one before: one voice that counts, every alert still shown."""
 
     group: str
     started_at: datetime
@@ -272,17 +287,17 @@ class Storm:
 
 
 def storms(raised: Iterable[Raised], window: timedelta = timedelta(minutes=1)) -> list[Storm]:
-    """Group alerts of one kind; a window opens with the first alert and takes in what comes before it closes."""
+    """Group alerts of one kind; a storm takes in what comes less than `window` after its latest alert."""
     found: list[Storm] = []
-    open_at: dict[str, int] = {}
+    open_at: dict[str, tuple[int, datetime]] = {}
     for alert in sorted(raised, key=lambda a: (a.at, a.alert_id)):
-        index = open_at.get(alert.group)
-        if index is not None and alert.at < found[index].started_at + window:
-            storm = found[index]
-            found[index] = Storm(group=storm.group, started_at=storm.started_at, alert_ids=(*storm.alert_ids, alert.alert_id))
+        index, latest = open_at.get(alert.group, (len(found), None))
+        if latest is not None and alert.at < latest + window:
+            found[index] = replace(found[index], alert_ids=(*found[index].alert_ids, alert.alert_id))
         else:
-            open_at[alert.group] = len(found)
+            index = len(found)
             found.append(Storm(group=alert.group, started_at=alert.at, alert_ids=(alert.alert_id,)))
+        open_at[alert.group] = (index, alert.at)
     return found
 
 

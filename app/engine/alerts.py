@@ -23,8 +23,10 @@ from app.domain import alert_texts
 from app.engine.channel_book import ChannelBook, NoChannel
 from app.ids import new_id
 from app.metrics import Metrics
+from app.store.alert_claims import Claimed, claim_due, still_wanted
 from app.store.alert_ladder import climb_due
-from app.store.alert_steps import Agenda, Claimed, Sent, agenda, claim_due, settle, still_wanted
+from app.store.alert_steps import Agenda, Sent, agenda, settle
+from app.store.alert_voices import spec_of
 from app.store.alerts import FLAP_WINDOW, settle_flapping
 from app.store.database import Database
 from app.store.lanes import GLOBAL_SCOPE
@@ -102,7 +104,8 @@ class AlertLoop:
         if plan.rest_at is not None and plan.rest_at <= now - FLAP_WINDOW:
             await self._database.write(settle_flapping, now)
             self._changed()
-        if plan.send_at is not None and plan.send_at <= now and await self._start(now):
+        due = plan.left_alone or (plan.send_at is not None and plan.send_at <= now)
+        if due and await self._start(now):
             return 0.0
         return self._until(plan, now)
 
@@ -143,7 +146,7 @@ class AlertLoop:
     async def try_channel(self, scope: str, channel: str, recipient: str) -> Tried:
         """Send a test to one recipient of a channel, now, and wait for the answer; touches no alert."""
         settings = await self._channels.settings(scope)
-        spec = spec_of(settings, channel, recipient)
+        spec = spec_of(settings["channels"], channel, recipient)
         found = await self._channel(scope, spec)
         if isinstance(found, NoChannel):
             return Tried(target=shown(spec), result=SendResult(outcome=Outcome.REJECTED, detail=found.reason))
@@ -179,7 +182,7 @@ class AlertLoop:
                 lease_until=now + timedelta(seconds=self._policy.lease_s * self._clock.scale),
                 lease_token=new_id(),
                 room=room,
-                busy=Counter(call.claimed.lane for call in self._calls.values()),
+                busy=Counter(call.claimed.target for call in self._calls.values()),
                 per_target=self._policy.per_target,
                 mint=lambda: new_ack_token(self._secret_key),
             )
@@ -197,7 +200,7 @@ class AlertLoop:
         claimed = call.claimed
         scope = claimed.step.tenant_id or GLOBAL_SCOPE
         settings = await self._channels.settings(scope)
-        spec = spec_of(settings, claimed.step.channel, claimed.step.recipient)
+        spec = spec_of(settings["channels"], claimed.step.channel, claimed.step.recipient)
         call.target = shown(spec)
         channel = await self._channel(scope, spec)
         if isinstance(channel, NoChannel):
@@ -223,6 +226,7 @@ class AlertLoop:
             due_at=step.due_at,
             attempt=step.n,
             others=claimed.others,
+            clinics=claimed.clinics,
             safe_mode_at=alert.safe_mode_at,
             link=f"{self._public_url}/ack/{claimed.ack_token}",
             clinic=claimed.clinic,
@@ -325,18 +329,6 @@ async def channel_of(channels: ChannelBook, scope: str, spec: str) -> Channel | 
     if is_apprise(spec):
         await asyncio.to_thread(_load_apprise)
     return await channels.channel(scope, spec)
-
-
-def spec_of(settings: dict[str, Any], channel: str, recipient: str) -> str:
-    """The channel spec of a recipient: `kind` is the kind's first target, `kind:2` its second; without any, the simulated phone."""
-    given = (settings.get("channels") or {}).get(channel)
-    found = given if isinstance(given, list) else [given]
-    _, _, number = recipient.partition(":")
-    index = int(number) - 1 if number.isdigit() else 0
-    spec = found[index] if 0 <= index < len(found) else None
-    if not isinstance(spec, str) or not spec:
-        return f"simulator:{recipient}"
-    return f"simulator:{recipient}" if spec.strip().rstrip("/") == "simulator:" else spec
 
 
 def _template(settings: dict[str, Any], text: str) -> Template | None:

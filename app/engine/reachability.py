@@ -15,10 +15,11 @@ from app.channels.factory import default_spec
 from app.channels.outbound import Channel
 from app.channels.reach import Endpoint, reach
 from app.channels.targets import kind_of
-from app.engine.alerts import channel_of, spec_of
+from app.engine.alerts import channel_of
 from app.engine.channel_book import ChannelBook, NoChannel
 from app.engine.circuits import Circuits
 from app.store.alert_ladder import CRITICAL, recipients_of, route_of
+from app.store.alert_voices import spec_of
 from app.store.database import Database
 from app.store.lanes import GLOBAL_SCOPE
 from app.store.settings import Clinics, clinics_with_settings
@@ -89,7 +90,7 @@ class Reachability:
         settings = await self._channels.settings(scope)
         route = route_of(settings, "", CRITICAL)
         specs = [
-            spec_of(settings, channel, recipient)
+            spec_of(settings["channels"], channel, recipient)
             for channel in dict.fromkeys(route.channels)
             for recipient in recipients_of(settings, channel)
         ]

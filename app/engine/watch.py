@@ -21,8 +21,9 @@ from app.engine.supervisor import Supervisor
 from app.metrics import Metrics
 from app.store.alert_ladder import write_steps
 from app.store.alert_steps import open_alerts, overdue
-from app.store.alerts import raise_alert
+from app.store.alerts import Kind, lock_kinds, raise_alert
 from app.store.database import Database
+from app.store.lanes import GLOBAL_SCOPE
 from app.store.safe_deadline import bring_forward, lock_mode, unacknowledged_deadline
 
 log = structlog.get_logger("engine.watch")
@@ -48,10 +49,13 @@ def audit(conn: Connection, now: datetime, grace: timedelta = GRACE) -> Findings
     late = overdue(conn, now, grace)
     written, scopes = 0, set()
     for row in open_alerts(conn):
-        written += write_steps(conn, row, now)
+        written += write_steps(conn, row)
         if row.safe_mode_at is not None:
             scopes.add(row.scope)
     deadlines = sum(_enforce(conn, scope, now) for scope in sorted(scopes))
+    if late or written or deadlines:
+        kinds = [Kind(GLOBAL_SCOPE, trigger, "high") for trigger in ("alert_step_overdue", "alert_ladder_repaired")]
+        lock_kinds(conn, kinds)
     if late:
         _say(conn, "alert_step_overdue", f"{len(late)} alert steps are overdue since {late[0].due_at:%H:%M:%S} UTC", now)
     if written or deadlines:

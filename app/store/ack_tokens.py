@@ -4,11 +4,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, and_, select, update
 
 from app.store import alerts
 from app.store.accounts import find_user
-from app.store.alerts import Acknowledged, PassedOn
+from app.store.alert_records import PassedOn
+from app.store.alert_voices import spoken_for
+from app.store.alerts import Acknowledged
+from app.store.safe_deadline import Moment, moment
 from app.store.tables import AckRecord, AckToken, Alert, AlertStep, table
 
 _TOKEN, _ALERT, _STEP, _RECORD = table(AckToken), table(Alert), table(AlertStep), table(AckRecord)
@@ -38,12 +41,16 @@ def find(conn: Connection, token_hash: str, now: datetime) -> Opened | None:
     alert = conn.execute(select(_ALERT).where(_ALERT.c.alert_id == token.alert_id)).first()
     if alert is None:
         return None
-    members = select(_ALERT.c.alert_id).where(
-        _ALERT.c.group_id == alert.group_id, _ALERT.c.status == "open", _ALERT.c.alert_id != alert.alert_id
+    others = len(_also(conn, token, alert))
+    # a link of before the alert climbed, or came back after a rest, speaks of another situation
+    newer = select(_ALERT.c.alert_id).where(
+        _ALERT.c.scope == alert.scope,
+        _ALERT.c.dedup_key == alert.dedup_key,
+        _ALERT.c.status == "open",
+        _ALERT.c.acked_at.is_(None),
+        _ALERT.c.alert_id != alert.alert_id,
     )
-    others = len(conn.execute(members).all())
-    # a link of before the alert climbed to a higher severity speaks of another situation
-    stale = token.created_at < alert.raised_at
+    stale = alert.status == "resolved" and conn.execute(newer.limit(1)).first() is not None
     passed = select(_RECORD.c.at, _RECORD.c.recipient).where(
         _RECORD.c.alert_id == alert.alert_id, _RECORD.c.kind == "pass_on", _RECORD.c.by == by_name(token.recipient)
     )
@@ -70,8 +77,14 @@ def message_of(conn: Connection, opened: Opened) -> Row[Any]:
     return conn.execute(select(_STEP).where(_STEP.c.step_id == opened.token.step_id)).one()
 
 
-def acknowledge(conn: Connection, opened: Opened, *, how: str, now: datetime, origin: str | None = None) -> Acknowledged:
-    """Take on the alert of a link, and every open one of its storm; again and again with one effect."""
+def _also(conn: Connection, token: Row[Any], alert: Row[Any]) -> list[str]:
+    """The further open alerts that the message of a link spoke for: those that came later nobody has told its reader about."""
+    step = conn.execute(select(_STEP).where(_STEP.c.step_id == token.step_id)).one()
+    return [row.alert_id for row in conn.execute(spoken_for(step, alert, token.created_at))]
+
+
+def acknowledge(conn: Connection, opened: Opened, *, how: str, now: Moment, origin: str | None = None) -> Acknowledged:
+    """Take on the alert of a link, and every open one that its message spoke for; again and again with one effect."""
     done = alerts.acknowledge(
         conn,
         opened.alert.alert_id,
@@ -79,12 +92,11 @@ def acknowledge(conn: Connection, opened: Opened, *, how: str, now: datetime, or
         how=how,
         now=now,
         step_id=opened.token.step_id,
-        whole_group=True,
+        also=_also(conn, opened.token, opened.alert),
         origin=origin,
     )
-    conn.execute(
-        update(_TOKEN).where(_TOKEN.c.token_hash == opened.token.token_hash, _TOKEN.c.used_at.is_(None)).values(used_at=now)
-    )
+    unused = and_(_TOKEN.c.token_hash == opened.token.token_hash, _TOKEN.c.used_at.is_(None))
+    conn.execute(update(_TOKEN).where(unused).values(used_at=moment(now)))
     return done
 
 

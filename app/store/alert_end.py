@@ -19,13 +19,14 @@ from app.store.audit import append
 from app.store.events import publish
 from app.store.incidents import close_incident
 from app.store.lanes import GLOBAL_SCOPE
-from app.store.safe_deadline import ease_deadline
+from app.store.safe_deadline import Moment, ease_deadline, lock_mode, moment
 from app.store.tables import Alert, table
 
 _ALERT = table(Alert)
 
 FLAP_WINDOW: Final = timedelta(minutes=15)
 _CHANGES_KEPT: Final = 12
+SYSTEM: Final = "system:alerts"
 
 
 def resolve(
@@ -33,7 +34,7 @@ def resolve(
     alert_id: str,
     *,
     by: str,
-    now: datetime,
+    now: Moment,
     damped: bool = False,
     rev: int | None = None,
     reason: str | None = None,
@@ -41,6 +42,7 @@ def resolve(
 ) -> Row[Any]:
     """End an alert, quietly: nothing more is sent. It is no ACK, and after the deadline it does not lift safe mode.
 
+    A callable `now` is read behind the locks, so that an end that had to wait for safe mode comes after it.
     `damped` (for machines): one that went on and off too often stays open until it rests; `settle_flapping` ends it then.
     Raises NotFound, or Conflict for an outdated `rev`. An alert that is resolved stays as it is.
     """
@@ -49,6 +51,8 @@ def resolve(
         return row
     if rev is not None and rev != row.rev:
         raise Conflict("This alert has changed since you looked at it; nothing was done.")
+    lock_mode(conn, row.scope)
+    now = moment(now)
     times = [*times_of(row), now]
     if damped and domain.is_flapping(times, now, window=FLAP_WINDOW):
         conn.execute(
@@ -58,17 +62,27 @@ def resolve(
         )
         publish(conn, row.tenant_id, "alerts", [alert_id], now)
         return conn.execute(select(_ALERT).where(_ALERT.c.alert_id == alert_id)).one()
+    _end(conn, row, now, by=by, changes=with_change(times_of(row), now), reason=reason, origin=origin)
+    return conn.execute(select(_ALERT).where(_ALERT.c.alert_id == alert_id)).one()
+
+
+def supersede(conn: Connection, row: Row[Any], now: datetime, reason: str) -> None:
+    """End a locked alert because a new one of the same key takes its place; that is no going off and on."""
+    _end(conn, row, now, by=SYSTEM, changes=row.changes_json, reason=reason, origin=None)
+
+
+def _end(conn: Connection, row: Row[Any], now: datetime, *, by: str, changes: str, reason: str | None, origin: str | None) -> None:
     climb(conn, row, now)
-    stop_steps(conn, [alert_id], now)
+    stop_steps(conn, [row.alert_id], now)
     conn.execute(
         update(_ALERT)
-        .where(_ALERT.c.alert_id == alert_id)
+        .where(_ALERT.c.alert_id == row.alert_id)
         .values(
             status="resolved",
             resolved_at=now,
             resolved_by=by[:200],
             ended_at=None,
-            changes_json=with_change(times_of(row), now),
+            changes_json=changes,
             rev=_ALERT.c.rev + 1,
         )
     )
@@ -79,7 +93,7 @@ def resolve(
         chain=row.scope,
         actor=by,
         action="alert.resolve",
-        object=f"alert/{alert_id}",
+        object=f"alert/{row.alert_id}",
         before={"status": row.status},
         after={"status": "resolved"},
         reason=reason,
@@ -87,9 +101,8 @@ def resolve(
         correlation_id=row.correlation_id,
         now=now,
     )
-    publish(conn, row.tenant_id, "alerts", [alert_id], now)
-    evidence.ended(conn, row.tenant_id, "alert", alert_id, now)
-    return conn.execute(select(_ALERT).where(_ALERT.c.alert_id == alert_id)).one()
+    publish(conn, row.tenant_id, "alerts", [row.alert_id], now)
+    evidence.ended(conn, row.tenant_id, "alert", row.alert_id, now)
 
 
 def resolve_by_key(
@@ -105,7 +118,7 @@ def settle_flapping(conn: Connection, now: datetime) -> list[str]:
     query = select(_ALERT.c.alert_id).where(_ALERT.c.ended_at.is_not(None), _ALERT.c.ended_at <= now - FLAP_WINDOW)
     rested = [row.alert_id for row in conn.execute(query)]
     for alert_id in rested:
-        resolve(conn, alert_id, by="system:alerts", now=now)
+        resolve(conn, alert_id, by=SYSTEM, now=now)
     return rested
 
 
@@ -146,3 +159,9 @@ def lock_alert(conn: Connection, alert_id: str) -> Row[Any]:
     if row is None:
         raise NotFound("There is no such alert.")
     return row
+
+
+def lock_alerts(conn: Connection, alert_ids: Iterable[str]) -> list[Row[Any]]:
+    """The rows of alerts, locked in the order of their ids, so that whoever locks several waits for nobody who waits for them."""
+    query = select(_ALERT).where(_ALERT.c.alert_id.in_(sorted(alert_ids))).order_by(_ALERT.c.alert_id)
+    return list(conn.execute(locked(conn, query)))

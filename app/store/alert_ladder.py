@@ -63,7 +63,11 @@ def policy_of(conn: Connection, scope: str, trigger: str, severity: str) -> dict
     """What is copied onto an alert: its route, its recipients in the order in which they are asked, and their timezone."""
     settings = load(conn, scope)
     route = route_of(settings, trigger, severity)
-    order = [*route.channels[1:], *route.channels[:1], route.fallback]
+    first, *others = route.channels
+    if severity == CRITICAL:
+        plan = domain.ladder_of(route)
+        first, others = plan.primary, [plan.redundant, *plan.also]
+    order = [*others, first, route.fallback]
     people = [[channel, name] for channel in dict.fromkeys(order) for name in recipients_of(settings, channel)]
     return {"route": asdict(route), "recipients": people, "timezone": settings["timezone"]}
 
@@ -77,48 +81,79 @@ def route_in(policy: Mapping[str, Any]) -> Route:
 # --- rungs -------------------------------------------------------------------------------------------------------------
 
 
-def write_steps(conn: Connection, row: Row[Any], now: datetime) -> int:
+def write_steps(conn: Connection, row: Row[Any]) -> int:
     """Write the rungs of an alert that are not there yet; returns how many were missing."""
-    have = {r.step_key for r in conn.execute(select(_STEP.c.step_key).where(_STEP.c.alert_id == row.alert_id))}
-    rows = [r for r in _step_rows(row, now) if r["step_key"] not in have]  # whoever passed one on may have changed its recipient
+    have: dict[str, set[str]] = {}
+    for there in conn.execute(select(_STEP.c.step_key, _STEP.c.recipient).where(_STEP.c.alert_id == row.alert_id)):
+        have.setdefault(there.step_key, set()).add(there.recipient)
+    wanted: dict[str, list[dict[str, Any]]] = {}
+    for step in _step_rows(row):
+        wanted.setdefault(step["step_key"], []).append(step)
+    rows = []
+    for key, steps in wanted.items():
+        known = have.get(key, set())
+        # whoever passed it on may have given a rung another recipient: it is there all the same
+        rows += [r for r in steps if r["recipient"] not in known][: max(0, len(steps) - len(known))]
     insert_rows(conn, _STEP, rows, ignore_conflicts=True)
     return len(rows)
 
 
-def _step_rows(row: Row[Any], now: datetime) -> list[dict[str, Any]]:
-    """The ladder as rows. In a storm the first message is the leader's, and the later ones fall due together."""
-    follows = row.group_id != row.alert_id
-    anchored = {s.key: s for s in ladder(row, row.group_started_at)}
-    suffix = "" if row.severity == CRITICAL else f":{row.severity}"  # the ladder of a higher severity begins anew
-    rows = []
+def _step_rows(row: Row[Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "step_id": new_id(),
+            "alert_id": row.alert_id,
+            "tenant_id": row.tenant_id,
+            "group_id": row.group_id,
+            "step_key": step.key,
+            "action": step.action,
+            "channel": step.channel or "",
+            "recipient": recipient,
+            "n": step.attempt or 0,
+            "due_at": step.due_at,
+        }
+        for step, recipient in rungs(row)
+    ]
+
+
+def rungs(row: Row[Any]) -> list[tuple[Step, str]]:
+    """The ladder with its recipients ('' for a change of state).
+
+    First the first of each channel is asked; from level high on a critical alert that nobody took on goes to everybody.
+    """
+    policy = msgspec.json.decode(row.policy_json)
+    people: dict[str, list[str]] = {}
+    for channel, name in policy["recipients"]:
+        people.setdefault(channel, []).append(name)
+    found: list[tuple[Step, str]] = []
     for step in ladder(row):
-        send = step.action is Action.SEND
-        grouped = follows and send and step.minute == 0
-        rows.append(
-            {
-                "step_id": new_id(),
-                "alert_id": row.alert_id,
-                "tenant_id": row.tenant_id,
-                "group_id": row.group_id,
-                "step_key": step.key + suffix,
-                "action": step.action,
-                "channel": step.channel or "",
-                "recipient": step.channel or "",
-                "n": step.attempt or 0,
-                "due_at": (anchored[step.key] if send else step).due_at if not grouped else now,
-                "done_at": now if grouped else None,
-                "outcome": "grouped" if grouped else None,
-            }
-        )
-    return rows
+        if step.channel is None:
+            found.append((step, ""))
+            continue
+        named = people.get(step.channel) or [step.channel]
+        told = named if row.severity == CRITICAL and domain.is_for_everybody(step) else named[:1]
+        found += [(step, name) for name in told]
+    if row.severity == CRITICAL:
+        sent = {step.channel for step, _ in found if domain.is_for_everybody(step)}
+        for channel in dict.fromkeys(route_in(policy).channels):
+            if channel not in sent:  # a channel without resends: its other recipients hear of it once, then
+                step = domain.late_first(row.raised_at, channel)
+                found += [(step, name) for name in people.get(channel, [])[1:]]
+    return found
 
 
-def ladder(row: Row[Any], t0: datetime | None = None) -> tuple[Step, ...]:
-    """The ladder that an alert climbs by the policy that was copied onto it, from `t0` (default: when it was raised)."""
+def ladder(row: Row[Any]) -> tuple[Step, ...]:
+    """The ladder that an alert climbs by the policy that was copied onto it, from the moment it was raised."""
     route = route_in(msgspec.json.decode(row.policy_json))
     if row.severity == CRITICAL:
-        return domain.steps(t0 or row.raised_at, domain.ladder_of(route))
-    return domain.operational_steps(t0 or row.raised_at, route)
+        return domain.steps(row.raised_at, domain.ladder_of(route))
+    return domain.operational_steps(row.raised_at, route)
+
+
+def has_open_steps(conn: Connection, alert_id: str) -> bool:
+    """Whether anything of its ladder is still to come."""
+    query = select(_STEP.c.step_id).where(_STEP.c.alert_id == alert_id, _STEP.c.done_at.is_(None)).limit(1)
+    return conn.execute(query).first() is not None
 
 
 # --- climbing -----------------------------------------------------------------------------------------------------------

@@ -1,52 +1,28 @@
-"""The messages of alerts on their way out: claimed with a lease, settled with the provider's answer, never skipped.
+"""What became of the messages of alerts: settled with the provider's answer, never skipped, and when the next are due.
 
-A claim takes one step per (storm, channel, recipient): the newest attempt speaks, and everything else that is due there is
-`merged` into it, be it an older resend that downtime ate or another alert of the same storm. A step that an ACK has stopped
-cannot be claimed, and one that was claimed before is looked at once more right before it leaves (`still_wanted`). A sender
-that vanished loses its lease and the step is sent again: alerts are at least once, and their text says which attempt it is.
+Claiming them is `app.store.alert_claims`, which of them speaks for which alerts is `app.store.alert_voices`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Row, and_, func, or_, select, update
+from sqlalchemy import Connection, Row, func, or_, select, update
 
 from app.domain.alerts import Action
 from app.domain.delivery import DeliveryUpdate, Outcome, SendResult, furthest
 from app.ids import new_id
-from app.store.alert_ladder import LATE_AFTER, UNRESOLVED, locked, route_in
+from app.store.alert_claims import Claimed
+from app.store.alert_end import lock_alerts
+from app.store.alert_ladder import LATE_AFTER, UNRESOLVED, route_in
+from app.store.alert_voices import left_alone
 from app.store.bulk import insert_rows
 from app.store.events import publish
-from app.store.tables import AckToken, Alert, AlertStep, Tenant, table
+from app.store.tables import Alert, AlertStep, table
 
-_ALERT, _STEP, _TOKEN, _TENANT = table(Alert), table(AlertStep), table(AckToken), table(Tenant)
-
-TOKEN_LIFETIME: Final = timedelta(hours=12)
-Lane = tuple[str | None, str, str]
-"""(tenant, channel, recipient): whose credentials, which kind, which target."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claimed:
-    """One message to send now."""
-
-    step: Row[Any]
-    alert: Row[Any]
-    clinic: str | None
-    others: int
-    """Further open alerts of the storm."""
-    token: str
-    """Of the lease."""
-    ack_token: str
-    """For the link: known to this message only."""
-
-    @property
-    def lane(self) -> Lane:
-        """Where it goes."""
-        return (self.step.tenant_id, self.step.channel, self.step.recipient)
+_ALERT, _STEP = table(Alert), table(AlertStep)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,102 +34,20 @@ class Sent:
     target: str
 
 
-def _free(now: datetime) -> ColumnElement[bool]:
-    return and_(
-        _STEP.c.action == Action.SEND,
-        _STEP.c.done_at.is_(None),
-        _STEP.c.due_at <= now,
-        or_(_STEP.c.lease_until.is_(None), _STEP.c.lease_until <= now),
-    )
-
-
-def claim_due(
-    conn: Connection,
-    *,
-    now: datetime,
-    lease_until: datetime,
-    lease_token: str,
-    room: int,
-    busy: Mapping[Lane, int],
-    per_target: int,
-    mint: Callable[[], tuple[str, str]],
-) -> list[Claimed]:
-    """Take up to `room` messages that are due; `mint` makes (ACK token, its hash).
-
-    No target gets more than `per_target` at a time (`busy` says how many are on their way there), so that one that hangs
-    takes no room from the others.
-    """
-    first = func.min(_STEP.c.due_at)
-    lane = (_STEP.c.tenant_id, _STEP.c.channel, _STEP.c.recipient)
-    turn = func.row_number().over(partition_by=lane, order_by=(first, _STEP.c.group_id))
-    due = (
-        select(_STEP.c.group_id, *lane, first.label("first"), turn.label("turn"))
-        .where(_free(now))
-        .group_by(_STEP.c.group_id, *lane)
-        .subquery()
-    )
-    heads = conn.execute(select(due).where(due.c.turn <= per_target).order_by(due.c.turn, due.c.first, due.c.group_id)).all()
-    wanted = [h for h in heads if h.turn + busy.get((h.tenant_id, h.channel, h.recipient), 0) <= per_target][:room]
-    claimed = []
-    for head in wanted:
-        mine = and_(_STEP.c.group_id == head.group_id, _STEP.c.channel == head.channel, _STEP.c.recipient == head.recipient)
-        newest = select(_STEP).where(mine, _free(now)).order_by(_STEP.c.n.desc(), _STEP.c.alert_id, _STEP.c.step_id).limit(1)
-        step = conn.execute(newest).first()
-        if step is None:
-            continue
-        won = conn.execute(
-            update(_STEP)
-            .where(_STEP.c.step_id == step.step_id, _free(now))
-            .values(lease_token=lease_token, lease_until=lease_until, begun_at=now, tries=_STEP.c.tries + 1)
-        )
-        if won.rowcount != 1:
-            continue  # another node was faster, or an ACK
-        conn.execute(
-            update(_STEP)
-            .where(mine, _free(now), _STEP.c.step_id != step.step_id)
-            .values(done_at=now, outcome="merged", merged_into=step.step_id, late=_STEP.c.due_at < now - LATE_AFTER)
-        )
-        claimed.append(_claimed(conn, step, lease_token, mint, now))
-    return claimed
-
-
-def _claimed(conn: Connection, step: Row[Any], lease_token: str, mint: Callable[[], tuple[str, str]], now: datetime) -> Claimed:
-    alert = conn.execute(select(_ALERT).where(_ALERT.c.alert_id == step.alert_id)).one()
-    others = conn.execute(
-        select(func.count())
-        .select_from(_ALERT)
-        .where(_ALERT.c.group_id == alert.group_id, _ALERT.c.status == "open", _ALERT.c.alert_id != alert.alert_id)
-    ).scalar_one()
-    clinic = conn.execute(select(_TENANT.c.name).where(_TENANT.c.tenant_id == alert.tenant_id)).scalar()
-    ack_token, token_hash = mint()
-    row = {
-        "token_hash": token_hash,
-        "alert_id": alert.alert_id,
-        "step_id": step.step_id,
-        "recipient": step.recipient,
-        "created_at": now,
-        "expires_at": now + TOKEN_LIFETIME,
-    }
-    insert_rows(conn, _TOKEN, [row])
-    return Claimed(step=step, alert=alert, clinic=clinic, others=int(others), token=lease_token, ack_token=ack_token)
-
-
-def still_wanted(conn: Connection, step_id: str, lease_token: str) -> bool:
-    """Whether a claimed message may leave: nobody has acknowledged since, and the lease is still ours."""
-    row = conn.execute(select(_STEP.c.done_at, _STEP.c.lease_token).where(_STEP.c.step_id == step_id)).one()
-    return row.done_at is None and row.lease_token == lease_token
-
-
 def settle(conn: Connection, sent: Sequence[Sent], now: datetime) -> list[str]:
     """Write what became of messages; one that did not certainly arrive gets its fallback at once. Returns the fallbacks' ids.
 
     An ACK that came while the message was on its way stopped its step: the record then says what really happened.
     """
     fallbacks: list[str] = []
+    lost = [s.claimed.step.step_id for s in sent if s.result.outcome is not Outcome.SENT]
+    left = _left_to(conn, lost)
+    # the alerts' rows first, as in every act on them: an ACK and a fallback of the same alert take turns
+    ids = {s.claimed.alert.alert_id for s in sent} | {step.alert_id for step in left}
+    alerts = {row.alert_id: row for row in lock_alerts(conn, ids)}
     for one in sorted(sent, key=lambda s: (s.claimed.alert.alert_id, s.claimed.step.step_id)):
         step, result = one.claimed.step, one.result
-        # the alert's row first, as in every act on it: an ACK and a fallback of the same alert take turns
-        alert = conn.execute(locked(conn, select(_ALERT).where(_ALERT.c.alert_id == step.alert_id))).one()
+        alert = alerts[step.alert_id]
         arrived = result.outcome is Outcome.SENT
         outcome = {Outcome.SENT: "sent", Outcome.UNKNOWN: "unknown"}.get(result.outcome, "failed")
         written = conn.execute(
@@ -176,8 +70,17 @@ def settle(conn: Connection, sent: Sequence[Sent], now: datetime) -> list[str]:
         )
         if written.rowcount and not arrived:
             fallbacks += _fall_back(conn, alert, step, now)
+            for other in (s for s in left if s.merged_into == step.step_id and alerts[s.alert_id].scope != alert.scope):
+                fallbacks += _fall_back(conn, alerts[other.alert_id], other, now)
         publish(conn, alert.tenant_id, "alerts", [alert.alert_id], now)
     return fallbacks
+
+
+def _left_to(conn: Connection, step_ids: Sequence[str]) -> list[Row[Any]]:
+    """What messages spoke for besides their own alert: what they lost is lost for all of it."""
+    if not step_ids:
+        return []
+    return list(conn.execute(select(_STEP).where(_STEP.c.merged_into.in_(step_ids)).order_by(_STEP.c.step_id)))
 
 
 def _fall_back(conn: Connection, alert: Row[Any], step: Row[Any], now: datetime) -> list[str]:
@@ -191,7 +94,7 @@ def _fall_back(conn: Connection, alert: Row[Any], step: Row[Any], now: datetime)
         "alert_id": alert.alert_id,
         "tenant_id": alert.tenant_id,
         "group_id": alert.group_id,
-        "step_key": f"fallback:{int((step.due_at - alert.group_started_at).total_seconds())}",
+        "step_key": f"fallback:{int((step.due_at - alert.raised_at).total_seconds())}",
         "action": Action.SEND,
         "channel": fallback,
         "recipient": fallback,
@@ -213,7 +116,9 @@ def record_deliveries(conn: Connection, updates: Sequence[DeliveryUpdate], now: 
         if step is None:
             continue
         ours += 1
-        alert = conn.execute(locked(conn, select(_ALERT).where(_ALERT.c.alert_id == step.alert_id))).one()
+        left = _left_to(conn, [step.step_id]) if one.status == "failed" else []
+        alerts = {row.alert_id: row for row in lock_alerts(conn, {step.alert_id, *(s.alert_id for s in left)})}
+        alert = alerts[step.alert_id]
         summary = furthest(step.delivery, one.status)
         if summary == step.delivery:
             continue
@@ -225,6 +130,8 @@ def record_deliveries(conn: Connection, updates: Sequence[DeliveryUpdate], now: 
         conn.execute(update(_STEP).where(_STEP.c.step_id == step.step_id).values(**values))
         if summary == "failed":
             _fall_back(conn, alert, step, now)
+            for other in (s for s in left if alerts[s.alert_id].scope != alert.scope):
+                _fall_back(conn, alerts[other.alert_id], other, now)
         publish(conn, alert.tenant_id, "alerts", [alert.alert_id], now)
     return ours
 
@@ -237,6 +144,8 @@ class Agenda:
     climb_at: datetime | None
     rest_at: datetime | None
     """When the first flapping alert may be looked at."""
+    left_alone: bool
+    """Whether somebody answered a message that others had been left to."""
 
 
 def agenda(conn: Connection) -> Agenda:
@@ -245,7 +154,12 @@ def agenda(conn: Connection) -> Agenda:
     send = select(waiting).where(_STEP.c.done_at.is_(None), _STEP.c.action == Action.SEND).order_by(waiting).limit(1)
     climb = select(_STEP.c.due_at).where(_STEP.c.done_at.is_(None), _STEP.c.action != Action.SEND).order_by(_STEP.c.due_at).limit(1)
     rest = select(func.min(_ALERT.c.ended_at)).where(_ALERT.c.ended_at.is_not(None))
-    return Agenda(conn.execute(send).scalar(), conn.execute(climb).scalar(), conn.execute(rest).scalar())
+    return Agenda(
+        send_at=conn.execute(send).scalar(),
+        climb_at=conn.execute(climb).scalar(),
+        rest_at=conn.execute(rest).scalar(),
+        left_alone=bool(left_alone(conn)),
+    )
 
 
 # --- the independent look -----------------------------------------------------------------------------------------------

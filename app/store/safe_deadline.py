@@ -4,6 +4,7 @@ It is written in the transaction that raises a critical alert and taken back onl
 end of that alert. Once passed, it holds until the exit of safe mode resets it.
 """
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +17,15 @@ from app.store.lanes import GLOBAL_SCOPE
 from app.store.tables import Alert, ModeRow, table
 
 _ALERT, _MODE = table(Alert), table(ModeRow)
+
+
+Moment = datetime | Callable[[], datetime]
+"""A time, or where to read it once every lock is held."""
+
+
+def moment(now: Moment) -> datetime:
+    """The time of an act: read now, if it comes from a clock."""
+    return now() if callable(now) else now
 
 
 def lock_mode(conn: Connection, scope: str) -> Row[Any]:

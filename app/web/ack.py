@@ -89,11 +89,11 @@ async def act_on_ack(request: AnyRequest, token: FromPath[str]) -> Response[Any]
         return _page(request, opened, state)
     services = request.app.state.services
     form = await request.form()
-    now, origin = services.clock.now(), client_address(request)[:100]
+    clock, origin = services.clock.now, client_address(request)[:100]
     if form.get("act") == "pass":
-        await services.db.write(_pass_on, opened, now, origin)
+        await services.db.write(_pass_on, opened, clock(), origin)
     elif state != "resolved":
-        done = await services.db.write(_acknowledge, opened, now, origin)
+        done = await services.db.write(_acknowledge, opened, clock, origin)
         log.info(
             "alert_acknowledged",
             flow_id="F-06",

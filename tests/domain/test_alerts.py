@@ -18,6 +18,7 @@ from app.domain.alerts import (
     acknowledge,
     due,
     is_flapping,
+    is_for_everybody,
     ladder_of,
     level_at,
     next_recipient,
@@ -191,9 +192,9 @@ def test_a_storm_of_500_alerts_of_3_kinds_is_3_messages_and_hides_none() -> None
     assert sorted(a for s in found for a in s.alert_ids) == [r.alert_id for r in raised]
 
 
-def test_a_window_closes_a_minute_after_its_first_alert() -> None:
-    raised = [Raised(alert_id=str(i), group="k", at=T0 + timedelta(seconds=s)) for i, s in enumerate((0, 59, 60, 119))]
-    assert [s.alert_ids for s in storms(reversed(raised))] == [("0", "1"), ("2", "3")]
+def test_a_storm_goes_on_until_a_minute_passes_without_its_kind() -> None:
+    raised = [Raised(alert_id=str(i), group="k", at=T0 + timedelta(seconds=s)) for i, s in enumerate((0, 59, 118, 178, 179))]
+    assert [s.alert_ids for s in storms(reversed(raised))] == [("0", "1", "2"), ("3", "4")]
 
 
 def test_an_alert_that_goes_on_and_off_is_flapping_until_it_rests() -> None:
@@ -213,10 +214,28 @@ def test_a_routes_first_channel_is_primary_the_second_is_resent_and_the_others_h
     assert [(s.channel, s.minute) for s in sends][:4] == [("siren", 0), ("phone", 0), ("mail", 0), ("phone", 5)]
 
 
-def test_a_route_with_one_channel_sends_there_once_at_a_time() -> None:
-    route = Route(channels=("phone",), fallback="sms", owner="ops", ack_sla_min=15)
-    sends = [s for s in steps(T0, ladder_of(route)) if s.action is Action.SEND]
-    assert [s.attempt for s in sends] == list(range(1, 8))
+@pytest.mark.parametrize(
+    ("channels", "primary", "redundant", "also"),
+    [
+        (("phone",), "phone", "superadmin_whatsapp", ()),
+        (("superadmin_whatsapp", "ops"), "ops", "superadmin_whatsapp", ()),
+        (("ops", "mail", "superadmin_whatsapp"), "ops", "superadmin_whatsapp", ("mail",)),
+        (("ops", "phone", "ops"), "ops", "phone", ()),
+        (("superadmin_whatsapp",), "superadmin_whatsapp", "superadmin_whatsapp", ()),
+    ],
+)
+def test_what_is_resent_does_not_hang_on_the_order_or_on_one_channel(
+    channels: tuple[str, ...], primary: str, redundant: str, also: tuple[str, ...]
+) -> None:
+    ladder = ladder_of(Route(channels=channels, fallback="sms", owner="ops", ack_sla_min=15))
+    assert (ladder.primary, ladder.redundant, ladder.also) == (primary, redundant, also)
+    resent = [s for s in steps(T0, ladder) if s.action is Action.SEND and s.channel == redundant]
+    assert [s.attempt for s in resent] == list(range(1, 8))
+
+
+def test_from_level_high_on_a_message_is_for_everybody() -> None:
+    found = {s.minute: is_for_everybody(s) for s in steps(T0) if s.action is Action.SEND and s.channel == "superadmin_whatsapp"}
+    assert found == {0: False, 5: False, 10: True, 15: True, 20: True, 25: True, 30: True}
 
 
 def test_a_route_needs_a_channel() -> None:

@@ -14,18 +14,22 @@ from app.channels.addresses import AllowList
 from app.channels.factory import World
 from app.channels.http import Limits, new_client
 from app.clock import ManualClock
+from app.credentials import sha256
 from app.domain.delivery import DeliveryUpdate
 from app.domain.envelopes import canonical_json
 from app.engine.alerts import AlertLoop, AlertPolicy
 from app.engine.channel_book import ChannelBook
 from app.engine.phone_writer import PhoneWriter
 from app.engine.watch import audit
-from app.store import alerts
-from app.store.alert_steps import claim_due, record_deliveries
+from app.store import ack_tokens, alerts
+from app.store.alert_claims import claim_due
+from app.store.alert_steps import record_deliveries
+from app.store.alert_voices import spoken_for
 from app.store.alerts import raise_alert
 from app.store.bulk import insert_rows
 from app.store.database import Database
 from app.store.tables import Alert, AlertStep, ModeRow, PhoneMessage, SettingsDoc, table
+from app.store.verify import verify
 from app.telemetry import Metrics
 from tests import builders
 from tests.builders import NOON
@@ -391,40 +395,163 @@ async def test_hanging_calls_leave_room_for_other_alerts(db: Database, manual_cl
 # --- storms -------------------------------------------------------------------------------------------------------------
 
 
+async def two_clinics(db: Database) -> None:
+    await db.write(lambda conn: builders.tenant(conn, tenant_id="ten-lua"))
+
+
 @pytest.mark.story("S-PC-03-001")
-async def test_a_storm_of_500_alerts_of_three_kinds_is_three_messages_per_target(db: Database, manual_clock: ManualClock) -> None:
-    a_second = 10 if db.is_sqlite else 3  # PostgreSQL shows the same with fewer, in less time
-    total = 50 * a_second
+@pytest.mark.parametrize("severity", ["critical", "high"])
+async def test_a_storm_of_several_minutes_over_clinics_that_share_a_phone_has_one_voice(
+    db: Database, manual_clock: ManualClock, severity: str
+) -> None:
+    await two_clinics(db)
+    primary = "ops" if severity == "critical" else "ops_chat"
     async with node(db, manual_clock) as loop:
-        for second in range(50):
-            manual_clock.set(NOON + timedelta(seconds=second))
-
-            def burst(conn: Connection, second: int = second) -> None:
-                for i in range(a_second):
-                    number = second * a_second + i
-                    open_one(conn, manual_clock.now(), trigger=f"kind-{number % 3}", dedup_key=f"k-{number}")
-
-            await db.write(burst)
-            if second % 5 == 0:
-                await settled(loop)
+        for i in range(12):  # 8 minutes, an alert every 40 seconds, clinic by clinic
+            manual_clock.set(minutes(i * 2 / 3))
+            tenant_id = (TENANT, "ten-lua", None)[i % 3]
+            await db.write(open_one, manual_clock.now(), tenant_id=tenant_id, dedup_key=f"k-{i}", severity=severity)
+            await settled(loop)
+        firsts = [m.at for m in await phone(db, primary)]
+        assert firsts == [NOON, minutes(16 / 3)], "a voice is at most five minutes old"
+        manual_clock.set(minutes(10))
         await settled(loop)
-        assert {target: len(await phone(db, target)) for target in ("ops", "superadmin_whatsapp")} == {
-            "ops": 3,
-            "superadmin_whatsapp": 3,
-        }
-        manual_clock.set(minutes(5))
+    whatsapp = [(m.at, "tentativa" in m.body) for m in await phone(db)]
+    if severity == "critical":
+        # the resend of minute 5 speaks for those that came until then, that of minute 10 for all
+        assert whatsapp == [(NOON, False), (minutes(16 / 3), True), (minutes(10), True)]
+    else:
+        assert whatsapp == []
+    assert await db.read(verify) == []
+
+
+async def test_clinics_with_phones_of_their_own_have_voices_of_their_own(db: Database, manual_clock: ManualClock) -> None:
+    await two_clinics(db)
+    await db.write(lambda conn: configure(conn, channels={"superadmin_whatsapp": "simulator:sol"}))
+    async with node(db, manual_clock) as loop:
+        first = await db.write(open_one)
+        other = await db.write(open_one, tenant_id="ten-lua")
         await settled(loop)
-        resent = (await phone(db))[3:]
-        assert len(resent) == 3
-        assert sorted(int(m.body.split("Mais ")[1].split()[0]) + 1 for m in resent) == sorted(
-            len(range(kind, total, 3)) for kind in range(3)
-        )
-    listed = await db.read(lambda conn: conn.execute(select(ALERT.c.status)).all())
-    assert len(listed) == total
-    undone = await db.read(
-        lambda conn: conn.execute(select(STEP).where(STEP.c.due_at <= minutes(5), STEP.c.done_at.is_(None))).all()
-    )
-    assert [s for s in undone if s.action == "send"] == []
+        assert [len(await phone(db, target)) for target in ("sol", "superadmin_whatsapp", "ops")] == [1, 1, 1]
+        (message,) = await phone(db, "sol")
+        assert "do mesmo tipo" not in message.body
+        # the link of the shared target answers for both clinics, that of the own phone for one
+        assert await press(db, "superadmin_whatsapp", first) == {first}
+        assert await press(db, "ops", first) == {first, other}
+
+
+async def press(db: Database, recipient: str, alert_id: str) -> set[str]:
+    """Whom the link of a recipient's message speaks for."""
+
+    def look(conn: Connection) -> set[str]:
+        step = conn.execute(
+            select(STEP).where(STEP.c.recipient == recipient, STEP.c.alert_id == alert_id, STEP.c.outcome == "sent")
+        ).one()
+        alert = conn.execute(select(ALERT).where(ALERT.c.alert_id == alert_id)).one()
+        return {alert_id, *(r.alert_id for r in conn.execute(spoken_for(step, alert, step.begun_at)))}
+
+    return await db.read(look)
+
+
+async def test_alerts_of_one_kind_that_are_no_storm_have_ladders_of_their_own(db: Database, manual_clock: ManualClock) -> None:
+    first = await db.write(open_one)
+    async with node(db, manual_clock) as loop:
+        await settled(loop)
+        manual_clock.set(minutes(1.5))
+        second = await db.write(open_one, minutes(1.5), dedup_key="n8n-2")
+        await settled(loop)
+        for minute in (5, 6.5, 10, 11.5):
+            manual_clock.set(minutes(minute))
+            await settled(loop)
+    sent = [[s.done_at for s in await sends(db, a, channel="superadmin_whatsapp", outcome="sent")] for a in (first, second)]
+    assert sent == [[NOON, minutes(5), minutes(10)], [minutes(1.5), minutes(6.5), minutes(11.5)]]
+
+
+@pytest.mark.story("S-PC-03-001")
+async def test_who_answers_a_message_answers_for_what_it_said_and_the_rest_is_told(db: Database, manual_clock: ManualClock) -> None:
+    async with node(db, manual_clock) as loop:
+        first = await db.write(open_one)
+        with_it = await db.write(open_one, dedup_key="k-2")
+        await settled(loop)
+        manual_clock.advance(seconds=20)
+        later = [await db.write(open_one, manual_clock.now(), dedup_key=f"k-{n}", trigger="n8n_down") for n in (3, 4)]
+        await settled(loop)
+        assert len(await phone(db)) == 1
+        token = (await phone(db))[0].body.rsplit("/ack/", 1)[1]
+
+        def press_link(conn: Connection) -> int:
+            opened = ack_tokens.find(conn, sha256(token), manual_clock.now())
+            assert opened is not None
+            assert opened.others == 1
+            return ack_tokens.acknowledge(conn, opened, how="link", now=manual_clock.now()).others
+
+        assert await db.write(press_link) == 1
+        states = [(await alert_row(db, a)).status for a in (first, with_it, *later)]
+        assert states == ["acknowledged", "acknowledged", "open", "open"]
+        await settled(loop)
+        assert len(await phone(db)) == 2, "those that nobody had been told of have a message at once"
+        assert "Mais 1 avisos" in (await phone(db))[1].body
+    assert await db.read(verify) == []
+
+
+async def test_a_failed_message_of_a_shared_voice_has_a_fallback_for_every_clinic(db: Database, manual_clock: ManualClock) -> None:
+    await two_clinics(db)
+
+    def channels(conn: Connection, url: str) -> None:
+        document = canonical_json({"channels": {"superadmin_whatsapp": f"webhook:{url}"}})
+        row = {"scope": "global", "version": 1, "data_json": document, "updated_at": NOON, "updated_by": "system:test"}
+        insert_rows(conn, table(SettingsDoc), [row])
+
+    async with provider(answer(500)) as bad, node(db, manual_clock) as loop:
+        await db.write(channels, bad.url)
+        first = await db.write(open_one)
+        other = await db.write(open_one, tenant_id="ten-lua")
+        await settled(loop)
+        assert len(bad.requests) == 1
+    (told,) = await phone(db, "superadmin_sms")
+    assert "Mais 1 avisos do mesmo tipo em 2 clínicas" in told.body
+    outcomes = [[s.outcome for s in await sends(db, a, channel="superadmin_sms")] for a in (first, other)]
+    assert sorted(outcomes) == [["merged"], ["sent"]]
+
+
+@pytest.mark.story("S-PC-03-001")
+async def test_from_level_high_on_everybody_is_told(db: Database, manual_clock: ManualClock) -> None:
+    channels = {"superadmin_whatsapp": ["simulator:ana", "simulator:bia"], "ops": ["simulator:sala", "simulator:casa"]}
+    await db.write(lambda conn: configure(conn, channels=channels))
+    alert_id = await db.write(open_one)
+    async with node(db, manual_clock) as loop:
+        await settled(loop)
+        manual_clock.set(minutes(1))
+        me = "superadmin_whatsapp"
+        await db.write(lambda conn: alerts.pass_on(conn, alert_id, by=f"recipient:{me}", how="link", now=minutes(1), recipient=me))
+        counts = []
+        for minute in (1, 5, 9, 10, 15, 30):
+            manual_clock.set(minutes(minute))
+            await settled(loop)
+            counts.append([len(await phone(db, name)) for name in ("ana", "bia", "sala", "casa")])
+    # Ana passed it on at 1: Bia has the resend of minute 5, and from 10 on both have them; so does the second of operations, once
+    assert counts == [[1, 1, 1, 0], [1, 2, 1, 0], [1, 2, 1, 0], [2, 3, 1, 1], [3, 4, 1, 1], [4, 5, 1, 1]]
+    assert await db.read(verify) == []
+    assert (await db.write(audit, minutes(30))).rungs_written == 0
+
+
+async def test_clinics_that_share_a_phone_that_hangs_share_its_room(db: Database, manual_clock: ManualClock) -> None:
+    def everywhere(conn: Connection, url: str) -> None:
+        document = canonical_json({"channels": {"superadmin_whatsapp": f"webhook:{url}"}})
+        row = {"scope": "global", "version": 1, "data_json": document, "updated_at": NOON, "updated_by": "system:test"}
+        insert_rows(conn, table(SettingsDoc), [row])
+        for i in range(6):
+            builders.tenant(conn, tenant_id=f"ten-{i}")
+            open_one(conn, tenant_id=f"ten-{i}", trigger=f"kind-{i}")
+
+    async with provider(hang) as bad, node(db, manual_clock, AlertPolicy(in_flight=8, per_target=2)) as loop:
+        await db.write(everywhere, bad.url)
+        async with asyncio.timeout(8):
+            while len(await phone(db, "ops")) < 6 or loop.in_flight > 2:
+                loop.wake.clear()
+                if await loop.tick() > 0:
+                    await asyncio.wait([asyncio.ensure_future(loop.wake.wait())], timeout=0.02)
+        assert (loop.in_flight, len(bad.requests)) == (2, 2)
 
 
 # --- the independent look -----------------------------------------------------------------------------------------------

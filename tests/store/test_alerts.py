@@ -1,11 +1,12 @@
 """Alerts in the database: raised once, climbed, acknowledged with one effect, and the deadline of their scope."""
 
 import asyncio
+import threading
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, select, text, update
 
 from app.domain.envelopes import canonical_json
 from app.errors import Conflict, NotFound
@@ -14,7 +15,10 @@ from app.store.alert_ladder import ladder
 from app.store.alerts import Acknowledged, Raised, raise_alert
 from app.store.bulk import insert_rows
 from app.store.database import Database
+from app.store.safe_deadline import lock_mode
+from app.store.safe_mode import enter_overdue
 from app.store.tables import AckRecord, Alert, AlertStep, AuditEntry, EventLog, ModeRow, SettingsDoc, Ticket, table
+from app.store.verify import verify
 from tests import builders
 from tests.builders import NOON
 
@@ -115,14 +119,84 @@ async def test_a_rise_to_critical_starts_the_critical_ladder_from_then(db: Datab
     assert first.safe_mode_at is None
     await ack(db, first.alert_id, 1)
     worse = await open_one(db, 20, severity="critical")
-    row = await alert_row(db, first.alert_id)
-    assert (worse.alert_id, worse.safe_mode_at) == (first.alert_id, minutes(35))
-    assert (row.status, row.severity, row.acked_at, await deadline(db)) == ("open", "critical", None, minutes(35))
-    open_steps = [s for s in await step_rows(db, first.alert_id) if s.done_at is None]
+    assert (worse.fresh, worse.safe_mode_at, await deadline(db)) == (True, minutes(35), minutes(35))
+    old, row = await alert_row(db, first.alert_id), await alert_row(db, worse.alert_id)
+    assert (old.status, old.resolved_by, old.acked_at) == ("resolved", "system:alerts", minutes(1))
+    assert (row.status, row.severity, row.acked_at, row.raised_at) == ("open", "critical", None, minutes(20))
+    open_steps = [s for s in await step_rows(db, worse.alert_id) if s.done_at is None]
     assert min(s.due_at for s in open_steps) == minutes(20)
     assert len(open_steps) == 11
     milder = await open_one(db, 21, severity="warning")
-    assert (await alert_row(db, milder.alert_id)).severity == "critical"
+    assert (milder.alert_id, milder.fresh) == (worse.alert_id, False)
+
+
+async def test_after_a_rise_the_same_people_pass_on_and_acknowledge_anew(db: Database) -> None:
+    me = "recipient:superadmin_whatsapp"
+
+    async def pass_on(alert_id: str, at: float) -> str | None:
+        done = await db.write(
+            lambda conn: alerts.pass_on(
+                conn, alert_id, by=me, how="link", now=minutes(at), recipient="superadmin_whatsapp", step_id=None
+            )
+        )
+        return done.recipient
+
+    mild = await open_one(db, severity="high")
+    assert await pass_on(mild.alert_id, 1) is not None
+    await ack(db, mild.alert_id, 2, by=me)
+    worse = await open_one(db, 3)
+    assert await pass_on(worse.alert_id, 4) == "ops"
+    assert [s.recipient for s in await step_rows(db, worse.alert_id) if s.step_key.startswith("pass_on:")] == ["ops"]
+    done = await ack(db, worse.alert_id, 5, by=me)
+    assert (done.effective, done.in_time, done.row.ack_delay_s) == (True, True, 120.0)
+    records = await db.read(lambda conn: conn.execute(select(ACK).order_by(ACK.c.at)).all())
+    assert [(r.alert_id == worse.alert_id, r.kind, r.effective) for r in records] == [
+        (False, "pass_on", True),
+        (False, "ack", True),
+        (True, "pass_on", True),
+        (True, "ack", True),
+    ]
+    assert await db.read(verify) == []
+
+
+async def test_becoming_worse_is_no_flapping(db: Database) -> None:
+    for severity, at in (("warning", 0), ("high", 1), ("critical", 2)):
+        await open_one(db, at, severity=severity)
+    ended = await db.write(
+        lambda conn: alerts.resolve_by_key(conn, tenant_id=TENANT, dedup_key="n8n-1", by="key:prometheus", now=minutes(3))
+    )
+    assert ended is not None
+    assert (ended.status, await deadline(db)) == ("resolved", None)
+
+
+@pytest.mark.story("S-PC-03-001")
+async def test_an_acknowledged_alert_that_rested_is_a_new_one_when_it_comes_back(db: Database) -> None:
+    first = await open_one(db)
+    await ack(db, first.alert_id, 2)
+    for at in (20, 50):  # each within half an hour of the one before
+        assert not (await open_one(db, at)).fresh
+    later = await open_one(db, 80.1)
+    assert (later.fresh, later.safe_mode_at, await deadline(db)) == (True, minutes(95.1), minutes(95.1))
+    assert len([s for s in await step_rows(db, later.alert_id) if s.done_at is None]) == 11
+    old = await alert_row(db, first.alert_id)
+    assert (old.status, old.resolved_by, old.seen_count) == ("resolved", "system:alerts", 3)
+    assert await db.read(verify) == []
+
+
+async def test_an_ack_is_not_forgotten_because_the_alert_was_seen_long_before_it(db: Database) -> None:
+    first = await open_one(db)
+    await ack(db, first.alert_id, 40)
+    assert not (await open_one(db, 41)).fresh
+
+
+async def test_an_escalated_alert_is_heard_again_and_an_open_critical_one_is_still_the_same(db: Database) -> None:
+    await open_one(db, severity="high", dedup_key="mild")
+    critical = await open_one(db)
+    await db.write(alerts.climb_due, minutes(40))
+    await db.write(lambda conn: conn.execute(update(STEP).values(done_at=minutes(30), outcome="sent")))
+    assert (await open_one(db, 60, severity="high", dedup_key="mild")).fresh
+    again = await open_one(db, 60)
+    assert (again.alert_id, again.fresh) == (critical.alert_id, False)
 
 
 async def test_an_operational_alert_is_routed_by_its_trigger(db: Database) -> None:
@@ -353,19 +427,73 @@ async def test_an_alert_that_flaps_stays_open_quietly_until_it_rests(db: Databas
 # --- storms -------------------------------------------------------------------------------------------------------------
 
 
-async def test_alerts_of_one_kind_within_a_minute_share_one_voice(db: Database) -> None:
+async def test_a_storm_of_one_kind_is_one_group_until_a_minute_passes_without_it(db: Database) -> None:
     first = await open_one(db)
-    second = await open_one(db, 0.5, dedup_key="n8n-2")
-    other_kind = await open_one(db, 0.5, dedup_key="redis", trigger="redis_down")
-    after = await open_one(db, 1, dedup_key="n8n-3")
-    groups = {r.alert_id: (await alert_row(db, r.alert_id)).group_id for r in (first, second, other_kind, after)}
-    assert groups[second.alert_id] == first.alert_id
-    assert (groups[other_kind.alert_id], groups[after.alert_id]) == (other_kind.alert_id, after.alert_id)
-    sends = [s for s in await step_rows(db, second.alert_id) if s.action == "send"]
-    assert [s.outcome for s in sends if s.due_at == minutes(0.5)] == ["grouped", "grouped"]
-    assert [s.due_at for s in sends if s.outcome is None] == [minutes(5 * n) for n in range(1, 7)]
-    assert (await alert_row(db, second.alert_id)).safe_mode_at == minutes(15.5)
-    done = await ack(db, second.alert_id, 2, whole_group=True)
+    others = [await open_one(db, 0.9 * i, dedup_key=f"n8n-{i}") for i in range(2, 6)]
+    kind = await open_one(db, 4, dedup_key="redis", trigger="redis_down")
+    after = await open_one(db, 5.6, dedup_key="n8n-9")
+    groups = {r.alert_id: (await alert_row(db, r.alert_id)).group_id for r in (first, *others, kind, after)}
+    # 0 and 1.8 are more than a minute apart, the others are not
+    assert [groups[o.alert_id] for o in others] == [others[0].alert_id] * 4
+    assert {groups[first.alert_id], groups[kind.alert_id], groups[after.alert_id]} == {
+        first.alert_id,
+        kind.alert_id,
+        after.alert_id,
+    }
+    assert (await alert_row(db, others[1].alert_id)).safe_mode_at == minutes(17.7)
+    # who looked at minute 3 takes on what was there then
+    done = await ack(db, others[0].alert_id, 5, whole_group=True, seen_until=minutes(3))
     assert (done.effective, done.others) == (True, 1)
-    assert (await alert_row(db, first.alert_id)).status == "acknowledged"
-    assert (await alert_row(db, after.alert_id)).status == "open"
+    assert [(await alert_row(db, o.alert_id)).status for o in others] == ["acknowledged"] * 2 + ["open"] * 2
+    # somebody took it on: what comes now is not left to a voice that was answered
+    await ack(db, after.alert_id, 5.7)
+    fresh = await open_one(db, 5.8, dedup_key="n8n-10")
+    assert (await alert_row(db, fresh.alert_id)).group_id == fresh.alert_id
+
+
+@pytest.mark.story("S-PC-03-001")
+@pytest.mark.parametrize("severity", ["critical", "high"])
+async def test_raises_at_the_same_moment_make_one_group_of_each_kind(db: Database, severity: str) -> None:
+    await asyncio.gather(*(open_one(db, severity=severity, trigger=f"kind-{i % 3}", dedup_key=f"k-{i}") for i in range(30)))
+    rows = await db.read(lambda conn: conn.execute(select(ALERT.c.trigger, ALERT.c.group_id).distinct()).all())
+    assert sorted(r.trigger for r in rows) == ["kind-0", "kind-1", "kind-2"]
+
+
+# --- the time of an act -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.story("S-PC-03-002")
+@pytest.mark.parametrize("what", ["ack", "resolve"])
+async def test_an_act_that_waits_for_the_entry_of_safe_mode_comes_after_it(db: Database, what: str) -> None:
+    """The entry holds the mode at 15:00; the act was asked for before, and reads the clock when it has its turn."""
+    raised = await open_one(db)
+    clock = [minutes(14.99)]
+    entered, begun = threading.Event(), threading.Event()
+
+    def entry(conn: Connection) -> None:
+        lock_mode(conn, TENANT)
+        begun.set()
+        if not db.is_sqlite:  # SQLite has one writer: the act begins only when the entry is over
+            conn.execute(text("SELECT pg_sleep(0.3)"))
+        clock[0] = minutes(15)
+        assert enter_overdue(conn, TENANT, clock[0]) is not None
+        entered.set()
+
+    async def act() -> Row[Any]:
+        await asyncio.to_thread(begun.wait, 10)
+        now = lambda: clock[0]  # noqa: E731 - the clock of the act
+        if what == "resolve":
+            return await db.write(lambda conn: alerts.resolve(conn, raised.alert_id, by="user:ana", now=now))
+        return (await db.write(lambda conn: alerts.acknowledge(conn, raised.alert_id, by="user:ana", how="link", now=now))).row
+
+    _, row = await asyncio.gather(db.write(entry), act())
+    assert entered.is_set()
+    assert (row.level, row.result, await deadline(db)) == ("safe_mode", "ack_timeout_escalated", minutes(15))
+    assert await db.read(verify) == []
+
+
+async def test_a_node_whose_clock_is_behind_does_not_undo_a_deadline_that_passed(db: Database) -> None:
+    raised = await open_one(db)
+    await db.write(alerts.climb_due, minutes(15))
+    done = await ack(db, raised.alert_id, 14.9)
+    assert (done.in_time, done.row.result, done.row.level) == (False, "ack_timeout_escalated", "safe_mode")

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import Connection, delete, update
+from sqlalchemy import Connection, delete, insert, literal, select, update
 
+from app.domain.envelopes import canonical_json
 from app.store import alerts
 from app.store.alert_ladder import climb_due
+from app.store.bulk import insert_rows
 from app.store.database import Database
-from app.store.tables import AckRecord, Alert, AlertStep, ModeRow, table
+from app.store.tables import AckRecord, Alert, AlertStep, ModeRow, SafeCause, SettingsDoc, table
 from app.store.verify import verify
 from app.store.verify.alerts import (
     acks_are_what_they_say,
@@ -21,11 +23,15 @@ from tests import builders
 from tests.builders import NOON
 
 ALERT, STEP, RECORD, MODE = table(Alert), table(AlertStep), table(AckRecord), table(ModeRow)
+CAUSE = table(SafeCause)
 
 
 def history(conn: Connection) -> None:
     """Acknowledged in time, too late and with an SLA; climbed in severity; passed on; resolved; open; a storm of two."""
     builders.tenant(conn, tenant_id="ten-sol")
+    people = canonical_json({"channels": {"superadmin_whatsapp": ["simulator:ana", "simulator:bia"]}})
+    shared = {"scope": "global", "version": 1, "data_json": people, "updated_at": NOON, "updated_by": "system:test"}
+    insert_rows(conn, table(SettingsDoc), [shared])
 
     def open_one(key: str, minute: float = 0, severity: str = "critical", tenant_id: str | None = "ten-sol") -> str:
         return alerts.raise_alert(
@@ -86,6 +92,17 @@ CHANGES: dict[str, tuple[str, Callable[[Connection], object]]] = {
         "alert_ack",
         lambda conn: conn.execute(update(ALERT).where(ALERT.c.dedup_key == "open").values(result="ack_received")),
     ),
+    "an ACK in time of an alert that safe mode began by": (
+        "alert_ack",
+        lambda conn: conn.execute(
+            insert(CAUSE).from_select(
+                ["episode_id", "cause_id", "kind", "summary", "at", "by"],
+                select(literal("e"), ALERT.c.alert_id, literal("alert"), literal("s"), ALERT.c.safe_mode_at, literal("b")).where(
+                    ALERT.c.dedup_key == "in-time"
+                ),
+            )
+        ),
+    ),
     "a message claimed after the ACK": (
         "alert_step_after_ack",
         lambda conn: conn.execute(update(STEP).where(STEP.c.n == 7).values(begun_at=NOON + timedelta(hours=1))),
@@ -97,6 +114,10 @@ CHANGES: dict[str, tuple[str, Callable[[Connection], object]]] = {
     "a ladder without a rung": (
         "alert_ladder",
         lambda conn: conn.execute(delete(STEP).where(STEP.c.step_key == "raise_high")),
+    ),
+    "a ladder that reaches one person only": (
+        "alert_ladder",
+        lambda conn: conn.execute(delete(STEP).where(STEP.c.recipient == "superadmin_whatsapp:2", STEP.c.n == 5)),
     ),
     "a rung that is done in silence": (
         "alert_ladder",

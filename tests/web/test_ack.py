@@ -15,7 +15,7 @@ from app.clock import ManualClock
 from app.credentials import bound_token, new_ack_token
 from app.domain.alerts import Action
 from app.store import alerts
-from app.store.alert_steps import claim_due
+from app.store.alert_claims import claim_due
 from app.store.tables import AckRecord, AckToken, Alert, AlertStep, UserAccount, table
 from tests.web.conftest import SECRET_KEY, Clinic, Person, browser_client
 
@@ -211,10 +211,12 @@ async def test_a_link_of_before_the_alert_became_worse_has_expired(
     mild = await raise_and_send(services, tenant, severity="warning")
     manual_clock.advance(minutes=1)
     worse = await raise_and_send(services, tenant)
-    assert worse["alert_id"] == mild["alert_id"]
+    assert worse["alert_id"] != mild["alert_id"]
+    assert "Este link venceu" in (await client.get(f"/ack/{mild['ops_chat']}")).text
     assert (await client.post(f"/ack/{mild['ops_chat']}")).status_code == 410
-    assert (await alert_of(services, mild)).status == "open"
+    assert (await alert_of(services, worse)).status == "open"
     assert (await client.post(f"/ack/{worse['ops']}")).status_code == 303
+    assert (await alert_of(services, worse)).status == "acknowledged"
 
 
 async def test_an_alert_that_is_over_needs_nobody(services: Services, client: httpx.AsyncClient, opened: dict[str, str]) -> None:

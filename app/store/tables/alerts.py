@@ -48,7 +48,7 @@ class Alert(SQLModel, table=True):
     seen_count: int = 1
     """How often it was raised while it was not resolved."""
     group_id: str = Field(max_length=40)
-    """Alerts of one kind within one minute share the id of the first: one message speaks for all of them."""
+    """Alerts of one kind in one scope, less than a minute apart, share the id of the first."""
     group_started_at: datetime = when()
     policy_json: str = doc()
     safe_mode_at: datetime | None = when(default=None)
@@ -73,13 +73,15 @@ class AlertStep(SQLModel, table=True):
     __table_args__ = (
         UniqueConstraint("alert_id", "step_key", "channel", "recipient"),
         partial("ix_alert_step_due", "due_at", where="done_at IS NULL"),
-        partial("ix_alert_step_group", "group_id", "channel", "recipient", where="done_at IS NULL"),
+        Index("ix_alert_step_group", "group_id", "channel", "recipient"),
+        partial("ix_alert_step_merged", "merged_into", where="merged_into IS NOT NULL"),
         Index("ix_alert_step_provider", "provider_message_id"),
     )
     step_id: str = key(40)
     alert_id: str = Field(max_length=40)
     tenant_id: str | None = Field(default=None, max_length=40)
     group_id: str = Field(max_length=40)
+    """Whose voice speaks for it at this recipient: its alert's group, or that of another clinic with the same target."""
     step_key: str = Field(max_length=80)
     action: str = Field(max_length=20)
     """send, or a change of state (`app.domain.alerts.Action`)."""

@@ -2,22 +2,26 @@
 
 from collections.abc import Iterator
 
-from sqlalchemy import Connection, and_, case, func, or_, select
+from sqlalchemy import Connection, and_, case, exists, func, or_, select
 
 from app.domain.alerts import AlertResult
 from app.domain.states import ModeState
-from app.store.alert_ladder import ladder
-from app.store.tables import AckRecord, Alert, AlertStep, ModeRow, table
+from app.store.alert_ladder import rungs
+from app.store.tables import AckRecord, Alert, AlertStep, ModeRow, SafeCause, table
 from app.store.verify.violation import Violation, stream
 
 _ALERT, _STEP, _RECORD, _MODE = table(Alert), table(AlertStep), table(AckRecord), table(ModeRow)
+_CAUSE = table(SafeCause)
 
 
 def acks_are_what_they_say(conn: Connection) -> Iterator[Violation]:
     """An acknowledged alert has its moment, its record and the result that follows from both; nobody else's has."""
     a, effective = _ALERT.c, _RECORD.c.effective.is_(True)
     taken = and_(_RECORD.c.alert_id == a.alert_id, _RECORD.c.kind == "ack", _RECORD.c.at == a.acked_at, effective)
+    # its deadline was a cause of safe mode: whoever took it on came after that
+    cause = exists().where(_CAUSE.c.cause_id == a.alert_id, _CAUSE.c.at == a.safe_mode_at)
     wrong = or_(
+        and_(a.result == AlertResult.ACK_RECEIVED, cause),
         and_(a.status == "acknowledged", a.acked_at.is_(None)),
         and_(a.acked_at.is_not(None), _RECORD.c.record_id.is_(None)),
         and_(a.safe_mode_at.is_not(None), a.acked_at < a.safe_mode_at, a.result != AlertResult.ACK_RECEIVED),
@@ -61,7 +65,7 @@ def ladders_are_whole(conn: Connection) -> Iterator[Violation]:
     )
     query = select(_ALERT, steps.c.rungs, steps.c.mute).outerjoin(steps, steps.c.alert_id == _ALERT.c.alert_id)
     for row in stream(conn, query):
-        expected = len(ladder(row))
+        expected = len(rungs(row))
         if (row.rungs or 0) < expected:
             told = f"It has {row.rungs or 0} of the {expected} steps of its ladder."
             yield Violation("alert_ladder", row.tenant_id, f"alert {row.alert_id}", told)

@@ -13,6 +13,7 @@ from app.channels.alertmanager import AlertSignal
 from app.channels.alertmanager import parse as parse_alertmanager
 from app.errors import Forbidden, InvalidRequest, NotFound
 from app.store import alerts
+from app.store.lanes import GLOBAL_SCOPE
 from app.store.people import By
 from app.store.views import alerts as views
 from app.store.views.scope import Scope
@@ -132,7 +133,7 @@ async def ack_alert(request: AnyRequest, alert_id: FromPath[str], data: JSONBody
     services = services_of(request)
     await services.db.write(
         lambda conn: alerts.acknowledge(
-            conn, alert_id, by=who.actor, how=how, now=who.now, rev=data.rev if data else None, origin=who.origin
+            conn, alert_id, by=who.actor, how=how, now=services.clock.now, rev=data.rev if data else None, origin=who.origin
         )
     )
     _wake(request)
@@ -149,7 +150,7 @@ async def resolve_alert(request: AnyRequest, alert_id: FromPath[str], data: JSON
     services = services_of(request)
     await services.db.write(
         lambda conn: alerts.resolve(
-            conn, alert_id, by=who.actor, now=who.now, rev=data.rev if data else None, reason=reason, origin=who.origin
+            conn, alert_id, by=who.actor, now=services.clock.now, rev=data.rev if data else None, reason=reason, origin=who.origin
         )
     )
     _wake(request)
@@ -184,6 +185,8 @@ async def receive_alertmanager(request: AnyRequest) -> Document:
 
 def _take_signals(conn: Connection, signals: list[tuple[AlertSignal, str | None]], who: By) -> dict[str, int]:
     raised = resolved = 0
+    signals = sorted(signals, key=lambda s: s[1] or GLOBAL_SCOPE)  # clinic by clinic, in one order for everybody
+    alerts.lock_kinds(conn, [alerts.Kind(t or GLOBAL_SCOPE, s.trigger, s.severity) for s, t in signals if not s.resolved])
     for signal, tenant_id in signals:
         if signal.resolved:
             ended = alerts.resolve_by_key(

@@ -18,10 +18,11 @@ from app.channels.inbound import NotJson, Parsed, decode, secret_is_valid, signa
 from app.credentials import is_ack_token, sha256
 from app.domain.envelopes import Malformed, Message
 from app.domain.phones import e164
-from app.engine.alerts import ACK_PREFIX, spec_of
+from app.engine.alerts import ACK_PREFIX
 from app.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
 from app.store import ack_tokens
 from app.store.alert_steps import record_deliveries as record_alert_deliveries
+from app.store.alert_voices import spec_of
 from app.store.lanes import GLOBAL_SCOPE
 from app.store.outbox import record_deliveries
 from app.store.webhooks import WebhookTenant, webhook_tenant
@@ -201,11 +202,11 @@ async def _acknowledged(request: Request[Any, Any, Any], item: Message | Malform
         return True
     settings = await services.channels.settings(opened.alert.tenant_id or GLOBAL_SCOPE)
     step = await services.db.read(ack_tokens.message_of, opened)
-    number = spec_of(settings, step.channel, step.recipient).partition(":")[2]
+    number = spec_of(settings["channels"], step.channel, step.recipient).partition(":")[2]
     if e164(number) != item.phone:
         log.warning("ack_button_refused", flow_id="F-06", status="other_phone", channel=item.channel)
         return False
-    done = await services.db.write(lambda conn: ack_tokens.acknowledge(conn, opened, how="whatsapp_button", now=now))
+    done = await services.db.write(lambda conn: ack_tokens.acknowledge(conn, opened, how="whatsapp_button", now=services.clock.now))
     log.info(
         "alert_acknowledged",
         flow_id="F-06",

@@ -1,5 +1,6 @@
 """Addresses of the alerts page; what a person does there goes through the same store functions as the API."""
 
+from datetime import datetime
 from typing import Any, Final
 
 from litestar import Response, Router, get, post
@@ -35,15 +36,17 @@ async def ack(request: AnyRequest) -> Response[Any]:
     """Take on the alert that was seen; 409 with how it is now when somebody changed it."""
     form, alert_id = await _seen(request)
     who = by(request)
+    services = services_of(request)
     try:
-        await services_of(request).db.write(
+        await services.db.write(
             lambda conn: alerts.acknowledge(
                 conn,
                 alert_id,
                 by=who.actor,
                 how="console",
-                now=who.now,
+                now=services.clock.now,
                 rev=_rev(form),
+                seen_until=_seen_until(form),
                 whole_group=form.get("group") == "on",
                 origin=who.origin,
             )
@@ -61,9 +64,12 @@ async def resolve(request: AnyRequest) -> Response[Any]:
     if not reason:
         raise InvalidRequest("Say why it is over.", errors=[{"pointer": "/reason", "detail": "must not be empty"}])
     who = by(request)
+    services = services_of(request)
     try:
-        await services_of(request).db.write(
-            lambda conn: alerts.resolve(conn, alert_id, by=who.actor, now=who.now, rev=_rev(form), reason=reason, origin=who.origin)
+        await services.db.write(
+            lambda conn: alerts.resolve(
+                conn, alert_id, by=who.actor, now=services.clock.now, rev=_rev(form), reason=reason, origin=who.origin
+            )
         )
     except Conflict:
         return await _refused(request)
@@ -84,6 +90,15 @@ async def _seen(request: AnyRequest) -> tuple[dict[str, str], str]:
 def _rev(form: dict[str, str]) -> int | None:
     text = form.get("rev", "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
+def _seen_until(form: dict[str, str]) -> datetime | None:
+    """When the page was made that the person looked at."""
+    try:
+        moment = datetime.fromisoformat(form.get("seen_until", ""))
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else None
 
 
 async def _refused(request: AnyRequest) -> Response[Any]:

@@ -154,13 +154,14 @@ def upgrade() -> None:
         sqlite_where=sa.text("done_at IS NULL"),
         postgresql_where=sa.text("done_at IS NULL"),
     )
+    op.create_index("ix_alert_step_group", "alert_step", ["group_id", "channel", "recipient"], unique=False)
     op.create_index(
-        "ix_alert_step_group",
+        "ix_alert_step_merged",
         "alert_step",
-        ["group_id", "channel", "recipient"],
+        ["merged_into"],
         unique=False,
-        sqlite_where=sa.text("done_at IS NULL"),
-        postgresql_where=sa.text("done_at IS NULL"),
+        sqlite_where=sa.text("merged_into IS NOT NULL"),
+        postgresql_where=sa.text("merged_into IS NOT NULL"),
     )
     op.create_index("ix_alert_step_provider", "alert_step", ["provider_message_id"], unique=False)
     op.create_table(
@@ -1571,11 +1572,12 @@ def downgrade() -> None:
     op.drop_table("appointment")
     op.drop_index("ix_alert_step_provider", table_name="alert_step")
     op.drop_index(
-        "ix_alert_step_group",
+        "ix_alert_step_merged",
         table_name="alert_step",
-        sqlite_where=sa.text("done_at IS NULL"),
-        postgresql_where=sa.text("done_at IS NULL"),
+        sqlite_where=sa.text("merged_into IS NOT NULL"),
+        postgresql_where=sa.text("merged_into IS NOT NULL"),
     )
+    op.drop_index("ix_alert_step_group", table_name="alert_step")
     op.drop_index(
         "ix_alert_step_due",
         table_name="alert_step",
