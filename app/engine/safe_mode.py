@@ -22,7 +22,7 @@ from app.domain.states import ModeState
 from app.engine.health import Health
 from app.errors import StorageError
 from app.metrics import Metrics
-from app.store import notices
+from app.store import critical_tickets, notices
 from app.store.alerts import raise_alert
 from app.store.database import Database
 from app.store.episodes import STORES_DOWN, SafeModePolicy, open_scopes, tenant_of
@@ -270,9 +270,9 @@ class SafeModeLoop:
             told = await self._database.write(notices.tell_families, scope, waiting, now)
             if told:
                 self._notify()
-        for ticket_id, tenant_id in (await self._database.read(notices.tickets_wanted, scope)).items():
+        for ticket_id, tenant_id in (await self._database.read(critical_tickets.tickets_wanted, scope)).items():
             try:
-                await self._database.write(notices.open_ticket, scope, tenant_id, self._public_url, now)
+                await self._database.write(critical_tickets.open_ticket, scope, tenant_id, self._public_url, now)
             except (StorageError, DBAPIError) as error:
                 await self._ticket_failed(tenant_id, error)
                 self._tickets_failed.add(ticket_id)
@@ -300,7 +300,7 @@ class SafeModeLoop:
                 status=outcome.result,
             )
             if outcome.result is ContingencyResult.CONTINGENCY_MESSAGE_FAILED_TICKET_OPENED:
-                summary = "Families could not be told about safe mode; the ticket names them."
+                summary = "Families could not be told about safe mode; the critical ticket names them."
                 await self._alert(outcome.tenant_id, "contingency_message_failed", summary, "contingency-message")
             elif outcome.result is ContingencyResult.TICKET_OPEN_FAILED_ALERTED:
                 await self._alert_ticket(outcome.tenant_id)

@@ -15,17 +15,17 @@ from sqlalchemy import Connection, Row, and_, func, or_, select, update
 
 from app.domain import opening_hours
 from app.domain.business_hours import Hours
-from app.domain.contingency_texts import AFTER_OPENING, GENERAL, notice
+from app.domain.contingency_texts import GENERAL, notice
 from app.domain.delivery import OutboxStatus
-from app.domain.envelopes import canonical_json, sha256_hex
+from app.domain.envelopes import sha256_hex
 from app.domain.safe_mode import ContingencyResult, contingency_result
 from app.domain.states import SENSITIVE, State
 from app.store.bulk import insert_rows
-from app.store.episodes import causes_of, open_episode
-from app.store.events import publish, publish_many
+from app.store.critical_tickets import ticket_id_of
+from app.store.episodes import open_episode
+from app.store.events import publish_many
 from app.store.lanes import GLOBAL_SCOPE
 from app.store.outbox import enqueue, outbox_row
-from app.store.safe_story import tell
 from app.store.settings import load
 from app.store.tables import ContingencyNotice, InboxCommand, InboxMessage, Lane, Outbox, Tenant, Ticket, table
 
@@ -35,10 +35,8 @@ _LANE, _OUTBOX, _TICKET, _TENANT = table(Lane), table(Outbox), table(Ticket), ta
 KIND: Final = "contingency_message"
 GENERAL_AFTER: Final = timedelta(seconds=60)
 """A message waits this long for the request that it may become; then its family hears the general text."""
-CONTEXT_MAX: Final = 50
 TICKET_PATIENCE: Final = timedelta(minutes=5)
 """So long a notice waits for its ticket before it ends without one."""
-TICKET_DUE: Final = timedelta(minutes=15)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,11 +59,6 @@ class Outcome:
     intent: str
     correlation_id: str
     result: ContingencyResult
-
-
-def ticket_id_of(episode_id: str, tenant_id: str) -> str:
-    """The ticket of an episode in a clinic (or of the whole installation, `global`)."""
-    return sha256_hex(f"ticket:{episode_id}:{tenant_id}")[:32]
 
 
 # --- who must hear ------------------------------------------------------------------------------------------------------
@@ -323,87 +316,6 @@ def _second_channel(conn: Connection, row: Row[Any], now: datetime) -> bool:
     if moved.rowcount:
         enqueue(conn, [message])
     return True
-
-
-# --- the ticket ---------------------------------------------------------------------------------------------------------
-
-
-def tickets_wanted(conn: Connection, scope: str) -> dict[str, str]:
-    """Tickets of the open episode that are not there yet, id -> clinic (or `global`): of the scope, and of clinics with notices."""
-    episode = open_episode(conn, scope)
-    if episode is None:
-        return {}
-    query = select(_NOTICE.c.tenant_id).where(_NOTICE.c.episode_id == episode.episode_id).distinct()
-    wanted = {scope, *conn.execute(query).scalars()}
-    ids = {ticket_id_of(episode.episode_id, tenant): tenant for tenant in wanted}
-    have = set(conn.execute(select(_TICKET.c.ticket_id).where(_TICKET.c.ticket_id.in_(ids))).scalars())
-    return {ticket_id: tenant for ticket_id, tenant in sorted(ids.items(), key=lambda t: t[1]) if ticket_id not in have}
-
-
-def open_ticket(conn: Connection, scope: str, tenant_id: str, public_url: str, now: datetime) -> str | None:
-    """Open the critical ticket (P0) of the open episode for the next shift, once; returns its id when this call opened it."""
-    episode = open_episode(conn, scope)
-    if episode is None:
-        return None
-    hours = hours_of(load(conn, tenant_id))
-    opening = hours.next_opening(now)
-    ticket_id = ticket_id_of(episode.episode_id, tenant_id)
-    causes = causes_of(conn, episode.episode_id)
-    row = {
-        "ticket_id": ticket_id,
-        "tenant_id": tenant_id,
-        "kind": "critical",
-        "state": "open",
-        "cause_id": episode.episode_id,
-        "reason": "; ".join(c.summary for c in causes)[:500] or "safe mode",
-        "level": "superadmin",
-        "opened_at": now,
-        "due_at": now + TICKET_DUE if opening is None or opening <= now else opening + AFTER_OPENING,
-        "correlation_id": episode.correlation_id,
-        "context_json": canonical_json(_context(conn, episode, tenant_id, public_url)),
-    }
-    have = conn.execute(select(func.count()).select_from(_TICKET).where(_TICKET.c.ticket_id == ticket_id)).scalar_one()
-    if have:
-        return None
-    insert_rows(conn, _TICKET, [row], ignore_conflicts=True)
-    tell(conn, episode.episode_id, "ticket_opened", now, detail=ticket_id)
-    publish(conn, None if tenant_id == GLOBAL_SCOPE else tenant_id, "tickets", [ticket_id], now)
-    return ticket_id
-
-
-def _context(conn: Connection, episode: Row[Any], tenant_id: str, public_url: str) -> dict[str, Any]:
-    """What the next shift needs: causes, what is on hold under which correlation ids, and where to look."""
-    c = _COMMAND.c
-    parked = and_(c.done_at.is_(None), c.commit_order.is_not(None), c.status == State.PENDING_SAFE_MODE)
-    if tenant_id != GLOBAL_SCOPE:
-        parked = and_(parked, c.tenant_id == tenant_id)
-    ids = conn.execute(select(c.correlation_id).where(parked).order_by(c.accepted_at, c.command_id).limit(CONTEXT_MAX)).scalars()
-    counts = conn.execute(select(c.command_type, func.count()).where(parked).group_by(c.command_type)).all()
-    return {
-        "priority": "P0",
-        "episode_id": episode.episode_id,
-        "scope": episode.scope,
-        "since": episode.entered_at.isoformat(),
-        "causes": [{"cause_id": r.cause_id, "kind": r.kind, "summary": r.summary} for r in causes_of(conn, episode.episode_id)],
-        "parked": {str(kind): int(n) for kind, n in counts},
-        "correlation_ids": list(dict.fromkeys(ids)),
-        "links": {"safe_mode": f"{public_url}/safe-mode", "parked": f"{public_url}/queue?state={State.PENDING_SAFE_MODE}"},
-    }
-
-
-def tickets_in_recovery(conn: Connection, episode_id: str, now: datetime) -> None:
-    """Somebody works on the episode's tickets: those that are open say so."""
-    mine = and_(_TICKET.c.kind == "critical", _TICKET.c.cause_id == episode_id, _TICKET.c.state == "open")
-    changed = conn.execute(select(_TICKET.c.ticket_id, _TICKET.c.tenant_id).where(mine)).all()
-    conn.execute(update(_TICKET).where(mine).values(state="in_progress", started_at=now, rev=_TICKET.c.rev + 1))
-    for row in changed:
-        publish(conn, None if row.tenant_id == GLOBAL_SCOPE else row.tenant_id, "tickets", [row.ticket_id], now)
-
-
-def tickets_of(conn: Connection, episode_id: str) -> list[Row[Any]]:
-    """The critical tickets of an episode."""
-    query = select(_TICKET).where(_TICKET.c.kind == "critical", _TICKET.c.cause_id == episode_id).order_by(_TICKET.c.tenant_id)
-    return list(conn.execute(query))
 
 
 @dataclass(frozen=True, slots=True)

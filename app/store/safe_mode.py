@@ -20,6 +20,7 @@ from app.ids import new_id
 from app.store.alerts import raise_alert
 from app.store.audit import append
 from app.store.bulk import insert_rows
+from app.store.critical_tickets import tickets_in_recovery
 from app.store.episodes import (
     ALERT,
     MANUAL,
@@ -39,7 +40,6 @@ from app.store.episodes import (
 )
 from app.store.events import publish
 from app.store.lanes import GLOBAL_SCOPE
-from app.store.notices import tickets_in_recovery
 from app.store.people import By
 from app.store.safe_story import SYSTEM, taken_on, tell, tell_ack
 from app.store.stabilisation import red_now, start_drain

@@ -12,6 +12,7 @@ from app.domain.states import ModeState
 from app.store import evidence
 from app.store.alerts import reset_deadline
 from app.store.bulk import update_rows
+from app.store.critical_tickets import close_tickets
 from app.store.episodes import (
     PARKED,
     SafeModePolicy,
@@ -151,6 +152,7 @@ def _drain(conn: Connection, mode: Row[Any], episode: Row[Any], policy: DrainPol
     if not waiting:
         set_state(conn, mode, ModeState.NORMAL, by, why="everything that was parked has left", since=None, reason=None)
         patch(conn, episode, ended_at=by.now)
+        close_tickets(conn, episode.episode_id, by.now)
         evidence.ended(conn, tenant_of(episode.scope), "safe_mode", episode.episode_id, by.now)
         tell(conn, episode.episode_id, "drained", by.now, detail=str(episode.released))
         return Progress(state=ModeState.NORMAL, changed=True)

@@ -44,6 +44,7 @@ from app.web.console.routes import console_routes
 from app.web.console.safe_mode_routes import safe_mode_pages
 from app.web.console.signal_routes import signal_pages
 from app.web.console.takeover_routes import takeover_pages
+from app.web.console.ticket_routes import ticket_pages
 from app.web.health import HealthBoard, health_routes
 from app.web.i18n import template_config
 from app.web.phone import phone_routes
@@ -129,6 +130,7 @@ def create_app(services: "Services") -> Litestar:
             *manual_pages,
             *signal_pages,
             *takeover_pages,
+            *ticket_pages,
             *guardian_pages,
             *audit_pages,
             *deferred_pages,

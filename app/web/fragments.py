@@ -37,6 +37,7 @@ from app.web.console import (
     signals,
     stories,
     takeovers,
+    tickets,
 )
 from app.web.console.visit import Viewer, Visit
 from app.web.i18n import environment, mark
@@ -151,6 +152,16 @@ FRAGMENTS: Final[Mapping[str, Fragment]] = {
             "tickets lane",
             takeovers.TakeoverDetail,
             takeovers.load_takeover_detail,
+        ),
+        _rows("ticket_rows", "tickets.html", mark("Critical tickets"), "tickets", tickets.TicketRows, tickets.load_ticket_rows),
+        _rows(
+            "ticket_detail",
+            "tickets.html",
+            mark("Chosen ticket"),
+            "tickets safe_mode queue alerts",
+            tickets.TicketDetail,
+            tickets.load_ticket_detail,
+            every_s=2,
         ),
         _state("queue_count", "base.html", mark("Queue"), "queue", banner.QueueCount, banner.load_queue_count),
         _state("numbers", "overview.html", mark("Numbers"), "queue manual tickets", overview.NumberCards, overview.load_numbers),

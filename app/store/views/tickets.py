@@ -7,6 +7,7 @@ import msgspec
 from sqlalchemy import Connection, and_, or_, select
 
 from app.store.tables import Ticket, table
+from app.store.views.scope import Scope, within
 
 _TICKET = table(Ticket)
 
@@ -32,6 +33,21 @@ def tickets(
     if after is not None:
         query = query.where(or_(t.opened_at < after[0], and_(t.opened_at == after[0], t.ticket_id < after[1])))
     return [_shown(row) for row in conn.execute(query)]
+
+
+def critical(conn: Connection, scope: Scope, limit: int) -> list[Any]:
+    """Critical tickets of some clinics (None = of all, and of the installation): open ones first, oldest deadline first."""
+    t = _TICKET.c
+    query = select(_TICKET).where(t.kind == "critical")
+    if scope is not None:
+        query = query.where(within(t.tenant_id, scope))
+    return list(conn.execute(query.order_by(t.closed_at.is_not(None), t.closed_at.desc(), t.due_at, t.ticket_id).limit(limit)))
+
+
+def critical_one(conn: Connection, ticket_id: str, scope: Scope) -> Any:
+    """A critical ticket that somebody sees; None for any other."""
+    query = select(_TICKET).where(_TICKET.c.ticket_id == ticket_id, _TICKET.c.kind == "critical")
+    return conn.execute(query if scope is None else query.where(within(_TICKET.c.tenant_id, scope))).first()
 
 
 def _shown(row: Any) -> dict[str, Any]:

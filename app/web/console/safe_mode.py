@@ -10,9 +10,10 @@ from sqlalchemy import Connection, Row
 from app.domain.green_window import NEW_CAUSE, NO_SAMPLE, expire, green_for
 from app.domain.safe_mode import Checklist, SafeModeResult
 from app.domain.states import ModeState, State
+from app.store.critical_tickets import tickets_of
 from app.store.episodes import acks_of, causes_of, checklist_of, gates_of, missing_of, open_episode, parked, window_of
 from app.store.lanes import GLOBAL_SCOPE
-from app.store.notices import counts, tickets_of
+from app.store.notices import counts
 from app.store.views import safe_mode as view
 from app.store.views.scope import Clinic, clinics
 from app.web.console.pages import SUPERADMIN, page

@@ -11,8 +11,9 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, select
 
 from app.errors import NotFound
+from app.store.critical_tickets import tickets_of
 from app.store.episodes import causes_of, checklist_of, steps_of
-from app.store.notices import Told, counts, tickets_of, told
+from app.store.notices import Told, counts, told
 from app.store.tables import UserAccount, table
 from app.store.views import safe_mode as view
 from app.web.console.safe_mode import FAILED, lacks_in, names_of, scopes_of
