@@ -31,6 +31,7 @@ from app.store.lanes import GLOBAL_SCOPE
 from app.store.migrate import current, head, upgrade
 from app.store.settings import load as load_settings
 from app.store.verify import verify as verify_history
+from app.store.views.channels import without_template
 from app.store.walls import missing_walls, role_above_walls
 
 T = TypeVar("T")
@@ -458,12 +459,14 @@ async def _findings(settings: Settings) -> list[tuple[bool, str]]:
         found.append((revision == head(), f"schema is {revision or 'empty'}, the code wants {head()}{fix}"))
         if revision == head():
             found.append(await _channels_finding(settings, database))
+            found += await _template_findings(database)
             found.append(await _walls_finding(settings, database))
     except (KoraError, OSError) as error:
         found.append((False, f"database does not answer: {error}; check KORA_DATABASE_URL"))
     finally:
         await database.close()
     found.append(await _redis_finding(settings))
+    found.append(_heartbeat_finding(settings))
     weak = settings.secret_key == DEVELOPMENT_SECRET
     note = "; set KORA_SECRET_KEY (openssl rand -hex 32) before production" if weak else ""
     found.append((not (weak and settings.is_production), f"secret key is {'the development default' if weak else 'set'}{note}"))
@@ -482,6 +485,22 @@ async def _channels_finding(settings: Settings, database: Database) -> tuple[boo
         return True, "critical alerts have targets on every channel of their route"
     note = f"channels without a target, only the simulated phone shows their alerts: {', '.join(silent)}"
     return not settings.is_production, f"{note}; set them on the Channels page or in /api/v1/settings/global"
+
+
+async def _template_findings(database: Database) -> list[tuple[bool, str]]:
+    """A warning where alerts leave by WhatsApp's Cloud API without an approved template."""
+    names = without_template(await database.read(load_settings, GLOBAL_SCOPE))
+    if not names:
+        return []
+    note = "whoever has not written within 24 hours gets no alert; set whatsapp.alert_template"
+    return [(True, f"warning: no approved template for alerts on WhatsApp ({', '.join(names)}): {note}")]
+
+
+def _heartbeat_finding(settings: Settings) -> tuple[bool, str]:
+    """Whether anybody outside would notice that this installation is gone, its own alerts with it."""
+    if settings.heartbeat_url:
+        return True, "a heartbeat tells the outside while all is well"
+    return True, "warning: without KORA_HEARTBEAT_URL nobody outside notices when this machine, and its alerts with it, is gone"
 
 
 async def _walls_finding(settings: Settings, database: Database) -> tuple[bool, str]:

@@ -305,6 +305,8 @@ def _routing_faults(routing: Mapping[str, Any]) -> Iterator[FieldError]:
         channels = route.get("channels")
         if channels is not None and not (isinstance(channels, list) and channels and all(_name(c) for c in channels)):
             yield FieldError(f"{pointer}/channels", "must be a list of names of channels, at least one")
+        elif channels is not None and trigger == "critical" and len(set(channels)) < 2:
+            yield FieldError(f"{pointer}/channels", "must name two channels: no critical alert hangs on one")
         for field in ("fallback", "owner"):
             if route.get(field) is not None and not _name(route[field], 200):
                 yield FieldError(f"{pointer}/{field}", "must be a name")

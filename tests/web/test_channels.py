@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import select
 
 from app.bootstrap import Services
+from app.domain.alerts import ROUTING
 from app.store import settings
 from app.store.tables import AuditEntry, PhoneMessage, table
 from tests.provider import answer, provider
@@ -83,6 +84,7 @@ async def test_a_test_needs_the_right_and_a_target_that_exists(
         ({"channels": {"a:b": "x"}}, "/channels/a:b"),
         ({"channels": {"ops": [1]}}, "/channels/ops"),
         ({"routing": {"gap": {"channels": []}}}, "/routing/gap/channels"),
+        ({"routing": {"critical": {"channels": ["ops", "ops"]}}}, "/routing/critical/channels"),
         ({"routing": {"gap": {"fallback": 1}}}, "/routing/gap/fallback"),
         ({"routing": {"gap": {"ack_sla_min": 0}}}, "/routing/gap/ack_sla_min"),
         ({"routing": {"gap": {"minutes": 5}}}, "/routing/gap"),
@@ -118,6 +120,38 @@ async def test_the_page_sets_tests_and_routes_without_showing_a_secret(services:
     saves = await audited(services, "settings.save")
     assert [s.reason for s in saves] == ["novo", "turno novo"]
     assert not any(SECRET in s.after_json for s in saves)
+
+
+async def test_a_trigger_gets_a_route_and_goes_back_and_critical_keeps_its_minutes(
+    services: Services, admin_session: Browser
+) -> None:
+    async def shown() -> str:
+        return plain(await admin_session.client.get("/channels", headers=PAGE))
+
+    given = {"channels": "ops, email", "fallback": "superadmin_sms", "owner": "ops", "reason": "x"}
+    assert (await submit(admin_session, "/channels/route", trigger="n8n_down", ack_sla_min="7", **given)).status_code == 303
+    assert "n8n_down alterado ops, email" in await shown()
+    back = await submit(admin_session, "/channels/route", trigger="n8n_down", act="default", reason="fim do teste")
+    assert back.status_code == 303
+    assert "n8n_down" not in await shown()
+    assert (await submit(admin_session, "/channels/route", trigger="critical", ack_sla_min="99", **given)).status_code == 303
+    held = (await services.db.read(settings.load, "global"))["routing"]
+    assert "n8n_down" not in held
+    assert "ack_sla_min" not in held["critical"]
+    page = (await admin_session.client.get("/channels", headers=PAGE)).text
+    assert page.count('name="ack_sla_min"') == len(ROUTING), "one a row, one for a new row, none for critical"
+
+
+async def test_whatsapp_without_an_approved_template_is_said(services: Services, admin_session: Browser) -> None:
+    async def warned() -> bool:
+        return "Sem modelo aprovado" in plain(await admin_session.client.get("/channels", headers=PAGE))
+
+    assert not await warned()
+    await submit(admin_session, "/channels/save", name="superadmin_whatsapp", targets="whatsapp:+5511987654321", reason="x")
+    assert await warned()
+    patch = {"whatsapp": {"alert_template": "kora_aviso"}}
+    await services.db.write(settings.save, "global", patch, actor="user:ana", now=services.clock.now())
+    assert not await warned()
 
 
 async def test_a_change_wants_a_reason_a_known_target_and_a_superadmin(

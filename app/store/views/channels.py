@@ -1,5 +1,6 @@
 """Channels and routing as the settings hold them: which targets a channel has, by which route a trigger's alerts go."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -74,6 +75,22 @@ def channels(conn: Connection, scope: str) -> list[ChannelView]:
         )
         found.append(ChannelView(name=name, own=name in (own.get("channels") or {}), targets=targets))
     return found
+
+
+def without_template(settings: Mapping[str, Any]) -> list[str]:
+    """Channels with a target on WhatsApp's Cloud API though no approved template carries alerts.
+
+    Without one a message reaches nobody who has not written within a day: the provider accepts it and gives up later.
+    """
+    whatsapp = settings.get("whatsapp")
+    if isinstance(whatsapp, Mapping) and whatsapp.get("alert_template"):
+        return []
+    found = []
+    for name, given in (settings.get("channels") or {}).items():
+        specs = given if isinstance(given, list) else [given]
+        if any(isinstance(s, str) and s.strip().lower().startswith("whatsapp:") for s in specs):
+            found.append(name)
+    return sorted(found)
 
 
 def routes(conn: Connection, scope: str) -> list[RouteView]:

@@ -7,6 +7,7 @@ from litestar.response import Redirect
 
 from app.errors import InvalidRequest, NotFound
 from app.store import settings
+from app.store.alert_ladder import CRITICAL
 from app.store.lanes import GLOBAL_SCOPE
 from app.store.views import channels as views
 from app.web.api.channels import test_recipient
@@ -50,16 +51,20 @@ async def save_channel(request: AnyRequest) -> Redirect:
 
 @post("/channels/route", **_ACT)
 async def save_route(request: AnyRequest) -> Redirect:
-    """Change one row of the routing matrix."""
+    """Change one row of the routing matrix, add one for a trigger, or (`act=default`) take it back to what holds without it."""
     form, scope = await _form(request)
     minutes = form.get("ack_sla_min", "").strip()
-    route = {
+    route: dict[str, Any] | None = {
         "channels": [name for part in form.get("channels", "").split(",") if (name := part.strip())],
         "fallback": form.get("fallback", "").strip(),
         "owner": form.get("owner", "").strip(),
         "ack_sla_min": int(minutes) if minutes.isascii() and minutes.isdigit() and len(minutes) < 6 else -1,
     }
     trigger = form.get("trigger", "").strip()[:60]
+    if form.get("act") == "default":
+        route = None
+    elif route is not None and trigger == CRITICAL:
+        del route["ack_sla_min"]  # its 15 minutes are a frozen rule
     if not trigger:
         raise InvalidRequest("A route needs a trigger.", errors=[{"pointer": "/trigger", "detail": "must not be empty"}])
     return await _save(request, scope, {"routing": {trigger: route}}, form)

@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 
 from app.channels.targets import shown
 from app.store.lanes import GLOBAL_SCOPE
+from app.store.settings import load
 from app.store.views import channels as views
 from app.store.views.channels import RouteView, Tested
 from app.web.console.alerts import CHANNELS
@@ -60,6 +61,8 @@ class ChannelRows:
     scope_name: str
     lines: tuple[ChannelLine, ...]
     csrf: str
+    without_template: tuple[str, ...] = ()
+    """Names of channels on WhatsApp for which no approved template is set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +98,8 @@ def load_channel_rows(conn: Connection, visit: Visit) -> ChannelRows:
         label = words.text(CHANNELS[channel.name]) if channel.name in CHANNELS else channel.name
         lines.append(ChannelLine(name=channel.name, label=label, own=channel.own, targets=targets))
     name = visit.chosen.name if scope != GLOBAL_SCOPE and visit.chosen else words.text("All clinics")
-    return ChannelRows(scope=scope, scope_name=name, lines=tuple(lines), csrf=visit.csrf_token)
+    untold = tuple(words.text(CHANNELS[n]) if n in CHANNELS else n for n in views.without_template(load(conn, scope)))
+    return ChannelRows(scope=scope, scope_name=name, lines=tuple(lines), csrf=visit.csrf_token, without_template=untold)
 
 
 def _target(words: Words, recipient: str, target: str, tested: Tested | None) -> TargetLine:
