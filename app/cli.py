@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import os
 import secrets
 import shutil
@@ -39,6 +40,20 @@ T = TypeVar("T")
 ALL_SCOPES: Final = ("intake", "read", "operate", "admin")
 ROLES: Final = ("secretary", "manager", "superadmin")
 ACTOR: Final = "system:cli"
+
+
+class _Amount(click.FloatRange):
+    """A number above zero; `nan` and `inf`, which no comparison stops, are none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number. Fails with one line."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a number that can be used.", param, ctx)
+        return number
+
+
+_ABOVE_ZERO: Final = _Amount(min=0, min_open=True)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -418,9 +433,9 @@ cli.add_command(evidence_commands(lambda work: _with_database(lambda database: _
 
 
 @cli.command()
-@click.option("--rate", default=20.0, show_default=True, help="Items a second.")
-@click.option("--contacts", default=100, show_default=True)
-@click.option("--seconds", default=30.0, show_default=True)
+@click.option("--rate", type=_ABOVE_ZERO, default=20.0, show_default=True, help="Items a second.")
+@click.option("--contacts", type=click.IntRange(1, 1_000_000), default=100, show_default=True)
+@click.option("--seconds", type=_ABOVE_ZERO, default=30.0, show_default=True)
 @click.option("--url", default="http://127.0.0.1:8000", show_default=True)
 @click.option("--key", "token", required=True, help="API key with the intake, read and operate scopes.")
 @click.option("--journal", type=click.Path(path_type=Path), default=None, help="Append every accepted item to this file.")

@@ -59,13 +59,13 @@ class Settings:
             raise ConfigError(f"unknown setting {', '.join(unknown)}; known are {', '.join(sorted(known))}")
         given = {name[5:].lower(): value.strip() for name, value in environ.items() if name in known and value.strip()}
         host = given.get("host", DEFAULT_HOST)
-        port = _number("KORA_PORT", given.get("port", "8000"), 1, 65_535)
+        port = _whole_number("KORA_PORT", given.get("port", "8000"), 1, 65_535)
         settings = cls(
             database_url=_database_url(given.get("database_url")),
             redis_url=_redis_url(given.get("redis_url")),
             host=host,
-            port=int(port),
-            public_url=_http_url("KORA_PUBLIC_URL", given.get("public_url")) or f"http://{host}:{int(port)}",
+            port=port,
+            public_url=_http_url("KORA_PUBLIC_URL", given.get("public_url")) or f"http://{host}:{port}",
             secret_key=given.get("secret_key", DEVELOPMENT_SECRET),
             env=_choice("KORA_ENV", given.get("env", "development"), ("development", "production", "test")),
             log_format=_choice("KORA_LOG_FORMAT", given.get("log_format", "json"), ("json", "console")),
@@ -135,3 +135,9 @@ def _number(name: str, value: str, low: float, high: float) -> float:
     if not low <= number <= high:
         raise ConfigError(f"{name}: must lie between {low:g} and {high:g}")
     return number
+
+
+def _whole_number(name: str, value: str, low: int, high: int) -> int:
+    if not (value.isascii() and value.isdigit()):
+        raise ConfigError(f"{name}: {value!r} is not a whole number")
+    return int(_number(name, value, low, high))

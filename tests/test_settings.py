@@ -26,3 +26,10 @@ def test_production_refuses_what_only_a_laptop_may_have(changes: dict[str, str |
     with pytest.raises(ConfigError, match=named):
         Settings.from_env(given)
     assert Settings.from_env(given | {"KORA_ENV": "test"}).env == "test"
+
+
+@pytest.mark.parametrize("port", ["80.5", "8e3", "0", "65536", "-1", "٨٠", "many"])
+def test_a_port_is_a_whole_number(port: str) -> None:
+    with pytest.raises(ConfigError, match="KORA_PORT"):
+        Settings.from_env(SAFE | {"KORA_PORT": port})
+    assert Settings.from_env(SAFE | {"KORA_PORT": "8080"}).port == 8_080

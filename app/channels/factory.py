@@ -67,6 +67,28 @@ def is_apprise(spec: str) -> bool:
     return scheme.lower() not in ("simulator", "webhook") and (scheme.lower() not in PROVIDERS or rest.startswith("//"))
 
 
+def spec_fault(spec: str, world: World, *, to_families: bool = False) -> str | None:
+    """What is wrong with the words of a channel, found by building it; None when it can be used. May take half a second.
+
+    A provider whose credentials are missing is no fault of the words: they may come later, or be the clinic's own.
+    """
+    try:
+        channel = channel_for(spec, _EVERY_CREDENTIAL, world)
+    except ChannelUnavailable as error:
+        return _SPEC_FAULTS[str(error)]
+    if isinstance(channel, WebhookChannel) and not channel.can_be_called:
+        return "must be webhook: and an address that begins with https:// or http://, without a password in it"
+    if to_families and not channel.addressable:
+        return "sends to one fixed target and cannot reach families"
+    return None
+
+
+_SPEC_FAULTS: Final = {
+    "bad_phone_number": "must be the provider and a phone number, such as whatsapp:+5511987654321",
+    "bad_channel_url": "is no channel that is known: simulator:, webhook:https://..., whatsapp:+55..., or an apprise URL",
+}
+
+
 def default_spec(credentials: Mapping[str, Any]) -> str:
     """Where messages to families go: `contacts_channel`, else the provider that can send, else the simulated phone."""
     chosen = credentials.get("contacts_channel")
@@ -83,6 +105,10 @@ _NEEDED: Final = {
     "evolution": ("base_url", "instance", "api_key"),
     "uazapi": ("base_url", "token"),
 }
+
+
+_EVERY_CREDENTIAL: Final = {provider: dict.fromkeys(names, "x") for provider, names in _NEEDED.items()}
+"""Stands for the settings of a clinic that has everything, where only the words of a channel are looked at."""
 
 
 def can_send(provider: str, section: object) -> bool:

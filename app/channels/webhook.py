@@ -30,10 +30,16 @@ class WebhookChannel:
         self._allowed = allowed
         self._limits = limits or Limits()
 
+    @property
+    def can_be_called(self) -> bool:
+        """Whether the URL is one: http or https, with a host, without credentials in front of it."""
+        url = self._url
+        return url is not None and url.scheme in ("http", "https") and bool(url.host) and not url.userinfo
+
     async def send(self, message: OutboundMessage) -> SendResult:
         """POST the document (or the text) with `Idempotency-Key`; any 2xx is taken as received."""
         url = self._url
-        if url is None or url.scheme not in ("http", "https") or not url.host or url.userinfo:
+        if url is None or not self.can_be_called:
             return refused("bad_url")
         port = url.port or (443 if url.scheme == "https" else 80)
         try:

@@ -1,16 +1,18 @@
 """Which channel a delivery leaves through: the tenant's settings, read at most once a second, and one channel per spec."""
 
+import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from app.channels.addresses import AllowList
-from app.channels.factory import ChannelUnavailable, World, channel_for, default_spec
+from app.channels.factory import ChannelUnavailable, World, channel_for, default_spec, is_apprise, spec_fault
 from app.channels.outbound import Channel
+from app.domain.envelopes import FieldError
 from app.store.database import Database
 from app.store.outbox import Due
-from app.store.settings import GLOBAL_SCOPE, load
+from app.store.settings import GLOBAL_SCOPE, MASK, load
 
 FRESH_FOR_S: Final = 1.0
 CHANNELS_MAX: Final = 1_000
@@ -48,6 +50,17 @@ class ChannelBook:
         """Drop everything, after a settings change in this process."""
         self._settings.clear()
         self._channels.clear()
+
+    async def faults(self, patch: Mapping[str, Any]) -> list[FieldError]:
+        """What is wrong with the channels that a patch of settings names, found by building each; shapes are checked elsewhere."""
+        found = []
+        for pointer, spec, to_families in _specs(patch):
+            # apprise loads its services once, which takes half a second
+            run = asyncio.to_thread(spec_fault, spec, self._world, to_families=to_families) if is_apprise(spec) else None
+            fault = await run if run is not None else spec_fault(spec, self._world, to_families=to_families)
+            if fault is not None:
+                found.append(FieldError(pointer, fault))
+        return found
 
     async def channel(self, tenant_id: str, spec: str) -> Channel | NoChannel:
         """The channel of `spec` with the tenant's credentials."""
@@ -88,3 +101,17 @@ class ChannelBook:
             self._channels.clear()
         self._channels[(tenant_id, spec)] = ((settings, entries), channel)
         return channel
+
+
+def _specs(patch: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
+    """(pointer, words, whether it is for families) of every channel in a patch; what is masked stays as it is stored."""
+    channels = patch.get("channels")
+    for name, given in (channels if isinstance(channels, Mapping) else {}).items():
+        several = isinstance(given, list)
+        for index, spec in enumerate(given if several else [given]):
+            if isinstance(spec, str) and spec and spec != MASK:
+                yield f"/channels/{name[:40]}" + (f"/{index}" if several else ""), spec, False
+    for name in ("contacts_channel", "contacts_fallback_channel"):
+        spec = patch.get(name)
+        if isinstance(spec, str) and spec and spec != MASK:
+            yield f"/{name}", spec, True

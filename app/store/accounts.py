@@ -4,17 +4,24 @@ Nothing here knows a secret: sessions and keys are stored as hashes, passwords a
 revoked, never deleted, so that the audit trail keeps naming them.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, or_, select, update
 
+from app.errors import InvalidRequest
 from app.store.bulk import insert_rows
+from app.store.lanes import GLOBAL_SCOPE
 from app.store.tables import ApiKey, ModeRow, Tenant, UserAccount, UserTenant, WebSession, table
 
 _TENANT, _USER, _MEMBER = table(Tenant), table(UserAccount), table(UserTenant)
 _SESSION, _KEY, _MODE = table(WebSession), table(ApiKey), table(ModeRow)
+
+_SLUG: Final = re.compile(r"[a-z0-9-]{1,60}")
+"""What stands in the addresses of webhooks and pages as it is."""
 
 SESSION_IDLE: Final = timedelta(minutes=30)
 SESSION_LIFETIME: Final = timedelta(hours=12)
@@ -38,7 +45,20 @@ def lock_after(failures: int) -> timedelta | None:
 
 
 def create_tenant(conn: Connection, *, tenant_id: str, slug: str, name: str, timezone: str, now: datetime) -> None:
-    """Add a clinic; raises IntegrityError when the slug is taken."""
+    """Add a clinic; raises InvalidRequest for a slug that no address can hold or an unknown timezone, IntegrityError when taken."""
+    if not _SLUG.fullmatch(slug) or slug == GLOBAL_SCOPE:
+        raise InvalidRequest(
+            f"{slug!r} cannot be the slug of a clinic: 1 to 60 lower-case letters, digits and hyphens, such as clinica-sol; "
+            f"not {GLOBAL_SCOPE!r}, which stands for all clinics.",
+            errors=[{"pointer": "/slug", "detail": "is not a slug"}],
+        )
+    try:
+        ZoneInfo(timezone)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise InvalidRequest(
+            f"{timezone!r} is not an IANA timezone, such as America/Sao_Paulo.",
+            errors=[{"pointer": "/timezone", "detail": "is not an IANA timezone"}],
+        ) from error
     row = {"tenant_id": tenant_id, "slug": slug, "name": name, "timezone": timezone, "created_at": now}
     insert_rows(conn, _TENANT, [row])
     # an effect share-locks the rows of its modes: they must be there before the first one

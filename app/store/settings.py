@@ -18,6 +18,7 @@ from app.domain.contingency_texts import faults as text_faults
 from app.domain.envelopes import FieldError, canonical_json
 from app.domain.facts import GatePolicy
 from app.domain.opening_hours import faults as hour_faults
+from app.domain.provider_settings import faults as provider_faults
 from app.domain.retention import faults as retention_faults
 from app.domain.signals import SIGNALS, clean_limits, limit_disorder, limit_faults, limited
 from app.domain.states import CommandType
@@ -283,6 +284,8 @@ def _faults(patch: Mapping[str, Any]) -> Iterator[FieldError]:
             yield FieldError(f"/{key}", "must be a share of max_queue_size between 0.01 and 1")
         elif key == "drain_per_s" and value is not None and not _number(value, 0.01, 10_000):
             yield FieldError(f"/{key}", "must be commands a second, between 0.01 and 10000")
+        elif value is not None:
+            yield from (FieldError(pointer, detail) for pointer, detail in provider_faults(key, value))
 
 
 def _channel_faults(channels: Mapping[str, Any]) -> Iterator[FieldError]:

@@ -49,7 +49,7 @@ from app.web.health import HealthBoard, health_routes
 from app.web.i18n import template_config
 from app.web.phone import phone_routes
 from app.web.problems import EXCEPTION_HANDLERS, correlation_id, problem
-from app.web.security import BODY_MAX, TokenBuckets, client_address, hurried, set_headers
+from app.web.security import BODY_MAX, TokenBuckets, client_address, hurried, refuse_null_bytes, set_headers
 from app.web.signin import Doorkeeper, signin_routes
 from app.web.stream import stream_routes
 
@@ -89,6 +89,7 @@ class Gate(ASGIMiddleware):
         open_to_all = scope["route_handler"].opt.get("access") == "public"
         # the database shows nothing to this request until the guard of its route has opened something
         with structlog.contextvars.bound_contextvars(correlation_id=correlation_id(scope)), scoped(()):
+            refuse_null_bytes(scope)
             actor: Actor | None = None if open_to_all else await self._auth.authenticate(connection)
             scope["user"] = actor
             address = client_address(connection)

@@ -74,7 +74,7 @@ async def readyz(request: AnyRequest) -> Response[dict[str, Any]]:
 async def metrics(request: AnyRequest) -> Response[bytes]:
     """Prometheus text, or OpenMetrics when the scraper asks for it."""
     body, content_type = _services(request).metrics.render(request.headers.get("accept", ""))
-    return Response(body, media_type=content_type)
+    return Response(body, media_type=content_type, headers={"content-type": content_type})  # which names its charset itself
 
 
 @get("/api/v1/health", opt=_PUBLIC, media_type=MediaType.JSON, tags=["health"], summary="Each component, green or red")

@@ -137,6 +137,9 @@ def _validation(request: AnyRequest, error: ValidationException) -> Response[Any
     errors = []
     for entry in error.extra if isinstance(error.extra, list) else []:
         if isinstance(entry, Mapping):
+            if entry.get("key") == "data" and entry.get("message") == "'data'":  # the handler's name for its body: there is none
+                errors.append({"pointer": "", "detail": "a body is required"})
+                continue
             key = str(entry.get("key", "")).replace("~", "~0").replace("/", "~1").replace(".", "/")
             errors.append({"pointer": f"/{key}" if key else "", "detail": str(entry.get("message", "is not usable"))})
     return problem(request, 400, "Bad request", "Some values of this request cannot be used.", errors=errors)

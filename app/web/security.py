@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final
+from urllib.parse import parse_qsl
 
 from litestar import Request
 from litestar.connection import ASGIConnection
@@ -17,7 +18,7 @@ from litestar.exceptions import HTTPException
 from litestar.types import HTTPReceiveMessage, Message, Receive, Scope
 
 from app.credentials import bound_token, same
-from app.errors import Forbidden, TooManyRequests
+from app.errors import Forbidden, InvalidRequest, TooManyRequests
 from app.web.problems import CORRELATION_HEADER, correlation_id
 
 CONTENT_POLICY: Final = "; ".join(  # noqa: FLY002  # one rule a line can be read
@@ -75,6 +76,19 @@ def set_headers(message: Message, scope: Scope, *, secure: bool) -> None:
     else:
         wanted.append((b"cache-control", b"no-store"))
     message["headers"] = headers + [pair for pair in wanted if pair[0] not in present]
+
+
+def refuse_null_bytes(scope: Scope) -> None:
+    """No id, slug or filter holds a null byte, and PostgreSQL takes none. Raises InvalidRequest."""
+    if "\x00" in scope["path"]:
+        raise InvalidRequest("There is a null byte in this address.", errors=[{"pointer": "", "detail": "contains a null byte"}])
+    query = scope.get("query_string", b"")
+    if b"%00" in query or b"\x00" in query:
+        names = [name for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True) if "\x00" in name + value]
+        raise InvalidRequest(
+            "There is a null byte in this address.",
+            errors=[{"pointer": f"/{name}", "detail": "contains a null byte"} for name in names],
+        )
 
 
 # --- CSRF ---------------------------------------------------------------------------------------------------------------

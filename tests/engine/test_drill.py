@@ -218,7 +218,10 @@ async def test_without_redis_there_is_nothing_to_rehearse(sqlite_url: str) -> No
     services = await build(make_settings(sqlite_url), logs=False)
     key = await add_key(services, None)
     async with browser_client(create_app(services)) as opened:
-        refused = await opened.post("/api/v1/drills/redis", json={"reason": "x"}, headers=key)
-        assert refused.status_code == 409
+        bodies: list[dict[str, Any]] = [{}, {"json": {}}, {"json": {"reason": "x"}}]
+        for body in bodies:  # the text of the interface names none
+            refused = await opened.post("/api/v1/drills/redis", headers=key, **body)
+            assert refused.status_code == 409, refused.text
+        assert (await opened.post("/api/v1/drills/redis", json={"reason": " "}, headers=key)).status_code == 400
         assert await rows(services, DRILL) == []
     await services.close()

@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
+from app.errors import InvalidRequest
 from app.store import accounts
 from app.store.database import Database
 from tests.conftest import NOON
@@ -48,6 +49,19 @@ async def test_a_clinic_is_found_by_id_and_by_slug(db: Database) -> None:
         assert row is not None
         assert (row.tenant_id, row.slug, row.timezone) == ("t1", "aurora", "America/Sao_Paulo")
     assert await db.read(accounts.find_tenant, "nowhere") is None
+
+
+@pytest.mark.parametrize("slug", ["", "global", "Bad Slug/é", "Sol", "a_b", "a/b", "a b", "sol\n", "x" * 61])
+async def test_a_slug_that_no_address_can_hold_is_refused(sqlite_db: Database, slug: str) -> None:
+    with pytest.raises(InvalidRequest, match="slug"):
+        await add_tenant(sqlite_db, slug=slug)
+    assert await sqlite_db.read(accounts.list_tenants) == []
+
+
+async def test_an_unknown_timezone_is_refused(sqlite_db: Database) -> None:
+    for zone in ("Mars/Olympus", "", "../etc"):
+        with pytest.raises(InvalidRequest, match="timezone"):
+            await sqlite_db.write(accounts.create_tenant, tenant_id="t1", slug="sol", name="Sol", timezone=zone, now=NOON)
 
 
 async def test_an_id_wins_over_another_clinics_slug(db: Database) -> None:

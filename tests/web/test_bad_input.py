@@ -314,6 +314,22 @@ async def test_an_address_that_cannot_be_used_is_400(api: Api, path: str) -> Non
     is_problem(await api.call("GET", path), 400)
 
 
+async def test_a_null_byte_in_any_address_is_400_with_its_place(api: Api) -> None:
+    hooks = [f"/webhooks/{name}/{slug}" for name in ("whatsapp", "evolution", "uazapi") for slug in ("%00", "a%00b")]
+    for path in [*hooks, f"/webhooks/evolution/{api.clinic.slug}/%00"]:
+        is_problem(await api.call("POST", path, content=b"{}", headers=JSON), 400)
+    is_problem(await api.call("GET", hooks[0], params={"hub.mode": "subscribe"}), 400)
+    for name, path in (("cause", "/manual-tasks"), ("owner", "/manual-tasks"), ("kind", "/evidence"), ("reason", "/settings/x")):
+        problem = is_problem(await api.call("GET", f"{path}?limit=1&{name}=a%00"), 400)
+        assert problem["errors"] == [{"pointer": f"/{name}", "detail": "contains a null byte"}]
+    assert (await api.call("GET", "/manual-tasks?owner=%2500")).status_code == 200  # the four characters %00 are a text
+
+
+async def test_a_body_that_an_act_needs_is_said_to_be_missing(api: Api) -> None:
+    problem = is_problem(await api.call("POST", "/manual-tasks/t-1/resolve"), 400)
+    assert problem["errors"] == [{"pointer": "", "detail": "a body is required"}]
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -98,6 +98,61 @@ async def test_channels_and_routes_that_cannot_be_used_are_refused(
     assert [e["pointer"] for e in refused.json()["errors"]] == [pointer]
 
 
+@pytest.mark.parametrize(
+    ("patch", "pointers"),
+    [
+        ({"channels": {"ops": "NaN", "email": ["simulator:", "é", "2026-11-28"]}}, ["ops", "email/1", "email/2"]),
+        ({"channels": {"ops": "whatsapp:12"}}, ["ops"]),
+        ({"channels": {"ops": ["webhook:", "webhook:ftp://h/", "webhook:https://u:p@h/", "webhook:nonsense"]}}, "0123"),
+        ({"contacts_channel": "NaN"}, ["/contacts_channel"]),
+        ({"contacts_channel": "webhook:https://h.example/"}, ["/contacts_channel"]),
+        ({"contacts_fallback_channel": "json://h.example/p"}, ["/contacts_fallback_channel"]),
+        ({"phone": "call us"}, ["/phone"]),
+        ({"phone": "+-()"}, ["/phone"]),
+        ({"outbound_allow": [[], "10.0.0.0/8", "a b", 7, "printer.local", ""]}, [f"/outbound_allow/{n}" for n in (0, 2, 3, 5)]),
+        ({"whatsapp": {"app_secret": 0, "phone_number_id": 123}}, ["/whatsapp/app_secret", "/whatsapp/phone_number_id"]),
+        ({"whatsapp": {"app_secret": [], "verify_token": {"a": 1}}}, ["/whatsapp/app_secret", "/whatsapp/verify_token"]),
+        ({"evolution": {"secret": True, "base_url": "evolution"}}, ["/evolution/secret", "/evolution/base_url"]),
+        ({"uazapi": {"token": 1.5, "allowed_addresses": "10.0.0.1"}}, ["/uazapi/token", "/uazapi/allowed_addresses"]),
+        ({"uazapi": {"allowed_addresses": ["10.0.0.1", "host"]}}, ["/uazapi/allowed_addresses/1"]),
+    ],
+)
+async def test_settings_that_could_never_work_are_refused_with_their_place(
+    client: httpx.AsyncClient, tenant: Clinic, key: dict[str, str], patch: Any, pointers: Any
+) -> None:
+    address = f"/api/v1/settings/{tenant.slug}"
+    before = (await client.get(address, headers=key)).json()
+    refused = await client.put(address, json=patch, headers=key)
+    assert refused.status_code == 400, refused.text
+    if "channels" in patch:
+        only = [f"ops/{n}" for n in pointers] if isinstance(pointers, str) else pointers
+        pointers = [f"/channels/{name}" for name in only]
+    assert [e["pointer"] for e in refused.json()["errors"]] == pointers
+    assert (await client.get(address, headers=key)).json() == before
+
+
+async def test_settings_that_work_are_taken(client: httpx.AsyncClient, tenant: Clinic, key: dict[str, str]) -> None:
+    patch = {
+        "channels": {"ops": ["simulator:", "whatsapp:+5511987654321", "json://h/p", "webhook:https://h.example/x"], "sms": None},
+        "contacts_channel": "whatsapp:",
+        "contacts_fallback_channel": "simulator:",
+        "phone": "0800 123 456",
+        "outbound_allow": ["10.0.0.0/8", "::1", "printer.local", "n8n_internal"],
+        "whatsapp": {"app_secret": "s", "phone_number_id": "123", "access_token": "", "verify_token": None},
+        "evolution": {"base_url": "http://10.0.0.5:8080", "instance": "sol", "api_key": "k"},
+        "uazapi": {"allowed_addresses": ["203.0.113.0/24", "2001:db8::1"]},
+    }
+    for _ in range(2):  # and what is shown can be sent back as it is
+        saved = await client.put(f"/api/v1/settings/{tenant.slug}", json=patch, headers=key)
+        assert saved.status_code == 200, saved.text
+        patch = saved.json()
+
+
+async def test_the_page_refuses_a_target_that_is_none(admin_session: Browser) -> None:
+    refused = await submit(admin_session, "/channels/save", name="ops", targets="NaN", reason="novo")
+    assert refused.status_code == 400
+
+
 async def test_the_page_sets_tests_and_routes_without_showing_a_secret(services: Services, admin_session: Browser) -> None:
     async with provider(answer(200)) as there:
         targets = f"webhook:{there.url}/{SECRET}\nwhatsapp:+5511987654321"

@@ -111,6 +111,18 @@ async def test_carrying_it_out_is_a_new_human_command_through_the_gate(api: Api)
     assert await api.services.db.read(lambda conn: list(verify(conn))) == []
 
 
+async def test_carrying_it_out_needs_no_body_and_the_audit_trail_says_where_it_came_from(api: Api) -> None:
+    task = await expired(api)
+    answer = await api.call("POST", f"/manual-tasks/{task['task_id']}/replay")
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["command"]["result"] == "blocked_unconfirmed"
+
+    def reasons(conn: Connection) -> set[str | None]:
+        return set(conn.execute(select(AUDIT.c.reason).where(AUDIT.c.object == f"manual_task:{task['task_id']}")).scalars())
+
+    assert await api.services.db.read(reasons) == {"carried out over the API"}
+
+
 async def test_a_person_is_stopped_by_the_gate_like_everybody(api: Api) -> None:
     await api.one(api.command(payload=api.slot(5, "a-taken")))
     task = await expired(api, "a-late", 5)

@@ -182,11 +182,12 @@ async def test_health_names_each_component_with_its_latency_and_since_when(runni
 async def test_the_numbers_are_served_in_both_formats_without_ids(client: httpx.AsyncClient) -> None:
     await client.get("/healthz")
     plain = await client.get("/metrics")
-    assert plain.headers["content-type"].startswith("text/plain")
+    assert plain.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     assert 'kora_http_requests_total{method="GET",status="2xx"}' in plain.text
     assert 'kora_http_seconds_count{route="/healthz"}' in plain.text
     opened = await client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
-    assert opened.headers["content-type"].startswith("application/openmetrics-text")
+    assert opened.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0; charset=utf-8")
+    assert opened.headers["content-type"].count("charset") == 1
 
 
 async def test_the_interface_describes_itself_as_json(client: httpx.AsyncClient) -> None:

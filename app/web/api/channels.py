@@ -1,5 +1,6 @@
-"""Testing a channel over HTTP: one message to one target, and what came of it."""
+"""Channels over HTTP: whether words of the settings are one, and one test message to one target with what came of it."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -7,7 +8,7 @@ from litestar import post
 from litestar.params import JSONBody
 
 from app.engine.alerts import Tried
-from app.errors import Forbidden
+from app.errors import Forbidden, InvalidRequest
 from app.store import audit
 from app.store.alert_ladder import recipients_of
 from app.store.lanes import GLOBAL_SCOPE
@@ -70,6 +71,16 @@ async def test_recipient(request: AnyRequest, scope: str, recipient: str) -> Tri
         )
     )
     return tried
+
+
+async def refuse_unusable(request: AnyRequest, patch: Mapping[str, Any]) -> None:
+    """Before settings are saved: a channel that could never be built is said now, with its pointer. Raises InvalidRequest."""
+    faults = await services_of(request).channels.faults(patch)
+    if faults:
+        raise InvalidRequest(
+            "The settings were not saved: some channels cannot be used.",
+            errors=[{"pointer": fault.pointer, "detail": fault.detail} for fault in faults],
+        )
 
 
 channel_routes: Final[list[Any]] = [test_channel]

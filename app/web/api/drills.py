@@ -9,16 +9,18 @@ from litestar.params import FromPath, JSONBody
 from app.engine.redis_locks import RedisLocks
 from app.errors import Conflict, Forbidden, NotFound
 from app.store import drills
-from app.web.api.common import AnyRequest, Document, Limit, Texts, by, check_ids, problems, require_json, services_of
+from app.web.api.common import AnyRequest, Document, Limit, Texts, by, check_ids, json_or_nothing, problems, services_of
 from app.web.auth import actor_of
 
+REASON: Final = "asked for over the API"
+"""What the audit trail says of a drill for which no reason was given."""
 READ: Final[dict[str, Any]] = {"opt": {"access": "scope:read"}, "tags": ["drills"]}
 
 
 class DrillBody(msgspec.Struct):
     """Why it is run; it stays in the audit trail."""
 
-    reason: str
+    reason: str | None = None
 
 
 @post(
@@ -26,15 +28,19 @@ class DrillBody(msgspec.Struct):
     status_code=202,
     opt={"access": "scope:admin"},
     tags=["drills"],
-    before_request=require_json,
+    before_request=json_or_nothing,
     summary="Run a Redis failure drill",
     responses=problems(403, 409),
 )
-async def start_drill(request: AnyRequest, data: JSONBody[DrillBody]) -> Document:
-    """On the drill's own clinic, inside the live system. 409 without Redis, while one runs, and outside normal mode."""
+async def start_drill(request: AnyRequest, data: JSONBody[DrillBody | None] = None) -> Document:
+    """On the drill's own clinic, inside the live system. 409 without Redis, while one runs, and outside normal mode.
+
+    Without a body, or without a reason in it, the audit trail says that it was asked for over the API.
+    """
     _everybodys(request)
     texts = Texts()
-    reason = texts.need("/reason", data.reason, 500)
+    given = data.reason if data is not None else None
+    reason = REASON if given is None else texts.need("/reason", given, 500)
     texts.check()
     return await started(request, reason)
 

@@ -41,6 +41,8 @@ ACT: Final[dict[str, Any]] = {
     "opt": {"access": "scope:operate"},
     "tags": ["manual queue"],
 }
+REASON: Final = "carried out over the API"
+"""What the audit trail says of a request that was carried out without a reason."""
 WAIT_S: Final = 10.0
 """How long an answer is held for the result of a person's command."""
 BULK_MAX: Final = 200
@@ -66,7 +68,7 @@ class ResolveBody(msgspec.Struct):
 class ApplyBody(msgspec.Struct):
     """Why it is carried out after all; `confirmed_by_contact` = the family said CONFIRMAR to the person who acts."""
 
-    reason: str
+    reason: str | None = None
     confirmed_by_contact: bool = False
     rev: int | None = None
     tenant_id: str | None = None
@@ -139,14 +141,17 @@ async def reopen(request: AnyRequest, task_id: FromPath[str], data: JSONBody[See
 
 
 @post("/api/v1/manual-tasks/{task_id:str}/replay", summary="Carry the request out after all, through the gate", **ACT)
-async def apply(request: AnyRequest, task_id: FromPath[str], data: JSONBody[ApplyBody]) -> Document:
-    """As a new command of a person on the versions of now; the task is closed when it had its effect, else it stays."""
-    texts = Texts()
-    reason = texts.need("/reason", data.reason, 1_000)
+async def apply(request: AnyRequest, task_id: FromPath[str], data: JSONBody[ApplyBody | None] = None) -> Document:
+    """As a new command of a person on the versions of now; the task is closed when it had its effect, else it stays.
+
+    Without a reason the audit trail says that it was carried out over the API.
+    """
+    wanted, texts = data or ApplyBody(), Texts()
+    reason = REASON if wanted.reason is None else texts.need("/reason", wanted.reason, 1_000)
     texts.check()
     check_ids(task_id=task_id)
-    tenant_id = await tenant_of(request, data.tenant_id)
-    command = await carry_out(request, tenant_id, task_id, reason, confirmed=data.confirmed_by_contact, rev=data.rev)
+    tenant_id = await tenant_of(request, wanted.tenant_id)
+    command = await carry_out(request, tenant_id, task_id, reason, confirmed=wanted.confirmed_by_contact, rev=wanted.rev)
     return await _shown(request, tenant_id, task_id) | {"command": command}
 
 

@@ -9,6 +9,7 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from app.domain.envelopes import parse_time
 from app.errors import Forbidden, InvalidRequest, NotFound
 from app.store import agenda_reads, items, settings
+from app.web.api.channels import refuse_unusable
 from app.web.api.common import (
     AnyRequest,
     Cursor,
@@ -189,6 +190,7 @@ async def put_settings(
             errors=[{"pointer": "", "detail": "contains a null byte, an unpaired surrogate or too many levels"}],
         )
     services, who = services_of(request), by(request)
+    await refuse_unusable(request, data)
     saved = await services.db.write(settings.save, name, data, actor=who.actor, now=who.now, reason=reason, origin=who.origin)
     services.policies.forget()
     services.channels.forget()

@@ -10,7 +10,7 @@ from app.store import settings
 from app.store.alert_ladder import CRITICAL
 from app.store.lanes import GLOBAL_SCOPE
 from app.store.views import channels as views
-from app.web.api.channels import test_recipient
+from app.web.api.channels import refuse_unusable, test_recipient
 from app.web.api.common import by, storable
 from app.web.auth import authenticator
 from app.web.console.pages import SUPERADMIN
@@ -75,6 +75,7 @@ async def _save(request: AnyRequest, scope: str, patch: dict[str, Any], form: di
     if not reason:
         raise InvalidRequest("Say why this is changed.", errors=[{"pointer": "/reason", "detail": "must not be empty"}])
     services, who = services_of(request), by(request)
+    await refuse_unusable(request, patch)
     await services.db.write(settings.save, scope, patch, actor=who.actor, now=who.now, reason=reason, origin=who.origin)
     services.channels.forget()
     services.hub.wake()
