@@ -2,6 +2,10 @@
 
 One round serves up to `lanes_per_round` lanes and up to `chain` commands of each. Priority decides which lanes are served;
 inside a lane only `commit_order` counts. A round that loses a race changes nothing for the losers: they come up again.
+
+One lane never stops the others: what the database refuses, or the code cannot read, is tried lane by lane, and the lane that
+it belongs to is handed to a person, or left alone for a while. Only what concerns everybody (`StorageError`: no answer) ends
+a round.
 """
 
 import asyncio
@@ -18,13 +22,13 @@ from app.domain.fallback import FallbackLimits
 from app.domain.lanes import LaneCandidate, rank
 from app.domain.states import PRIORITY_BY_RANK, State
 from app.engine.locks import Grant, LaneLocks
-from app.engine.planning import plan_lanes
+from app.engine.planning import handed_over, plan_lanes
 from app.engine.policies import PolicyCache
 from app.errors import StorageError
 from app.ids import new_id
 from app.metrics import Metrics
 from app.store.database import Database
-from app.store.lanes import LaneKey, candidates_or_due, gather
+from app.store.lanes import LaneKey, candidates_or_due, front_of, gather
 from app.store.ledger import Attempt, LanePlan, LostRace, apply
 from app.tracing import Tracing
 
@@ -36,6 +40,8 @@ ELSEWHERE_S = 0.05
 LIMIT_TOLD_EVERY = timedelta(minutes=1)
 POISON_AFTER = 5
 """Attempts after which a lane whose plan the database keeps refusing is handed to a person."""
+LEFT_ALONE_S = 60.0
+"""A lane that cannot even be read, or handed over, is looked at again after this long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +89,8 @@ class Dispatch:
         self._refused: dict[LaneKey, int] = {}
         self._elsewhere: dict[LaneKey, float] = {}
         """Lanes that another node was at, and until when (monotonic) they are left to it."""
+        self._alone: dict[LaneKey, float] = {}
+        """Lanes that cannot be served as they are, and until when (monotonic) nobody tries again."""
 
     async def tick(self) -> float:
         """Serve one round of lanes; what the database refuses is raised, and told before."""
@@ -98,8 +106,9 @@ class Dispatch:
         ready, due = await self._database.read(candidates_or_due, now, self._policy.per_tenant)
         started = time.monotonic()
         self._elsewhere = {key: until for key, until in self._elsewhere.items() if until > started}
-        left = [c for c in ready if (c.tenant_id, c.contact_id) not in self._elsewhere]
-        ready = [c for c in left if (c.tenant_id, c.contact_id) not in self._busy]
+        self._alone = {key: until for key, until in self._alone.items() if until > started}
+        not_now = {*self._elsewhere, *self._alone, *self._busy}
+        ready = [c for c in ready if (c.tenant_id, c.contact_id) not in not_now]
         if not ready:
             return ELSEWHERE_S if self._elsewhere else self._until(due)
         chosen = rank(ready, now, limit=self._policy.lanes_per_round)
@@ -123,15 +132,13 @@ class Dispatch:
         self._metrics.lock(grant.mode, grant.ms, len(grant.keys))
         try:
             keys = [key for name, key in names.items() if name in grant.keys]
-            if len(keys) < len(names):
-                until = time.monotonic() + ELSEWHERE_S
-                self._elsewhere |= {key: until for name, key in names.items() if name not in grant.keys}
+            elsewhere = [key for name, key in names.items() if name not in grant.keys]
+            self._elsewhere |= dict.fromkeys(elsewhere, time.monotonic() + ELSEWHERE_S)
             if not keys:
                 return False
-            facts = await self._database.read(gather, keys, self._policy.chain)
-            policies = await self._policies.get({t for t, _ in keys})
-            plans = plan_lanes(facts, policies, self._clock.now(), effects_left=self._effects_left(grant))
-            written = await self._apply([p for p in plans if p.changes_anything], grant)
+            left = self._effects_left(grant)
+            written = await self._apply([p for p in await self._plan(keys, left) if p.changes_anything], grant)
+            written += await self._go_on([key for key in keys if key in self._alone], grant)
             if grant.mode == "fallback":
                 effects = sum(entry.decision.effect is not None for plan in written for entry in plan.entries)
                 self._limits.applied(effects, self._clock.now())
@@ -140,6 +147,66 @@ class Dispatch:
         finally:
             await self._locks.release(grant)
         return bool(written)
+
+    async def _plan(self, keys: Sequence[LaneKey], effects_left: int | None) -> list[LanePlan]:
+        """What to do with each lane, from one read; lanes that cannot be read or planned are left out."""
+        await self._policies.get({t for t, _ in keys})  # a failure there is no lane's fault
+        try:
+            return await self._read_and_plan(keys, effects_left)
+        except (StorageError, OSError):
+            raise
+        except Exception:
+            sound = [key for key in keys if await self._is_sound(key)]
+            if len(sound) == len(keys):
+                raise  # no lane's fault
+        return await self._plan(sound, effects_left) if sound else []
+
+    async def _read_and_plan(self, keys: Sequence[LaneKey], effects_left: int | None, chain: int | None = None) -> list[LanePlan]:
+        facts = await self._database.read(gather, keys, chain or self._policy.chain)
+        policies = await self._policies.get({t for t, _ in keys})
+        return plan_lanes(facts, policies, self._clock.now(), effects_left=effects_left)
+
+    async def _is_sound(self, key: LaneKey) -> bool:
+        """Whether one lane can be read and planned by itself; one that cannot is told, and left alone."""
+        try:
+            await self._read_and_plan([key], None)
+        except (StorageError, OSError):
+            raise
+        except Exception:
+            log.exception("lane_unreadable", flow_id="F-02", tenant_id=key[0], contact_id=key[1], status="failed")
+            self._alone[key] = time.monotonic() + LEFT_ALONE_S
+            return False
+        return True
+
+    async def _go_on(self, unsound: Sequence[LaneKey], grant: Grant) -> list[LanePlan]:
+        """Lanes that cannot be planned take one step each: their first command alone, or without a decision to a person."""
+        written = []
+        for key in unsound:
+            plan = await self._one_step(key, grant)
+            if plan is not None and plan.changes_anything:
+                done = await self._apply([plan], grant)
+                if done:
+                    del self._alone[key]
+                written += done
+        return written
+
+    async def _one_step(self, key: LaneKey, grant: Grant) -> LanePlan | None:
+        """The lane's first command decided alone; handed over when it is the one at fault; None when not even that can be read."""
+        told = {"flow_id": "F-02", "tenant_id": key[0], "contact_id": key[1], "status": State.MANUAL_REVIEW_REQUIRED}
+        try:
+            plans = await self._read_and_plan([key], 0 if grant.mode == "fallback" else None, chain=1)
+            return plans[0] if plans else None
+        except (StorageError, OSError):
+            raise
+        except Exception as error:  # noqa: BLE001  # its trace stands beside `lane_unreadable`
+            log.warning("command_unreadable", error=repr(error)[:200], **told)
+        try:
+            return handed_over(await self._database.read(front_of, key), key)
+        except (StorageError, OSError):
+            raise
+        except Exception:
+            log.exception("command_not_handed_over", **told)
+            return None
 
     def _effects_left(self, grant: Grant) -> int | None:
         """What the limits of the fallback lock allow in this round; None outside the fallback."""

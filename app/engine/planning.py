@@ -50,6 +50,20 @@ def plan_lanes(
     return [planner.lane(lane, policies[lane.row.tenant_id]) for lane in facts.lanes.values()]
 
 
+def handed_over(facts: Facts, key: LaneKey) -> LanePlan | None:
+    """The lane's first command for a person, undecided; None when it has none, or a place before it is still empty."""
+    lane = facts.lanes.get(key)
+    if lane is None or not lane.commands or lane.commands[0].commit_order != lane.row.last_committed + 1:
+        return None
+    command = lane.commands[0]
+    decision = Decision(state=State.MANUAL_REVIEW_REQUIRED, reason=Reason.UNEXPECTED_FAILURE, terminal=True)
+    order, accepted_at = lane.row.last_committed + 1, lane.rows[0].accepted_at
+    entry = Entry(order=order, decision=decision, command=command, accepted_at=accepted_at, new_id=new_id())
+    plan = LanePlan(facts=lane, mode=facts.mode_of(key[0]), entries=[entry], next_ready_since=lane.more)
+    plan.steps_used = int(lane.row.paused_at is not None)
+    return plan.poisoned()
+
+
 def foresee(facts: Facts, policies: Mapping[str, TenantPolicy], now: datetime) -> dict[str, Decision]:
     """What the gate would say to every command of these lanes, by command id: a dry run, which changes nothing.
 

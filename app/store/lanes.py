@@ -173,6 +173,16 @@ def gather(conn: Connection, keys: Sequence[LaneKey], chain: int, extra: Sequenc
     return facts
 
 
+def front_of(conn: Connection, key: LaneKey) -> Facts:
+    """The lane, its mode and its first command, and nothing that the command names: what handing it to a person needs."""
+    facts = Facts()
+    for row in joined_rows(conn, _LANE, [{"tenant_id": key[0], "contact_id": key[1]}], keys=_KEY, columns=_LANE.c.keys()):
+        facts.lanes[key] = LaneFacts(row)
+    _load_commands(conn, facts, 1)
+    facts.modes = {r.scope: r for r in conn.execute(select(_MODE).where(_MODE.c.scope.in_([key[0], GLOBAL_SCOPE])))}
+    return facts
+
+
 def _load_commands(conn: Connection, facts: Facts, chain: int) -> None:
     """The next commands of each lane: a range of places first; the few lanes that begin with a wide gap one by one."""
     ranges = [
