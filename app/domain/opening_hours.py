@@ -24,7 +24,7 @@ def faults(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, shifts in (document.get("hours") or {}).items():
         if name not in WEEKDAYS:
             yield f"/hours/{name}", f"is not one of {', '.join(WEEKDAYS)}"
-        elif _shifts(shifts) is None:
+        elif shifts is not None and _shifts(shifts) is None:
             yield f"/hours/{name}", 'must be a list of shifts such as ["08:00", "12:00"], each ending after it starts'
     for index, day in enumerate(document.get("holidays") or ()):
         if _day(day) is None:

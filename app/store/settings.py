@@ -23,7 +23,7 @@ from app.domain.retention import faults as retention_faults
 from app.domain.signals import SIGNALS, clean_limits, limit_disorder, limit_faults, limited
 from app.domain.states import CommandType
 from app.domain.takeover import SLA_NAMES
-from app.errors import InvalidRequest
+from app.errors import Conflict, InvalidRequest
 from app.store.audit import append
 from app.store.bulk import insert_rows
 from app.store.events import publish
@@ -152,15 +152,22 @@ def save(
     now: datetime,
     reason: str | None = None,
     origin: str | None = None,
+    seen: int | None = None,
 ) -> dict[str, Any]:
-    """Merge `patch` into one scope (null removes a key); returns what now holds. Raises InvalidRequest, then nothing changed."""
+    """Merge `patch` into one scope (null removes a key); returns what now holds.
+
+    Raises InvalidRequest, and Conflict when the scope's version is not the one that was `seen`; then nothing changed.
+    """
     errors = check(patch)
     if errors:
         raise InvalidRequest(
             "The settings were not saved: some values cannot be used.",
             errors=[{"pointer": e.pointer, "detail": e.detail} for e in errors],
         )
-    row = conn.execute(select(_DOC).where(_DOC.c.scope == scope)).first()
+    stored = select(_DOC).where(_DOC.c.scope == scope)
+    row = conn.execute(stored.with_for_update() if conn.dialect.name == "postgresql" else stored).first()
+    if seen is not None and seen != (row.version if row else 0):
+        raise Conflict("Somebody saved other settings meanwhile; nothing was saved.")
     before = msgspec.json.decode(row.data_json) if row else {}
     after = _patched(before, _keep_masked(patch, before))
     if "thresholds" in patch:
@@ -187,6 +194,32 @@ def save(
     )
     publish(conn, None if scope == GLOBAL_SCOPE else scope, "settings", [], now)
     return load(conn, scope)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """What one scope says itself, secrets masked; `version` 0 = nothing yet."""
+
+    version: int
+    own: dict[str, Any]
+    updated_at: datetime | None
+
+
+def state_of(conn: Connection, scope: str) -> State:
+    """The stored document of one scope."""
+    row = conn.execute(select(_DOC).where(_DOC.c.scope == scope)).first()
+    if row is None:
+        return State(version=0, own={}, updated_at=None)
+    return State(version=row.version, own=masked(msgspec.json.decode(row.data_json)), updated_at=row.updated_at)
+
+
+def inherited(conn: Connection, scope: str) -> dict[str, Any]:
+    """What would hold for a scope that says nothing itself, secrets masked."""
+    below = load(conn, GLOBAL_SCOPE) if scope != GLOBAL_SCOPE else _over({}, DEFAULTS)
+    if scope != GLOBAL_SCOPE and "timezone" not in state_of(conn, GLOBAL_SCOPE).own and "timezone" not in state_of(conn, scope).own:
+        zone = conn.execute(select(_TENANT.c.timezone).where(_TENANT.c.tenant_id == scope)).scalar()
+        below["timezone"] = zone or below["timezone"]
+    return masked(below)
 
 
 def _check_order(conn: Connection, scope: str, after: Mapping[str, Any]) -> None:

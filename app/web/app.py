@@ -42,6 +42,8 @@ from app.web.console.manual_routes import manual_pages
 from app.web.console.replay_routes import replay_pages
 from app.web.console.routes import console_routes
 from app.web.console.safe_mode_routes import safe_mode_pages
+from app.web.console.settings_routes import settings_pages
+from app.web.console.shift_routes import shift_pages
 from app.web.console.signal_routes import signal_pages
 from app.web.console.takeover_routes import takeover_pages
 from app.web.console.ticket_routes import ticket_pages
@@ -142,6 +144,8 @@ def create_app(services: "Services") -> Litestar:
             *channel_pages,
             *access_pages,
             *account_pages,
+            *settings_pages,
+            *shift_pages,
             *replay_pages,
             *evidence_pages,
             *stream_routes,

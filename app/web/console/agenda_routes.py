@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
+from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 from litestar import Response, Router, get, post
@@ -77,6 +78,9 @@ async def ask(request: AnyRequest) -> Redirect:
     (receipt,) = await services.intake.submit([submission])
     await services.intake.result(tenant.tenant_id, receipt.item_id, WAIT_S)
     services.hub.wake()
+    if form.get("back") == "lane":
+        lane = f"/contacts/{quote(tenant.slug, safe='')}/{quote(command.contact_id, safe='')}"
+        return Redirect(lane, status_code=303, query_params={"done": receipt.item_id})
     day = str(payload.get("start", ""))[:10] or form.get("day", "")
     return Redirect("/agenda", status_code=303, query_params={"clinic": tenant.slug, "day": day, "done": receipt.item_id})
 

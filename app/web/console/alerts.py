@@ -236,7 +236,7 @@ def _lines(conn: Connection, visit: Visit, rows: list[dict[str, Any]]) -> tuple[
         AlertLine(
             alert_id=r["alert_id"],
             url=visit.urls.to("/alerts", alert=r["alert_id"]),
-            badge=_badge(words, r["severity"]),
+            badge=severity_badge(words, r["severity"]),
             summary=r["summary"],
             clinic=names[r["tenant_id"]].name if r["tenant_id"] in names else words.text("All clinics"),
             status=_named(words, STATUSES, r["status"]),
@@ -253,7 +253,8 @@ def _lines(conn: Connection, visit: Visit, rows: list[dict[str, Any]]) -> tuple[
     )
 
 
-def _badge(words: Words, severity: str) -> Badge:
+def severity_badge(words: Words, severity: str) -> Badge:
+    """Badge of an alert's severity."""
     code, word, shape, tone = _SEVERITIES[severity]
     return Badge(code, words.text(word), shape, tone)
 

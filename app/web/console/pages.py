@@ -63,6 +63,7 @@ PAGES: Final = (
         id="takeovers", label=mark("Takeovers"), group="operate", url="/takeovers", icon="message", key="t", count="takeover_count"
     ),
     Page(id="agenda", label=mark("Agenda"), group="operate", url="/agenda", icon="clinic", key="d"),
+    Page(id="shift", label=mark("Shift handover"), group="operate", url="/shift", icon="leave"),
     Page(
         id="alerts",
         label=mark("Alerts"),
@@ -107,6 +108,7 @@ PAGES: Final = (
         key="i",
     ),
     Page(id="channels", label=mark("Channels"), group="configure", url="/channels", icon="plug", roles=(SUPERADMIN,)),
+    Page(id="settings", label=mark("Settings"), group="configure", url="/settings", icon="signal", roles=(SUPERADMIN,)),
     Page(id="access", label=mark("Users and keys"), group="configure", url="/access", icon="lock", roles=(SUPERADMIN,)),
     Page(id="account", label=mark("My account"), group="configure", url="/account", icon="person"),
     Page(id="phone", label=mark("Simulated phone"), group="configure", url="/phone", icon="message"),

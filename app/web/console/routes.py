@@ -17,7 +17,7 @@ from app.web.signin import safe_next
 OVERVIEW: Final = view("overview", "overview.html", "numbers", "needs", "flow", "signals_off", "nodes")
 QUEUE: Final = view("queue", "queue.html", "queue_filters", "queue_holds", "queue_rows")
 CONTACTS: Final = view("contacts", "contacts.html", "contact_rows")
-LANE: Final = view("contacts", "lane.html", "lane_summary", "lane_acts", "lane_timeline", "lane_facts")
+LANE: Final = view("contacts", "lane.html", "lane_summary", "lane_ask", "lane_acts", "lane_timeline", "lane_facts", "lane_known")
 
 
 @get("/")
