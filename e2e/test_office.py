@@ -67,7 +67,7 @@ def test_a_person_schedules_on_the_familys_page_and_looks_back(
     form.locator("[name=confirmed]").check()
     form.locator("button").click()
     expect(page.locator("#lane_done .sign")).to_have_text({"en": "Done", "pt_BR": "Feito"}[language])
-    page.locator("#known button").click()
+    page.locator("#known form button").click()
     expect(page.locator("#known_facts")).to_be_visible()
     assert axe(page) == []
     assert fits(page)
