@@ -13,7 +13,7 @@ from sqlalchemy import Connection, select, text
 from app.bootstrap import Services
 from app.clock import ManualClock
 from app.store import notices
-from app.store.tables import Alert, ContingencyNotice, Outbox, Ticket, table
+from app.store.tables import Alert, ContingencyNotice, Outbox, SafeStep, Ticket, table
 from app.store.verify import verify
 from tests.web.api_client import Api, open_api
 from tests.web.safe_mode_driver import (
@@ -32,6 +32,7 @@ from tests.web.safe_mode_driver import (
 )
 
 NOTICE, OUTBOX, TICKET, ALERT = table(ContingencyNotice), table(Outbox), table(Ticket), table(Alert)
+STEP = table(SafeStep)
 
 
 BOTH = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
@@ -224,6 +225,48 @@ async def test_both_stores_down_is_entered_for_everybody_once_one_can_be_written
     assert (state["state"], state["scope"]) == ("safe_mode_active", "global")
     assert sorted(c["kind"] for c in state["causes"]) == ["alert", "stores_down"]
     assert await triggers(api) == ["stores_down"]
+
+
+@pytest.mark.story("S-PC-03-004")
+@pytest.mark.parametrize("hours", [-1, 1], ids=["back", "forward"])
+async def test_a_clock_that_steps_by_an_hour_skips_no_stage_and_shortens_none(
+    api: Api, manual_clock: ManualClock, hours: int
+) -> None:
+    """In the wait for the ACK, in the window and in the drain: what was due happens, late rather than never and never early."""
+    alert_id = await raise_alert(api)
+    await look(api, manual_clock, 10, step_s=60)
+    manual_clock.advance(hours=hours)
+    state = await look(api, manual_clock)
+    assert state["state"] == ("normal" if hours < 0 else "safe_mode_active")
+    manual_clock.advance(hours=max(0, -hours))
+    await look(api, manual_clock, 5, step_s=60)
+    assert [c["alert_id"] for c in (await api.get("/safe-mode"))["causes"]] == [alert_id]
+    ids = await send(api, api.command())
+    await serve(api)
+    await acknowledge(api, alert_id)
+    await post(api, "recovery", DONE)
+    await look(api, manual_clock)
+    await post(api, "exit", status=202)
+    await look(api, manual_clock, 10)
+    manual_clock.advance(hours=hours)
+    state = await look(api, manual_clock, 5)
+    assert (state["state"], state["health_window"]["green_s"] < 600) == ("recovering", True)
+    manual_clock.advance(hours=max(0, -hours))
+    for _ in range(40):
+        if (await look(api, manual_clock))["state"] != "recovering":
+            break
+    assert (await api.get("/safe-mode"))["state"] == "draining"
+    manual_clock.advance(hours=hours)
+    assert (await look(api, manual_clock))["last_exit_result"] == "safe_mode_exit_completed"
+    manual_clock.advance(hours=max(0, -hours))
+    for _ in range(6):
+        await look(api, manual_clock, step_s=5)
+        await serve(api)
+    assert (await api.get("/safe-mode"))["state"] == "normal"
+    assert (await result(api, ids[0]))["result"] is not None
+    entered = [row for row in await rows(api, STEP) if row.kind in ("entered", "drained")]
+    assert [row.kind for row in entered] == ["entered", "drained"]
+    assert await api.services.db.read(verify) == []
 
 
 # --- families and the ticket --------------------------------------------------------------------------------------------
