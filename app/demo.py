@@ -264,6 +264,8 @@ def _settings(clinic: Clinic) -> dict[str, Any]:
         "channels": {
             "ops": "simulator:plantao",
             "ops_chat": "simulator:chat-operacao",
+            "secretary": "simulator:recepcao",
+            "manager": "simulator:gestao",
             "superadmin_whatsapp": "simulator:superadmin",
             "superadmin_sms": "simulator:superadmin-sms",
             "email": "simulator:email",

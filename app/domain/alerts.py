@@ -208,16 +208,26 @@ ROUTING: Final = {
     "critical": Route(channels=("ops", "superadmin_whatsapp"), fallback="superadmin_sms", owner="superadmin", ack_sla_min=15),
     "gap": Route(channels=("ops_chat",), fallback="email", owner="sre", ack_sla_min=10),
     "takeover": Route(channels=("ops_chat",), fallback="email", owner="sre", ack_sla_min=10),
+    "takeover_sla_warning": Route(channels=("secretary",), fallback="ops_chat", owner="secretary", ack_sla_min=10),
+    "takeover_sla": Route(channels=("ops_chat", "manager"), fallback="email", owner="manager,sre", ack_sla_min=10),
+    "takeover_sla_escalated": Route(
+        channels=("superadmin_whatsapp", "ops_chat"), fallback="superadmin_sms", owner="superadmin", ack_sla_min=10
+    ),
+    "day_before_unconfirmed": Route(
+        channels=("secretary", "manager", "ops_chat"), fallback="email", owner="secretary,manager", ack_sla_min=60
+    ),
     "replay_backlog": Route(channels=("ops_chat",), fallback="email", owner="sre,superadmin", ack_sla_min=15),
     "deferred_reopen_trigger": Route(channels=("ops_chat",), fallback="email", owner="po,architect", ack_sla_min=60),
     "default": Route(channels=("ops_chat",), fallback="email", owner="ops", ack_sla_min=15),
 }
-"""Defaults of the routing matrix, by trigger family; tenants and the superadmin may change them."""
+"""Defaults of the routing matrix, by trigger family or trigger; tenants and the superadmin may change them."""
 
 _FAMILIES: Final = {
     "ack_to_enqueue_gap": "gap",
     "takeover_sla_breach_rate": "takeover",
+    "takeover_sla_warning": "takeover",
     "takeover_sla": "takeover",
+    "takeover_sla_escalated": "takeover",
     "replay_manual_backlog": "replay_backlog",
 }
 

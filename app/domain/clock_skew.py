@@ -6,11 +6,16 @@ window in which nothing was quick, which is why it takes more items to say so.
 """
 
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from typing import Final
 
 BEHIND_NEEDS: Final = 20
 """Items a window must have before slow ones alone say that a clock is behind."""
+
+
+PATIENCE: Final = timedelta(hours=1)
+"""How long a window in which nothing was quick stays open for enough items: slow ones are rare where a clinic is quiet."""
 
 
 class SkewState(StrEnum):
@@ -29,6 +34,11 @@ class Lags:
     least_s: float
     most_s: float
 
+    def join(self, later: "Lags") -> "Lags":
+        """Both windows as one."""
+        least, most = min(self.least_s, later.least_s), max(self.most_s, later.most_s)
+        return Lags(samples=self.samples + later.samples, least_s=least, most_s=most)
+
     def add(self, lag_s: float) -> "Lags":
         """With one more item."""
         return Lags(samples=self.samples + 1, least_s=min(self.least_s, lag_s), most_s=max(self.most_s, lag_s))
@@ -37,6 +47,11 @@ class Lags:
 def first(lag_s: float) -> Lags:
     """A window with one item."""
     return Lags(samples=1, least_s=lag_s, most_s=lag_s)
+
+
+def says_nothing_yet(lags: Lags, threshold_s: float) -> bool:
+    """Whether a window is all slow and too short to tell a clock that is behind from a slow transport."""
+    return lags.least_s > threshold_s and lags.samples < BEHIND_NEEDS
 
 
 def judge(lags: Lags, before: SkewState, threshold_s: float) -> SkewState:

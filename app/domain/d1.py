@@ -31,6 +31,8 @@ class D1Policy:
     task_at: time = time(16)
     alert_at: time = time(17)
     notice: timedelta = timedelta(minutes=30)
+    just_booked: timedelta = timedelta(hours=1)
+    """Nobody is asked whether they come this shortly after they booked or moved the appointment."""
 
     def __post_init__(self) -> None:
         if not self.ask_from < self.ask_until <= self.task_at <= self.alert_at:
@@ -56,23 +58,26 @@ class D1Step:
 def plan(start_at: datetime, hours: Hours, policy: D1Policy, *, booked_at: datetime | None = None) -> tuple[D1Step, ...]:
     """Steps of an appointment that starts at `start_at`, in time order.
 
-    Empty when it was booked or moved after the question would have gone out: the family has just said CONFIRMAR. Where the
-    clinic does not open on that day, notice is given before the appointment itself.
+    One that was booked or moved when the day before had begun gets what is left of it: a family that has just said CONFIRMAR
+    is asked an hour later at the earliest, and a step whose time had passed by then is not made up for. Where the clinic does
+    not open on that day, notice is given before the appointment itself.
     """
     day = hours.local(start_at).date()
     before = day - timedelta(days=1)
     ask_at, task_at = hours.at(before, policy.ask_from), hours.at(before, policy.task_at)
-    if booked_at is not None and booked_at >= ask_at:
-        return ()
+    late_at = hours.at(before, policy.ask_until)
+    if booked_at is not None and booked_at > ask_at - policy.just_booked:
+        ask_at = booked_at + policy.just_booked
     opening = hours.opening_of(day)
     notice_at = min(opening or start_at, start_at) - policy.notice
     alert_at = hours.at(before, policy.alert_at)
-    return (
-        D1Step(action=D1Action.ASK_FAMILY, due_at=ask_at, late_after=hours.at(before, policy.ask_until), until=task_at),
+    steps = (
+        D1Step(action=D1Action.ASK_FAMILY, due_at=ask_at, late_after=max(late_at, ask_at), until=task_at),
         D1Step(action=D1Action.OPEN_TASK, due_at=task_at, late_after=alert_at, until=start_at),
         D1Step(action=D1Action.ALERT_STAFF, due_at=alert_at, late_after=notice_at, until=start_at),
         D1Step(action=D1Action.NOTIFY_OPENING, due_at=notice_at, late_after=start_at, until=start_at),
     )
+    return tuple(s for s in steps if s.due_at < s.until and (booked_at is None or booked_at <= s.due_at))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

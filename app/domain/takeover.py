@@ -87,17 +87,27 @@ class SlaClock:
 def sla_clock(opened_at: datetime, hours: Hours, policy: SlaPolicy) -> SlaClock:
     """Clock of a ticket opened at `opened_at`.
 
-    In business hours `open_hours` of open time; outside, `after_opening` after the next shift starts. A clinic without any
-    shift in sight has no hours to wait for: the clock then runs at once.
+    In business hours `open_hours` of open time; outside, `after_opening` after the next shift starts. Warning and escalation
+    count open time too: nobody is told while the clinic is closed. A clinic without any shift in sight has no hours to wait
+    for: the clock then runs at once.
     """
     opening = hours.next_opening(opened_at)
     if opening is None:
-        due_at = opened_at + policy.open_hours
+        due_at, warn_at = opened_at + policy.open_hours, opened_at + policy.open_hours - policy.warn_before
     elif opening == opened_at:
-        due_at = hours.add_open_time(opened_at, policy.open_hours) or opened_at + policy.open_hours
+        due_at = _open_time(hours, opened_at, policy.open_hours)
+        warn_at = _open_time(hours, opened_at, max(policy.open_hours - policy.warn_before, timedelta()))
     else:
         due_at = opening + policy.after_opening
-    return SlaClock(warn_at=max(due_at - policy.warn_before, opened_at), due_at=due_at, escalate_at=due_at + policy.escalate_after)
+        warn_at = max(due_at - policy.warn_before, opening)
+    return SlaClock(
+        warn_at=max(warn_at, opened_at), due_at=due_at, escalate_at=max(_open_time(hours, due_at, policy.escalate_after), due_at)
+    )
+
+
+def _open_time(hours: Hours, moment: datetime, duration: timedelta) -> datetime:
+    """When `duration` of open time has passed since `moment`; of any time where the clinic has no hours in sight."""
+    return hours.add_open_time(moment, duration) or moment + duration
 
 
 def due_event(state: TakeoverState, clock: SlaClock, now: datetime) -> TakeoverEvent | None:

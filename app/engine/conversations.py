@@ -16,7 +16,8 @@ import structlog
 
 from app.clock import Clock
 from app.domain.confirmation import confirming_id, is_courtesy, is_explicit_confirmation
-from app.domain.d1_texts import d1_answer
+from app.domain.d1_answers import Answer, Asked, Question, changes_nothing, d1_answer, named, still_open, which_cause
+from app.domain.d1_texts import which
 from app.domain.envelopes import Command, canonical_json, sha256_hex
 from app.domain.frustration import is_frustrated
 from app.domain.states import CommandType, RequestedBy, Source, State
@@ -28,6 +29,7 @@ from app.store.database import Database
 from app.store.inbox import Submission
 from app.store.lanes import command_of
 from app.store.messages import GAP_PATIENCE, Conversation, Heard, hear, said_in, unheard
+from app.store.outbox import outbox_row
 
 log = structlog.get_logger("engine.conversations")
 
@@ -117,17 +119,22 @@ class Conversations:
         text = payload.get("text")
         words = text if isinstance(text, str) else ""
         button = payload.get("button_id")
-        said = is_explicit_confirmation(words) or (isinstance(button, str) and is_explicit_confirmation(button))
+        button = button if isinstance(button, str) else ""
+        said = is_explicit_confirmation(words) or is_explicit_confirmation(button)
+        answer = d1_answer(button, said=said)
+        about = named(answer, payload.get("reply_to"), conversation.asked) if answer is not None else None
+        if answer is not None and about is not None:
+            return _answered(conversation, heard, row, answer, about)
         if said and conversation.proposed is not None and not heard.confirmed and not heard.expired:
             if now > conversation.proposal.expires_at:  # type: ignore[union-attr]  # proposed implies proposal
                 heard.expired = True
                 return None
             heard.confirmed = True
             return _confirmed(command_of(conversation.proposed), row, _decided_on(conversation, row))
-        answer = d1_answer(button if isinstance(button, str) else "", said=said)
-        asked = conversation.asked.pop(0) if answer is not None and conversation.asked else None
-        if answer is not None and asked is not None:
-            return _d1(asked, row, answer, _decided_on(conversation, row))
+        if answer is not None and answer.token is None and (unanswered := still_open(conversation.asked)):
+            if len(unanswered) == 1:
+                return _answered(conversation, heard, row, answer, unanswered[0])
+            return _which(conversation, heard, row, answer, unanswered, now)
         if conversation.row.takeover_id is not None or heard.handed_over:
             return None
         if row.intent == Intent.TAKEOVER_REQUEST:
@@ -140,18 +147,28 @@ class Conversations:
         return None
 
 
-def _decided_on(conversation: Conversation, message: Any) -> int:
+def _decided_on(conversation: Conversation, message: Any, question: Question | None = None) -> int:
     """The conversation's version that an answer of the family is decided on.
 
-    Whoever answers and says thanks right after it has not changed its mind: where everything behind the message is in view
-    and is no more than courtesy, the command is decided on the conversation as it is heard now (`hear` compares the version
+    Whoever answers and says thanks right after it, or answers another question too, has not changed its mind: where everything
+    behind the message is in view
+    and is no more than that, the command is decided on the conversation as it is heard now (`hear` compares the version
     again). Anything else makes the command as old as its message, and the gate finds it stale.
     """
     unread = conversation.row.unheard > len(conversation.messages)
     later = [m for m in conversation.messages if m.conversation_version > message.conversation_version]
-    if unread or not all(is_courtesy(_words(m)) for m in later):
+    if unread or not all(is_courtesy(_words(m)) or _answers_another(conversation, m, question) for m in later):
         return int(message.conversation_version)
     return int(conversation.row.conversation_version)
+
+
+def _answers_another(conversation: Conversation, message: Any, question: Question | None) -> bool:
+    """Whether a message confirms an appointment, by its button or as a reply, and not the one of this question."""
+    payload = msgspec.json.decode(message.payload_json)
+    button = payload.get("button_id")
+    answer = d1_answer(button if isinstance(button, str) else "", said=is_explicit_confirmation(_words(message)))
+    other = named(answer, payload.get("reply_to"), conversation.asked) if answer is not None and answer.word == "yes" else None
+    return question is not None and other is not None and other is not question
 
 
 def _words(message: Any) -> str:
@@ -184,6 +201,42 @@ def _confirmed(proposed: Command, message: Any, conversation_version: int) -> Co
         causation_id=proposed.command_id,
         source=Source.WHATSAPP,
     )
+
+
+def _answered(conversation: Conversation, heard: Heard, message: Any, answer: Answer, question: Question) -> Command | None:
+    """An answer to this very question; one that its appointment has outlived goes to a person, unless it changes nothing."""
+    if question.state is Asked.OPEN:
+        question.state = Asked.CONFIRMED if answer.word == "yes" else Asked.CANCELLED
+        return _d1(question.appointment, message, answer.word, _decided_on(conversation, message, question))
+    if changes_nothing(answer, question.state):
+        return None
+    return _to_a_person(conversation, heard, message, "d1_outdated")
+
+
+def _which(
+    conversation: Conversation, heard: Heard, message: Any, answer: Answer, unanswered: list[Question], now: datetime
+) -> Command | None:
+    """An answer that could mean several appointments: asked back once, then a person's; never a guess."""
+    if heard.says:
+        return None  # two words in a row: the family is being asked
+    body = which([(q.token, q.appointment.start_at) for q in unanswered], conversation.timezone)
+    if answer.word == "no" or conversation.asked_back or body is None:
+        return _to_a_person(conversation, heard, message, "d1_unclear")
+    tenant_id, contact_id = conversation.key
+    heard.says.append(
+        outbox_row(
+            tenant_id=tenant_id, contact_id=contact_id, cause_id=which_cause(contact_id, unanswered), step="which",
+            kind="family_message", body=body, correlation_id=message.correlation_id, now=now,
+        )
+    )  # fmt: skip
+    return None
+
+
+def _to_a_person(conversation: Conversation, heard: Heard, message: Any, reason: str) -> Command | None:
+    if conversation.row.takeover_id is not None or heard.handed_over:
+        return None
+    heard.handed_over = True
+    return _takeover(message, reason)
 
 
 def _d1(appointment: Any, message: Any, answer: str, conversation_version: int) -> Command:

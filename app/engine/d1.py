@@ -13,7 +13,7 @@ import structlog
 from app.clock import Clock
 from app.domain.business_hours import Hours
 from app.domain.d1 import D1Policy, due, is_late, plan
-from app.store import d1
+from app.store import d1, d1_over
 from app.store.database import Database
 
 log = structlog.get_logger("engine.d1")
@@ -41,7 +41,17 @@ class D1:
             for of in waiting:
                 if of.tenant_id in hours:
                     await self._one(of, hours[of.tenant_id], now)
+        await self._end(now)
         return max(0.5, POLL_S / self._clock.scale)
+
+    async def _end(self, now: datetime) -> None:
+        """Close what is open about appointments that need no call any more."""
+        tasks, alerts = await self._database.read(d1_over.outdated, now)
+        for task_id, resolution in tasks:
+            if await self._database.write(d1_over.end_task, task_id, resolution, now):
+                log.info("d1_task_over", flow_id="F-03", task_id=task_id, status=resolution)
+        for tenant_id, key in alerts:
+            await self._database.write(d1_over.end_alert, tenant_id, key, now)
 
     async def _one(self, of: d1.Unanswered, hours: Hours, now: datetime) -> None:
         steps = plan(of.start_at, hours, POLICY, booked_at=of.booked_at)

@@ -24,6 +24,7 @@ from app.ids import new_id
 from app.metrics import Metrics
 from app.store.database import Database
 from app.store.outbox import Backlog, Due, Settlement, backlog, claim, defer, due, expire_leases, settle
+from app.store.outbox_limits import NOT_SENT_IN_TIME, drop_outdated
 from app.tracing import Tracing
 
 log = structlog.get_logger("engine.outbox")
@@ -97,6 +98,10 @@ class OutboxLoop:
         if waiting.next_lease_at is not None and waiting.next_lease_at <= now:
             lost = await self._database.write(expire_leases, now, self._policy.attempts_max)
             log.warning("senders_vanished", deliveries=len(lost))
+            return 0.0
+        if waiting.next_limit_at is not None and waiting.next_limit_at <= now:
+            for dropped in await self._database.write(drop_outdated, now):
+                self._log(dropped, "none", OutboxStatus.FAILED, NOT_SENT_IN_TIME)
             return 0.0
         if waiting.next_due_at is not None and waiting.next_due_at <= now and await self._start():
             return 0.0
@@ -284,7 +289,7 @@ class OutboxLoop:
         """Real seconds until the next delivery or lease is due; what ends before then wakes the loop."""
         if self._answered:
             return 0.0
-        moments = [m for m in (waiting.next_due_at, waiting.next_lease_at) if m is not None]
+        moments = [m for m in (waiting.next_due_at, waiting.next_lease_at, waiting.next_limit_at) if m is not None]
         if not moments:
             return POLL_S
         left_s = (min(moments) - now).total_seconds() / self._clock.scale

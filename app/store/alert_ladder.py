@@ -38,11 +38,12 @@ LATE_AFTER: Final = timedelta(seconds=60)
 def route_of(settings: Mapping[str, Any], trigger: str, severity: str) -> Route:
     """The row of the routing matrix that holds: the trigger's own, else `critical`, else the trigger's family, else `default`.
 
-    The alert of a signal belongs to the signal's owners.
+    What was set for the family also changes a trigger whose default is a row of its own. The alert of a signal belongs to the
+    signal's owners.
     """
     routing = settings.get("routing") or {}
     family = CRITICAL if severity == CRITICAL else family_of(trigger)
-    fields = asdict(ROUTING[family])
+    fields = asdict(ROUTING[family] if severity == CRITICAL else ROUTING.get(trigger, ROUTING[family]))
     if trigger in SIGNALS:
         fields["owner"] = SIGNALS[trigger].owner
     for name in (family, trigger):

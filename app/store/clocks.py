@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select, update
 
-from app.domain.clock_skew import Lags, SkewState, judge, skew_s
+from app.domain.clock_skew import Lags, SkewState, judge, says_nothing_yet, skew_s
 from app.store.alerts import raise_alert, resolve_by_key
 from app.store.bulk import insert_rows
 from app.store.events import publish
@@ -16,15 +16,19 @@ _CLOCK = table(SourceClock)
 _BY = "system:clocks"
 
 
-def record(conn: Connection, tenant_id: str, source: str, lags: Lags, now: datetime) -> SkewState:
-    """Keep a window's measurement; a source that goes off raises an alert, one that is right again resolves it."""
+def record(conn: Connection, tenant_id: str, source: str, lags: Lags, now: datetime) -> tuple[SkewState, bool]:
+    """Keep a window's measurement; a source that goes off raises an alert, one that is right again resolves it.
+
+    Returns the source's state and whether the window needs more items to say anything.
+    """
     row = {"tenant_id": tenant_id, "source": source, "state": SkewState.FINE, "since": now}
     empty = {"measured_at": now, "samples": 0, "least_lag_s": 0.0, "most_lag_s": 0.0}
     insert_rows(conn, _CLOCK, [row | empty], ignore_conflicts=True)
     mine = (_CLOCK.c.tenant_id == tenant_id) & (_CLOCK.c.source == source)
     known = conn.execute(select(_CLOCK).where(mine).with_for_update()).one()
     before = SkewState(known.state)
-    state = judge(lags, before, float(load(conn, tenant_id)["clock_skew_s"]))
+    threshold_s = float(load(conn, tenant_id)["clock_skew_s"])
+    state = judge(lags, before, threshold_s)
     conn.execute(
         update(_CLOCK)
         .where(mine)
@@ -54,7 +58,7 @@ def record(conn: Connection, tenant_id: str, source: str, lags: Lags, now: datet
                 now=now,
                 raised_by=_BY,
             )
-    return state
+    return state, says_nothing_yet(lags, threshold_s)
 
 
 def clocks(conn: Connection, tenant_id: str) -> list[dict[str, Any]]:

@@ -9,26 +9,31 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Connection, select
+from sqlalchemy import ColumnElement, Connection, and_, select
 
 from app.domain import opening_hours
 from app.domain.business_hours import Hours
 from app.domain.d1 import D1Action, D1Step
-from app.domain.d1_texts import BUTTONS, question
+from app.domain.d1_texts import buttons, question, question_cause, question_token
+from app.domain.family_texts import when
 from app.ids import new_id
 from app.store import evidence, settings
 from app.store.alerts import raise_alert
 from app.store.bulk import insert_rows, joined_rows
 from app.store.events import publish
 from app.store.outbox import enqueue, outbox_row
-from app.store.tables import Appointment, AppointmentVersion, D1StepRow, Guardian, Tenant, table
+from app.store.tables import Appointment, AppointmentVersion, D1StepRow, Guardian, InboxCommand, Tenant, table
 from app.store.tasks import open_tasks, task_row
 
 _APPOINTMENT, _VERSION, _STEP = table(Appointment), table(AppointmentVersion), table(D1StepRow)
-_GUARDIAN, _TENANT = table(Guardian), table(Tenant)
+_GUARDIAN, _TENANT, _COMMAND = table(Guardian), table(Tenant), table(InboxCommand)
 
 HORIZON: Final = timedelta(days=3)
 """How far ahead an appointment can want a step: the whole day before, in any timezone."""
+LOOK_BACK: Final = timedelta(days=3)
+"""How long ago an appointment may have begun whose steps are still written down as missed."""
+UNCONFIRMED: Final = "day_before_unconfirmed"
+"""Cause of the task and trigger of the alerts."""
 MISSED, DONE, NOBODY = "missed", "done", "nobody"
 
 
@@ -52,9 +57,11 @@ def clinics(conn: Connection) -> dict[str, Hours]:
 
 
 def unanswered(conn: Connection, now: datetime) -> list[Unanswered]:
-    """Appointments of the next days that are neither confirmed nor cancelled."""
+    """Appointments of the next days that are neither confirmed nor cancelled, and those that began while nobody looked."""
     query = select(_APPOINTMENT).where(
-        _APPOINTMENT.c.status == "scheduled", _APPOINTMENT.c.start_at > now, _APPOINTMENT.c.start_at <= now + HORIZON
+        _APPOINTMENT.c.status == "scheduled",
+        _APPOINTMENT.c.start_at > now - LOOK_BACK,
+        _APPOINTMENT.c.start_at <= now + HORIZON,
     )
     rows = conn.execute(query).all()
     if not rows:
@@ -109,7 +116,7 @@ def run(
         return None
     insert_rows(conn, _STEP, [row])
     if not missed:
-        _effect(conn, of, step.action, asked, now, timezone)
+        _effect(conn, of, step, asked, now, timezone)
     publish(conn, of.tenant_id, "agenda", [of.appointment_id], now)
     return outcome
 
@@ -125,71 +132,91 @@ def _still_stands(conn: Connection, of: Unanswered) -> bool:
 
 def _whom(conn: Connection, of: Unanswered) -> str | None:
     """The guardian who is asked: verified and not revoked, the primary one first; None when there is none."""
+    return _guardian(conn, of, _GUARDIAN.c.verified_at.is_not(None))
+
+
+def _guardian(conn: Connection, of: Unanswered, *where: ColumnElement[bool]) -> str | None:
+    mine = (_GUARDIAN.c.tenant_id == of.tenant_id, _GUARDIAN.c.patient_id == of.patient_id, _GUARDIAN.c.revoked_at.is_(None))
+    order = (_GUARDIAN.c.verified_at.is_(None), _GUARDIAN.c.is_primary.desc(), _GUARDIAN.c.contact_id)
+    found: str | None = conn.execute(select(_GUARDIAN.c.contact_id).where(*mine, *where).order_by(*order).limit(1)).scalar()
+    return found
+
+
+def _to_call(conn: Connection, of: Unanswered) -> str | None:
+    """Whom a person calls: a guardian (a verified one first), else whoever booked or moved the appointment last."""
+    guardian = _guardian(conn, of)
+    if guardian is not None:
+        return guardian
+    same = and_(_COMMAND.c.tenant_id == _VERSION.c.tenant_id, _COMMAND.c.command_id == _VERSION.c.command_id)
     query = (
-        select(_GUARDIAN.c.contact_id)
-        .where(
-            _GUARDIAN.c.tenant_id == of.tenant_id,
-            _GUARDIAN.c.patient_id == of.patient_id,
-            _GUARDIAN.c.revoked_at.is_(None),
-            _GUARDIAN.c.verified_at.is_not(None),
-        )
-        .order_by(_GUARDIAN.c.is_primary.desc(), _GUARDIAN.c.contact_id)
+        select(_COMMAND.c.contact_id)
+        .join(_VERSION, same)
+        .where(_VERSION.c.tenant_id == of.tenant_id, _VERSION.c.appointment_id == of.appointment_id)
+        .order_by(_VERSION.c.version.desc())
         .limit(1)
     )
     found: str | None = conn.execute(query).scalar()
     return found
 
 
-def _effect(conn: Connection, of: Unanswered, action: D1Action, contact_id: str | None, now: datetime, timezone: str) -> None:
-    correlation_id = f"d1-{of.appointment_id}"[:220]
-    if action is D1Action.ASK_FAMILY:
+def _effect(conn: Connection, of: Unanswered, step: D1Step, contact_id: str | None, now: datetime, timezone: str) -> None:
+    cause = question_cause(of.appointment_id, of.start_at)
+    correlation_id = correlation_of(of.appointment_id)
+    if step.action is D1Action.ASK_FAMILY:
         if contact_id is not None:
-            body = {"text": question(of.start_at, timezone), "buttons": list(BUTTONS)}
-            cause = f"d1:{of.appointment_id}:{of.start_at.isoformat()}"[:200]
-            enqueue(
-                conn,
-                [
-                    outbox_row(
-                        tenant_id=of.tenant_id,
-                        cause_id=cause,
-                        step="ask",
-                        kind="family_message",
-                        body=body,
-                        correlation_id=correlation_id,
-                        now=now,
-                        contact_id=contact_id,
-                    )
-                ],
+            token = question_token(of.tenant_id, of.appointment_id, of.start_at)
+            ask = outbox_row(
+                tenant_id=of.tenant_id,
+                cause_id=cause,
+                step="ask",
+                kind="family_message",
+                body={"text": question(of.start_at, timezone), "buttons": buttons(token)},
+                correlation_id=correlation_id,
+                now=now,
+                contact_id=contact_id,
+                not_after=step.until,
             )
-    elif action is D1Action.OPEN_TASK:
+            enqueue(conn, [ask])
+    elif step.action is D1Action.OPEN_TASK:
         task_id = new_id()
         task = task_row(
             tenant_id=of.tenant_id,
             task_id=task_id,
-            dedup_key=f"d1:{of.appointment_id}:{of.start_at.isoformat()}"[:300],
-            cause="day_before_unconfirmed",
-            reason="day_before_unconfirmed",
+            dedup_key=cause,
+            cause=UNCONFIRMED,
+            reason=UNCONFIRMED,
             priority=1,
             correlation_id=correlation_id,
             now=now,
             due_at=now + timedelta(hours=1),
-            contact_id=_whom(conn, of),
+            contact_id=_to_call(conn, of),
+            item_id=of.appointment_id,
         )
         open_tasks(conn, [task])
         evidence.ended(conn, of.tenant_id, "flow", correlation_id, now)
         publish(conn, of.tenant_id, "manual", [task_id], now)
     else:
-        opening = action is D1Action.NOTIFY_OPENING
-        day = of.start_at.date().isoformat()
+        opening = step.action is D1Action.NOTIFY_OPENING
+        visit = when(of.start_at, timezone)
         raise_alert(
             conn,
             tenant_id=of.tenant_id,
-            trigger="day_before_unconfirmed",
+            trigger=UNCONFIRMED,
             severity="warning",
-            summary="Consultas de hoje sem confirmação; a clínica abre em 30 min."
+            summary=f"Consulta de {visit} ainda sem confirmação; a clínica abre logo: decidir com a família."
             if opening
-            else "Consultas de amanhã sem confirmação: ligar para as famílias.",
-            dedup_key=f"{'d1-opening' if opening else 'd1'}:{day}",
+            else f"Consulta de {visit} sem confirmação: ligar para a família.",
+            dedup_key=opening_key(cause) if opening else cause,
             correlation_id=correlation_id,
             now=now,
         )
+
+
+def correlation_of(appointment_id: str) -> str:
+    """What everything of one appointment's day before is found under."""
+    return f"d1-{appointment_id}"[:220]
+
+
+def opening_key(cause: str) -> str:
+    """The key of the notice before opening; the alert of the afternoon has the cause itself."""
+    return f"{cause}:opening"

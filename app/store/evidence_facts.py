@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import Connection, Table, and_, or_, select
 
+from app.domain.d1_texts import question_cause
 from app.domain.envelopes import parse_time
 from app.domain.evidence_kinds import EvidenceKind
 from app.store.bulk import joined_rows
@@ -265,11 +266,11 @@ class _Reader:
         appointment_id = name.removeprefix("d1-")
         mine = and_(_D1.c.tenant_id == self.tenant_id, _D1.c.appointment_id == appointment_id)
         self._put("d1_steps", _D1, mine, "done_at")
-        starts = {row["start_at"].isoformat() for row in self.found.rows("d1_steps")}
+        causes = sorted({question_cause(appointment_id, row["start_at"]) for row in self.found.rows("d1_steps")})
         for row in self.found.rows("d1_steps"):
             row["correlation_id"] = name
-        self._join("outbox", _OUTBOX, [{"cause_id": f"d1:{appointment_id}:{start}"[:200]} for start in sorted(starts)])
-        self._join("tasks", _TASK, [{"dedup_key": f"d1:{appointment_id}:{start}"[:300]} for start in sorted(starts)])
+        self._join("outbox", _OUTBOX, [{"cause_id": cause} for cause in causes])
+        self._join("tasks", _TASK, [{"dedup_key": cause} for cause in causes])
         self._answers(appointment_id)
 
     def _answers(self, appointment_id: str) -> None:

@@ -17,6 +17,7 @@ from app.domain.manual import NAMED_CAUSES, UNDO_WITHIN, Outcome, Tab, TaskAct, 
 from app.domain.states import EFFECT_RESULTS, RequestedBy
 from app.errors import Conflict, InvalidRequest, NotFound
 from app.store import audit
+from app.store.d1 import UNCONFIRMED
 from app.store.events import publish
 from app.store.lanes import command_of
 from app.store.people import By
@@ -101,6 +102,8 @@ def _behind(conn: Connection, row: Row[Any]) -> dict[str, Any]:
         ).first()
     payload = msgspec.json.decode(command.payload_json) if command is not None else _raw(conn, row)
     appointment_id = payload.get("appointment_id") if isinstance(payload, dict) else None
+    if row.cause == UNCONFIRMED:
+        appointment_id = row.item_id
     if isinstance(appointment_id, str):
         appointment = conn.execute(
             select(_APPOINTMENT).where(_APPOINTMENT.c.tenant_id == row.tenant_id, _APPOINTMENT.c.appointment_id == appointment_id)
@@ -113,7 +116,7 @@ def _behind(conn: Connection, row: Row[Any]) -> dict[str, Any]:
         }
     return {
         "payload": payload,
-        "patient_id": command.patient_id if command is not None else None,
+        "patient_id": command.patient_id if command is not None else appointment.patient_id if appointment is not None else None,
         "occurred_at": command.occurred_at if command is not None else None,
         "appointment": shown,
         "can_apply": command is not None and row.status != TaskStatus.RESOLVED,

@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Row, func, select
 
+from app.domain.d1_answers import Asked, Question, still_open, which_cause
+from app.domain.d1_texts import question_cause, question_token
 from app.domain.frustration import FrustrationPolicy, Said, frustration_policy
 from app.domain.states import State
 from app.domain.triage import Intent
@@ -15,13 +17,16 @@ from app.store.bulk import joined_rows, update_rows
 from app.store.events import publish_many
 from app.store.inbox import Receipt, Submission, accept
 from app.store.lanes import LaneKey
+from app.store.outbox import enqueue
 from app.store.settings import load
-from app.store.tables import Appointment, D1StepRow, InboxCommand, InboxMessage, Lane, Proposal, Ticket, table
+from app.store.tables import Appointment, D1StepRow, InboxCommand, InboxMessage, Lane, Outbox, Proposal, Ticket, table
 
 _LANE, _MESSAGE = table(Lane), table(InboxMessage)
 _PROPOSAL, _COMMAND = table(Proposal), table(InboxCommand)
-_ASKED, _APPOINTMENT, _TICKET = table(D1StepRow), table(Appointment), table(Ticket)
+_ASKED, _APPOINTMENT, _TICKET, _OUTBOX = table(D1StepRow), table(Appointment), table(Ticket), table(Outbox)
 _KEY = ("tenant_id", "contact_id")
+_STANDS = {"scheduled": Asked.OPEN, "confirmed": Asked.CONFIRMED, "cancelled": Asked.CANCELLED}
+"""What an appointment's status makes of the question about it."""
 
 NOT_UNDERSTOOD = frozenset({None, str(Intent.OTHER), str(Intent.COMPLAINT)})
 RECENT_MAX = 50
@@ -41,8 +46,12 @@ class Conversation:
     said: list[Said] = field(default_factory=list)
     """What the family said lately that nothing has come of, oldest first; read only where frustration is possible."""
     frustration: FrustrationPolicy = field(default_factory=FrustrationPolicy)
-    asked: list[Row[Any]] = field(default_factory=list)
-    """Appointments that the contact was asked about the day before and that still stand as they were, the nearest first."""
+    asked: list[Question] = field(default_factory=list)
+    """What the contact was asked the day before, the nearest appointment first."""
+    timezone: str = "America/Sao_Paulo"
+    """The clinic's; read only where several questions are open."""
+    asked_back: bool = False
+    """Whether the contact was asked already which of the open questions it answers."""
 
     @property
     def key(self) -> LaneKey:
@@ -64,6 +73,8 @@ class Heard:
     expired: bool = False
     handed_over: bool = False
     """A takeover was asked for among these messages."""
+    says: list[dict[str, Any]] = field(default_factory=list)
+    """Rows for the outbox: what is asked back."""
 
 
 def unheard(conn: Connection, limit: int, chain: int, now: datetime) -> list[Conversation]:
@@ -90,27 +101,52 @@ def unheard(conn: Connection, limit: int, chain: int, now: datetime) -> list[Con
 
 
 def _load_asked(conn: Connection, found: dict[LaneKey, Conversation], keys: list[dict[str, Any]]) -> None:
-    """The questions of the day before that nobody has answered (a moved or cancelled appointment is not asked about)."""
-    where = "t.action = 'ask_family' AND t.outcome = 'done'"
-    asked = joined_rows(conn, _ASKED, keys, keys=_KEY, columns=_ASKED.c.keys(), where=where, tail="ORDER BY t.start_at").all()
+    """The questions of the day before whose appointment had not begun when the first of these messages came."""
+    since = [
+        key | {"was_start_at": min(m.received_at for m in found[(key["tenant_id"], key["contact_id"])].messages)}
+        for key in keys
+        if found[(key["tenant_id"], key["contact_id"])].messages
+    ]
+    if not since:
+        return
+    where = "t.action = 'ask_family' AND t.outcome = 'done' AND t.start_at > r.was_start_at"
+    asked = joined_rows(conn, _ASKED, since, keys=_KEY, columns=_ASKED.c.keys(), where=where, tail="ORDER BY t.start_at").all()
     if not asked:
         return
-    names = [{"tenant_id": row.tenant_id, "appointment_id": row.appointment_id, "was_start_at": row.start_at} for row in asked]
+    names = [{"tenant_id": t, "appointment_id": a} for t, a in dict.fromkeys((row.tenant_id, row.appointment_id) for row in asked)]
+    columns = _APPOINTMENT.c.keys()
     standing = {
-        (row.tenant_id, row.appointment_id, row.start_at): row
-        for row in joined_rows(
-            conn,
-            _APPOINTMENT,
-            names,
-            keys=("tenant_id", "appointment_id"),
-            columns=_APPOINTMENT.c.keys(),
-            where="t.status = 'scheduled' AND t.start_at = r.was_start_at",
-        )
+        (row.tenant_id, row.appointment_id): row
+        for row in joined_rows(conn, _APPOINTMENT, names, keys=("tenant_id", "appointment_id"), columns=columns)
     }
+    sent = _sent_as(conn, asked)
     for row in asked:
-        appointment = standing.get((row.tenant_id, row.appointment_id, row.start_at))
+        appointment = standing.get((row.tenant_id, row.appointment_id))
         if appointment is not None:
-            found[(row.tenant_id, row.contact_id)].asked.append(appointment)
+            question = Question(
+                token=question_token(row.tenant_id, row.appointment_id, row.start_at),
+                state=Asked.MOVED if appointment.start_at != row.start_at else _STANDS[appointment.status],
+                appointment=appointment,
+                sent_as=frozenset(sent.get((row.tenant_id, question_cause(row.appointment_id, row.start_at)), ())),
+            )
+            found[(row.tenant_id, row.contact_id)].asked.append(question)
+    for talk in found.values():
+        unanswered = still_open(talk.asked)
+        if len(unanswered) > 1:
+            talk.timezone = load(conn, talk.key[0])["timezone"]
+            own = (_OUTBOX.c.tenant_id == talk.key[0], _OUTBOX.c.cause_id == which_cause(talk.key[1], unanswered))
+            talk.asked_back = conn.execute(select(_OUTBOX.c.outbox_id).where(*own).limit(1)).first() is not None
+
+
+def _sent_as(conn: Connection, asked: Sequence[Row[Any]]) -> dict[tuple[str, str], list[str]]:
+    """The provider's ids of the messages that asked, by (tenant, cause)."""
+    causes = [{"tenant_id": row.tenant_id, "cause_id": question_cause(row.appointment_id, row.start_at)} for row in asked]
+    columns = ("tenant_id", "cause_id", "provider_message_id")
+    sent: dict[tuple[str, str], list[str]] = {}
+    for row in joined_rows(conn, _OUTBOX, causes, keys=("tenant_id", "cause_id"), columns=columns):
+        if row.provider_message_id:
+            sent.setdefault((row.tenant_id, row.cause_id), []).append(row.provider_message_id)
+    return sent
 
 
 def _load_said(conn: Connection, conversations: Sequence[Conversation], now: datetime) -> None:
@@ -218,4 +254,5 @@ def hear(conn: Connection, heard: Sequence[Heard], now: datetime) -> list[Receip
         for topic in ("lane", "queue"):
             changes.setdefault((h.conversation.key[0], topic), set()).add(h.conversation.key[1])
     publish_many(conn, changes, now)
+    enqueue(conn, [row for h in winners for row in h.says])
     return accept(conn, [s for h in winners for s in h.commands], now)

@@ -73,8 +73,12 @@ def outbox_row(
     now: datetime,
     contact_id: str | None = None,
     due_at: datetime | None = None,
+    not_after: datetime | None = None,
 ) -> dict[str, Any]:
-    """A row for `enqueue`. Kind `family_message` needs a contact and `body.text`; `webhook` and `notice` name `body.channel`."""
+    """A row for `enqueue`. Kind `family_message` needs a contact and `body.text`; `webhook` and `notice` name `body.channel`.
+
+    What has not been sent by `not_after` is dropped; its cause must say what happens then.
+    """
     return {
         "outbox_id": new_id(),
         "tenant_id": tenant_id,
@@ -85,6 +89,7 @@ def outbox_row(
         "target": sha256_hex(channel) if isinstance(channel := body.get("channel"), str) and channel else "",
         "created_at": now,
         "due_at": due_at or now,
+        "not_after": not_after,
         "correlation_id": correlation_id,
         "body_json": msgspec.json.encode(body).decode(),
     }
@@ -160,7 +165,8 @@ def claim(conn: Connection, outbox_ids: Sequence[str], token: str, lease_until: 
         in_order=True,
         assign=("lease_token", "lease_until"),
         expressions={"status": f"'{OutboxStatus.SENDING}'", "attempts": "t.attempts + 1"},
-        guard=f"t.status = '{OutboxStatus.PENDING}' AND t.due_at <= r.was_due_at",
+        guard=f"t.status = '{OutboxStatus.PENDING}' AND t.due_at <= r.was_due_at"
+        " AND (t.not_after IS NULL OR t.not_after > r.was_due_at)",
     )
     return {key[0] for key in won}
 
@@ -340,12 +346,13 @@ def _catch_up(conn: Connection, rows: Sequence[Row[Any]]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What is not done: how many, since when, when the next pending one is due and when the next lease runs out."""
+    """What is not done: how many, since when, and when the next pending one is due, a lease or a time to send runs out."""
 
     count: int
     oldest_at: datetime | None
     next_due_at: datetime | None
     next_lease_at: datetime | None
+    next_limit_at: datetime | None
 
 
 _BACKLOG_QUERY = select(
@@ -353,6 +360,7 @@ _BACKLOG_QUERY = select(
     func.min(_OUTBOX.c.created_at),
     func.min(case((_OUTBOX.c.status == OutboxStatus.PENDING, _OUTBOX.c.due_at))),
     func.min(case((_OUTBOX.c.status == OutboxStatus.SENDING, _OUTBOX.c.lease_until))),
+    func.min(case((_OUTBOX.c.status == OutboxStatus.PENDING, _OUTBOX.c.not_after))),
 ).where(_OUTBOX.c.status.in_(ACTIVE))
 
 

@@ -7,6 +7,7 @@ calls for is written by `advance`, by whichever node looks first.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -127,16 +128,20 @@ def _document(row: Row[Any]) -> dict[str, Any]:
 # --- acts ---------------------------------------------------------------------------------------------------------------
 
 
-def start(conn: Connection, tenant_id: str, ticket_id: str, by: By, *, rev: int | None = None) -> None:
-    """Take a ticket; the clock goes on until the family has an answer. One's own again changes nothing. Raises Conflict."""
+def start(conn: Connection, tenant_id: str, ticket_id: str, by: By, *, rev: int | None = None, reason: str | None = None) -> None:
+    """Take a ticket; the clock goes on until the family has an answer. One's own again changes nothing.
+
+    A ticket that somebody else has is only taken with a `reason`, which stays in the audit trail. Raises NotFound, Conflict.
+    """
     before = _locked(conn, tenant_id, ticket_id)
     if before.owner == by.actor and before.closed_at is None:
         return
-    state = TakeoverState(before.state)
-    if before.closed_at is not None or (before.owner is not None and state is TakeoverState.IN_PROGRESS):
+    if before.closed_at is not None or (before.owner is not None and not reason):
         raise Conflict("Somebody else has this conversation, or it is closed. Nothing was changed.")
+    state = TakeoverState(before.state)
     after = step(state, TakeoverEvent.START) or state  # a warned or late ticket is taken too, and stays late
-    _write(conn, before, "ticket_start", by, {"state": after, "owner": by.actor[:200], "started_at": by.now}, rev=rev)
+    changed = {"state": after, "owner": by.actor[:200], "started_at": before.started_at or by.now}
+    _write(conn, before, "ticket_start", by, changed, rev=rev, reason=reason)
 
 
 def reply(conn: Connection, tenant_id: str, ticket_id: str, by: By, text: str, *, rev: int | None = None) -> None:
@@ -145,6 +150,7 @@ def reply(conn: Connection, tenant_id: str, ticket_id: str, by: By, text: str, *
     after = step(TakeoverState(before.state), TakeoverEvent.ANSWER)
     if after is None or before.kind != TAKEOVER:
         raise Conflict("This conversation is closed. Nothing was sent.")
+    _own(before, by)
     changed = {
         "state": after,
         "level": LEVEL_OF_STATE[after],
@@ -156,7 +162,7 @@ def reply(conn: Connection, tenant_id: str, ticket_id: str, by: By, text: str, *
     }
     _write(conn, before, "takeover_reply", by, changed, rev=rev)
     enqueue(conn, [_message(before, f"reply-{before.rev + 1}", text, by.now)])
-    _alert_is_over(conn, before, by)
+    _alerts_are_over(conn, before, by)
 
 
 def close(conn: Connection, tenant_id: str, ticket_id: str, by: By, reason: str, *, rev: int | None = None) -> None:
@@ -165,6 +171,8 @@ def close(conn: Connection, tenant_id: str, ticket_id: str, by: By, reason: str,
     after = step(TakeoverState(before.state), TakeoverEvent.CLOSE)
     if after is None:
         raise Conflict("This is closed already. Nothing was changed.")
+    if before.kind == TAKEOVER:
+        _own(before, by)
     owner = before.owner or by.actor[:200]
     changed = {"state": after, "closed_at": by.now, "close_reason": reason[:500], "next_at": None, "owner": owner}
     _write(conn, before, "ticket_close", by, changed, rev=rev, reason=reason)
@@ -175,14 +183,21 @@ def close(conn: Connection, tenant_id: str, ticket_id: str, by: By, reason: str,
     enqueue(conn, [_message(before, "given-back", GIVEN_BACK, by.now)])
     for topic in ("lane", "queue"):
         publish(conn, tenant_id, topic, [before.contact_id], by.now)
-    _alert_is_over(conn, before, by)
+    _alerts_are_over(conn, before, by)
     evidence.ended(conn, tenant_id, "takeover", ticket_id, by.now)
     evidence.ended(conn, tenant_id, "flow", before.correlation_id, by.now)
 
 
-def _alert_is_over(conn: Connection, row: Row[Any], by: By) -> None:
-    """The alert about a late answer ends with the answer."""
-    resolve_by_key(conn, tenant_id=row.tenant_id, dedup_key=alert_key(row.ticket_id), by=by.actor, now=by.now)
+def _own(before: Row[Any], by: By) -> None:
+    """Two people must not speak to one family: who has the conversation answers it, or somebody takes it first."""
+    if before.owner is not None and before.owner != by.actor:
+        raise Conflict("Somebody else has this conversation. Nothing was sent or changed; take it first.")
+
+
+def _alerts_are_over(conn: Connection, row: Row[Any], by: By) -> None:
+    """The alerts about a late answer end with the answer."""
+    for event in _ALERTS:
+        resolve_by_key(conn, tenant_id=row.tenant_id, dedup_key=alert_key(row.ticket_id, event), by=by.actor, now=by.now)
 
 
 def _message(row: Row[Any], name: str, text: str, now: datetime) -> dict[str, Any]:
@@ -201,9 +216,31 @@ def _message(row: Row[Any], name: str, text: str, now: datetime) -> dict[str, An
 # --- the SLA clock ------------------------------------------------------------------------------------------------------
 
 
-def alert_key(ticket_id: str) -> str:
-    """The key of the alert about a late takeover."""
-    return f"takeover:{ticket_id}"
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """The alert of one step: who is told is its trigger's route."""
+
+    trigger: str
+    severity: str
+    suffix: str
+    summary: str
+
+
+_ALERTS: Final[Mapping[TakeoverEvent, _Told]] = {
+    TakeoverEvent.WARN: _Told(
+        "takeover_sla_warning", "warning", ":warning", "Uma família espera por uma pessoa; o prazo da resposta está perto."
+    ),
+    TakeoverEvent.BREACH: _Told("takeover_sla", "high", "", "Uma família espera por uma pessoa além do prazo."),
+    TakeoverEvent.ESCALATE: _Told(
+        "takeover_sla_escalated", "high", ":escalated", "Uma família espera por uma pessoa além do prazo, e ninguém respondeu."
+    ),
+}
+"""Each step has an alert of its own, so that taking on one does not keep the next level from being told."""
+
+
+def alert_key(ticket_id: str, event: TakeoverEvent = TakeoverEvent.BREACH) -> str:
+    """The key of the alert about a takeover's step."""
+    return f"takeover:{ticket_id}{_ALERTS[event].suffix}"
 
 
 def policy_in(document: Mapping[str, Any]) -> SlaPolicy:
@@ -258,24 +295,32 @@ def advance(conn: Connection, tenant_id: str, ticket_id: str, now: datetime) -> 
     level = LEVEL_OF_STATE[state]
     changed = {"state": state, "level": level, "clock_from": since, "due_at": clock.due_at, "next_at": next_due_at(state, clock)}
     by = By(actor="system:takeover", now=now)
+    # the clock is nobody's act: it leaves `rev` alone, so that no answer is refused because a deadline passed while it was typed
+    own = (_TICKET.c.ticket_id == ticket_id, _TICKET.c.rev == row.rev, _TICKET.c.state == row.state)
+    if conn.execute(update(_TICKET).where(*own).values(**changed)).rowcount != 1:
+        return []
     if happened:
-        _write(conn, row, "takeover_sla", by, changed, after={"events": [str(e) for e in happened]})
-    else:
-        conn.execute(update(_TICKET).where(_TICKET.c.ticket_id == ticket_id, _TICKET.c.rev == row.rev).values(**changed))
-        publish(conn, tenant_id, "tickets", [ticket_id], now)
-    if TakeoverEvent.BREACH in happened or TakeoverEvent.ESCALATE in happened:
-        words = "Uma família espera por uma pessoa além do prazo" + (" (nível: superadmin)." if level == "superadmin" else ".")
-        raise_alert(
-            conn,
-            tenant_id=tenant_id,
-            trigger="takeover_sla",
-            severity="high",
-            summary=words,
-            dedup_key=alert_key(ticket_id),
-            correlation_id=row.correlation_id,
-            now=now,
-        )
+        _audit(conn, row, "takeover_sla", by, changed, after={"events": [str(e) for e in happened]})
+    publish(conn, tenant_id, "tickets", [ticket_id], now)
+    if TakeoverEvent.BREACH in happened:
+        resolve_by_key(conn, tenant_id=tenant_id, dedup_key=alert_key(ticket_id, TakeoverEvent.WARN), by=by.actor, now=now)
+    for event in happened:
+        _tell(conn, row, event, now)
     return happened
+
+
+def _tell(conn: Connection, row: Row[Any], event: TakeoverEvent, now: datetime) -> None:
+    told = _ALERTS[event]
+    raise_alert(
+        conn,
+        tenant_id=row.tenant_id,
+        trigger=told.trigger,
+        severity=told.severity,
+        summary=told.summary,
+        dedup_key=alert_key(row.ticket_id, event),
+        correlation_id=row.correlation_id,
+        now=now,
+    )
 
 
 def _waits_since(conn: Connection, row: Row[Any]) -> datetime | None:
@@ -319,6 +364,20 @@ def _write(
     own = (_TICKET.c.ticket_id == before.ticket_id, _TICKET.c.rev == before.rev)
     if conn.execute(update(_TICKET).where(*own).values(rev=before.rev + 1, **changed)).rowcount != 1:
         raise Conflict("Somebody changed this ticket meanwhile. Nothing was done; look at it again.")
+    _audit(conn, before, action, by, changed, reason=reason, after=after)
+    publish(conn, before.tenant_id, "tickets", [before.ticket_id], by.now)
+
+
+def _audit(
+    conn: Connection,
+    before: Row[Any],
+    action: str,
+    by: By,
+    changed: Mapping[str, Any],
+    *,
+    reason: str | None = None,
+    after: Mapping[str, Any] | None = None,
+) -> None:
     seen = {name: getattr(before, name) for name in _AUDITED}
     audit.append(
         conn,
@@ -333,4 +392,3 @@ def _write(
         correlation_id=before.correlation_id,
         now=by.now,
     )
-    publish(conn, before.tenant_id, "tickets", [before.ticket_id], by.now)

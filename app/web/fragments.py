@@ -155,7 +155,7 @@ FRAGMENTS: Final[Mapping[str, Fragment]] = {
         _rows("shift_report", "shift.html", mark("Shift handover"), "", shift.ShiftReport, shift.load_shift_report),
         _rows("account", "account.html", mark("My account"), "", account.Account, account.load_account),
         _state("manual_count", "base.html", mark("Manual review"), "manual", manual.ManualCount, manual.load_manual_count),
-        _rows("manual_rows", "manual.html", mark("Tasks"), "manual", manual.ManualRows, manual.load_manual_rows, every_s=2),
+        _rows("manual_rows", "manual.html", mark("Tasks"), "manual tickets", manual.ManualRows, manual.load_manual_rows, every_s=2),
         _rows("manual_detail", "manual.html", mark("Task"), "manual lane", manual.ManualDetail, manual.load_manual_detail),
         _state("takeover_count", "base.html", mark("Takeovers"), "tickets", takeovers.TakeoverCount, takeovers.load_takeover_count),
         _rows(

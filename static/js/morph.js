@@ -19,7 +19,7 @@
     if (!(node instanceof Element)) return true;
     if (dirty(node)) return false;
     if (node instanceof HTMLDialogElement && node.open) return false;
-    if (node.matches("[data-held]")) return false;
+    if (node.matches("[data-held], [data-typed]")) return false;  // typed before an answer that refused it
     if (node instanceof HTMLDetailsElement && fresh instanceof Element) fresh.toggleAttribute("open", node.open);
     return true;
   };

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.domain.clock_skew import BEHIND_NEEDS, Lags, SkewState, first, judge, skew_s
+from app.domain.clock_skew import BEHIND_NEEDS, Lags, SkewState, first, judge, says_nothing_yet, skew_s
 
 FINE, AHEAD, BEHIND = SkewState.FINE, SkewState.AHEAD, SkewState.BEHIND
 
@@ -27,3 +27,11 @@ def test_a_window_keeps_its_quickest_and_slowest_item() -> None:
 )
 def test_what_a_window_says(least_s: float, samples: int, before: SkewState, state: SkewState) -> None:
     assert judge(Lags(samples=samples, least_s=least_s, most_s=least_s), before, 60.0) is state
+
+
+def test_a_slow_window_is_not_over_until_it_has_enough_items() -> None:
+    slow = Lags(samples=BEHIND_NEEDS - 1, least_s=61.0, most_s=90.0)
+    assert says_nothing_yet(slow, 60.0)
+    assert not says_nothing_yet(slow.add(61.0), 60.0)
+    assert not says_nothing_yet(slow.add(0.4), 60.0)
+    assert slow.join(Lags(samples=2, least_s=70.0, most_s=200.0)) == Lags(samples=BEHIND_NEEDS + 1, least_s=61.0, most_s=200.0)

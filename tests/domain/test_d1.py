@@ -55,9 +55,26 @@ def test_clinics_that_open_at_other_hours_are_told_half_an_hour_before() -> None
     assert plan(utc("2026-11-28T13:00"), HOURS, POLICY)[3].due_at == utc("2026-11-28T12:30"), "closed on Saturdays"
 
 
-@pytest.mark.parametrize(("booked", "count"), [("2026-11-24T11:59", 4), ("2026-11-24T12:00", 0), ("2026-11-25T09:00", 0)])
-def test_an_appointment_booked_when_the_question_was_due_needs_no_question(booked: str, count: int) -> None:
-    assert len(plan(START, HOURS, POLICY, booked_at=utc(booked))) == count
+@pytest.mark.parametrize(
+    ("booked", "asked", "actions"),
+    [
+        ("2026-11-24T10:59", "2026-11-24T12:00", [A.ASK_FAMILY, A.OPEN_TASK, A.ALERT_STAFF, A.NOTIFY_OPENING]),
+        ("2026-11-24T11:59", "2026-11-24T12:59", [A.ASK_FAMILY, A.OPEN_TASK, A.ALERT_STAFF, A.NOTIFY_OPENING]),
+        ("2026-11-24T12:30", "2026-11-24T13:30", [A.ASK_FAMILY, A.OPEN_TASK, A.ALERT_STAFF, A.NOTIFY_OPENING]),
+        ("2026-11-24T18:00", None, [A.OPEN_TASK, A.ALERT_STAFF, A.NOTIFY_OPENING]),
+        ("2026-11-24T19:00", None, [A.OPEN_TASK, A.ALERT_STAFF, A.NOTIFY_OPENING]),
+        ("2026-11-24T19:01", None, [A.ALERT_STAFF, A.NOTIFY_OPENING]),
+        ("2026-11-24T20:01", None, [A.NOTIFY_OPENING]),
+        ("2026-11-25T10:31", None, []),
+    ],
+)
+def test_an_appointment_booked_on_the_day_before_gets_what_is_left_of_it(
+    booked: str, asked: str | None, actions: list[D1Action]
+) -> None:
+    """A family that has just booked is asked an hour later, by day; what was over by then is not made up for."""
+    steps = plan(START, HOURS, POLICY, booked_at=utc(booked))
+    assert [s.action for s in steps] == actions
+    assert [s.due_at for s in steps if s.action is A.ASK_FAMILY] == ([utc(asked)] if asked else [])
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,20 @@ def test_the_clock_runs_in_business_hours_and_starts_with_the_next_shift_outside
     assert clock.escalate_at == utc(due) + timedelta(minutes=15)
 
 
+@pytest.mark.parametrize(
+    ("opened", "moments"),
+    [
+        ("2026-11-23T20:44", ("2026-11-23T20:54", "2026-11-23T20:59", "2026-11-24T11:14")),
+        ("2026-11-23T20:48", ("2026-11-23T20:58", "2026-11-24T11:03", "2026-11-24T11:18")),
+        ("2026-11-27T20:50", ("2026-11-27T21:00", "2026-11-30T11:05", "2026-11-30T11:20")),
+    ],
+)
+def test_warning_and_escalation_wait_while_the_clinic_is_closed(opened: str, moments: tuple[str, ...]) -> None:
+    """Shortly before closing at six: fifteen minutes of waiting are fifteen minutes of open time, whatever the step."""
+    clock = sla_clock(utc(opened), Hours(), POLICY)
+    assert (clock.warn_at, clock.due_at, clock.escalate_at) == tuple(utc(m) for m in moments)
+
+
 def test_a_holiday_moves_the_clock_to_the_next_working_day() -> None:
     hours = Hours(holidays=frozenset({date(2026, 11, 23)}))
     assert sla_clock(utc("2026-11-23T15:00"), hours, POLICY).due_at == utc("2026-11-24T11:30")

@@ -422,6 +422,42 @@ async def test_a_quiet_tenant_is_served_although_another_has_a_long_backlog(clin
     assert "ten-lua" in {d.tenant_id for d in front}
 
 
+# --- what has a time limit ----------------------------------------------------------------------------------------------
+
+
+async def test_what_could_not_be_sent_in_time_is_dropped_and_not_sent_late(clinic: Database, manual_clock: ManualClock) -> None:
+    limit = NOON + timedelta(hours=4)
+    await clinic.write(say, not_after=limit)
+    await clinic.write(say, cause="cmd-2", text="Sem prazo.")
+    manual_clock.set(NOON + timedelta(hours=14))
+    async with running(clinic, manual_clock) as loop:
+        found = await until(clinic, loop, all_are("failed", "sent"))
+    assert (found[0].last_error, found[0].attempts) == ("not_sent_in_time", 0)
+    assert len(await clinic.read(chats, (TENANT,), 10)) == 1
+    assert await clinic.read(tasks) == []  # its cause says what happens next
+
+
+async def test_until_its_limit_a_message_is_sent_and_at_the_limit_nobody_can_claim_it(
+    clinic: Database, manual_clock: ManualClock
+) -> None:
+    limit = NOON + timedelta(hours=4)
+    early, late = await clinic.write(say, not_after=limit), await clinic.write(say, cause="cmd-2", not_after=limit)
+    lease = limit + timedelta(minutes=1)
+    assert await clinic.write(claim, [early], "n", lease, limit - timedelta(microseconds=1)) == {early}
+    assert await clinic.write(claim, [late], "n", lease, limit) == set()
+
+
+async def test_a_target_that_is_down_all_day_leaves_no_message_for_the_night(clinic: Database, manual_clock: ManualClock) -> None:
+    await clinic.write(say, not_after=NOON + timedelta(hours=4))
+    async with running(clinic, manual_clock) as loop:
+        for _ in range(FAILURES_TO_OPEN):
+            loop.circuits.failed("simulator", retry_after_s=3_600)
+        await until(clinic, loop, lambda found: found[0].due_at > NOON)
+        manual_clock.set(NOON + timedelta(hours=4))
+        await until(clinic, loop, all_are("failed"))
+    assert await clinic.read(chats, (TENANT,), 10) == []
+
+
 # --- providers' statuses ------------------------------------------------------------------------------------------------
 
 

@@ -1,25 +1,26 @@
 """Day-before confirmations (F-03) on the manual clock: on their minute, none twice, none at night, answers through the gate."""
 
 import re
-from collections import Counter
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, update
 
 from app.bootstrap import Services
 from app.clock import ManualClock
 from app.engine.d1 import D1
 from app.store.bulk import insert_rows
-from app.store.tables import Alert, Appointment, D1StepRow, ManualTask, Outbox, table
+from app.store.tables import Alert, AlertStep, Appointment, D1StepRow, Guardian, ManualTask, Outbox, table
 from app.web.app import create_app
 from tests.web.api_client import CONTACT, PATIENT, THERAPIST, Api, open_api
 from tests.web.conftest import Browser, add_person, browser_client, sign_in
+from tests.web.safe_mode_driver import deliver
 
 STEP, OUTBOX, TASK, ALERT = table(D1StepRow), table(Outbox), table(ManualTask), table(Alert)
+APPOINTMENT, ALERT_STEP = table(Appointment), table(AlertStep)
 SAO_PAULO = ZoneInfo("America/Sao_Paulo")
 
 
@@ -71,7 +72,7 @@ async def at(api: Api, loop: D1, *moments: datetime) -> None:
         await loop.tick()
 
 
-def local(day: int, hour: int, minute: int = 0, zone: ZoneInfo = SAO_PAULO) -> datetime:
+def local(day: int, hour: int, minute: int = 0, *, zone: ZoneInfo = SAO_PAULO) -> datetime:
     return datetime(2026, 11, day, hour, minute, tzinfo=zone).astimezone(UTC)
 
 
@@ -120,32 +121,136 @@ async def test_without_a_guardian_who_may_be_asked_a_person_is_told(api: Api) ->
     assert [(action, outcome) for _, action, _, outcome, _ in await steps(api)] == [("ask_family", "nobody"), ("open_task", "done")]
 
 
-async def test_a_week_with_a_change_of_the_clocks_in_a_timezone_that_has_one(api: Api) -> None:
-    """Lisbon leaves summer time on Sunday 25 October 2026; clinics there open on Saturday and Sunday too."""
-    zone = ZoneInfo("Europe/Lisbon")
-    week = {name: [["09:00", "18:00"]] for name in ("sat", "sun")}
-    await api.put(f"/settings/{api.clinic.slug}", {"timezone": "Europe/Lisbon", "hours": week, "national_holidays": None})
+async def test_the_second_days_alert_is_told_where_the_evening_is_the_next_day_in_utc(api: Api) -> None:
+    """In Rio Branco 19:00 is past midnight UTC: Wednesday evening and Thursday morning are two days, each with its alert."""
+    zone = ZoneInfo("America/Rio_Branco")
+    await api.put(f"/settings/{api.clinic.slug}", {"timezone": "America/Rio_Branco"})
     loop = D1(api.services.db, clock(api))
-    days = [date(2026, 10, 22) + timedelta(days=n) for n in range(7)]
-    for n, day in enumerate(days):
-        await book(api, f"a-{n}", datetime.combine(day, time(15), tzinfo=zone).astimezone(UTC))
-    minute, end = datetime(2026, 10, 20, 22, 0, tzinfo=UTC), datetime(2026, 10, 28, 16, 0, tzinfo=UTC)
-    while minute <= end:
-        await at(api, loop, minute)
-        minute += timedelta(minutes=10)
-    found = await steps(api)
-    assert Counter(action for _, action, _, _, _ in found) == dict.fromkeys(
-        ("ask_family", "open_task", "alert_staff", "notify_opening"), len(days)
+    await book(api, "a-wed", local(25, 19, zone=zone))
+    await book(api, "a-thu", local(26, 9, zone=zone))
+    await at(api, loop, local(24, 17, zone=zone))
+    assert await told(api) == [("a-wed", "open", 1)]
+    await at(api, loop, local(25, 17, zone=zone))
+    assert sorted(await told(api)) == [("a-thu", "open", 1), ("a-wed", "open", 1), ("a-wed", "open", 1)]  # one: before opening
+
+
+async def told(api: Api) -> list[tuple[str, str, int]]:
+    """The alerts about unconfirmed appointments: which, their status, and how often they were raised."""
+
+    def read(conn: Connection) -> list[Any]:
+        mine = select(ALERT).where(ALERT.c.trigger == "day_before_unconfirmed").order_by(ALERT.c.raised_at, ALERT.c.dedup_key)
+        return [(r.correlation_id.removeprefix("d1-"), r.status, r.seen_count) for r in conn.execute(mine)]
+
+    return await api.services.db.read(read)
+
+
+async def test_one_message_speaks_for_all_unconfirmed_appointments_and_reaches_secretary_and_manager(api: Api) -> None:
+    loop = D1(api.services.db, clock(api))
+    await book(api, "a-1", local(25, 14))
+    await book(api, "a-2", local(25, 15), therapist_id="t-2")
+    await at(api, loop, local(24, 17))
+    await api.services.alerts.tick()
+    await api.services.alerts.close()
+
+    def read(conn: Connection) -> tuple[list[str], set[str]]:
+        steps = select(ALERT_STEP.c.channel).where(ALERT_STEP.c.outcome == "sent").order_by(ALERT_STEP.c.channel)
+        return [*conn.execute(steps).scalars()], {r.owner for r in conn.execute(select(ALERT.c.owner))}
+
+    channels, owners = await api.services.db.read(read)
+    assert channels == ["manager", "ops_chat", "secretary"]
+    assert owners == {"secretary,manager"}
+
+
+async def test_a_secretary_sees_the_alert_and_is_led_to_the_tasks(api: Api, services: Services) -> None:
+    person = await add_person(services, "secretary", [api.clinic.tenant_id])
+    await book(api, "a-1", local(25, 14))
+    await at(api, D1(services.db, clock(api)), local(24, 17))
+    async with browser_client(create_app(services)) as opened:
+        desk = await sign_in(services, opened, person)
+        page = (await desk.client.get("/", headers={"accept": "text/html"})).text
+    assert 'href="/manual">Consulta de quarta-feira, 25/11 às 14:00 sem confirmação' in page
+
+
+@pytest.mark.parametrize(
+    ("changed", "resolution"),
+    [
+        ({"status": "confirmed"}, "family_answered"),
+        ({"status": "cancelled"}, "appointment_changed"),
+        ({"start_at": local(27, 14), "end_at": local(27, 15)}, "appointment_changed"),
+    ],
+)
+async def test_what_is_open_about_an_appointment_ends_when_nobody_needs_to_call(
+    api: Api, changed: dict[str, Any], resolution: str
+) -> None:
+    loop = D1(api.services.db, clock(api))
+    await book(api, "a-1", local(25, 14))
+    await book(api, "a-2", local(25, 15), therapist_id="t-2")
+    await at(api, loop, local(24, 17))
+    await api.services.db.write(
+        lambda c: c.execute(update(APPOINTMENT).where(APPOINTMENT.c.appointment_id == "a-1").values(**changed))
     )
-    wall = {(action, done.astimezone(zone).strftime("%H:%M")) for _, action, done, _, _ in found}
-    assert wall == {
-        ("ask_family", "09:00"),
-        ("open_task", "16:00"),
-        ("alert_staff", "17:00"),
-        ("notify_opening", "07:30"),
-        ("notify_opening", "08:30"),
+    await at(api, loop, local(24, 17, 1))
+    assert await tasks_of(api) == {"a-1": ("resolved", resolution), "a-2": ("open", None)}
+    assert await told(api) == [("a-1", "resolved", 1), ("a-2", "open", 1)]
+
+
+async def test_a_task_that_somebody_has_taken_stays_with_them(api: Api) -> None:
+    loop = D1(api.services.db, clock(api))
+    await book(api, "a-1", local(25, 14))
+    await at(api, loop, local(24, 16))
+
+    def change(conn: Connection) -> None:
+        conn.execute(update(TASK).values(status="claimed", owner="user:rita"))
+        conn.execute(update(APPOINTMENT).values(status="confirmed"))
+
+    await api.services.db.write(change)
+    await at(api, loop, local(24, 16, 1))
+    assert await tasks_of(api) == {"a-1": ("claimed", None)}
+
+
+async def tasks_of(api: Api) -> dict[str, tuple[str, str | None]]:
+    def read(conn: Connection) -> Any:
+        return {r.item_id: (r.status, r.resolution) for r in conn.execute(select(TASK))}
+
+    return await api.services.db.read(read)
+
+
+@pytest.mark.parametrize(("patient", "contact"), [(PATIENT, CONTACT), ("p-unverified", CONTACT), ("p-nobody", None)])
+async def test_the_task_says_which_appointment_whose_and_whom_to_call(api: Api, patient: str, contact: str | None) -> None:
+    await api.put("/patients/p-unverified", {"name": "Lia"})
+    row = {"tenant_id": api.clinic.tenant_id, "patient_id": "p-unverified", "contact_id": CONTACT, "can_schedule": True}
+    row |= {"can_cancel": False, "is_primary": True, "granted_by": "system:test", "reason": "cadastro", "updated_at": api.now}
+    await api.services.db.write(insert_rows, table(Guardian), [row])
+    await book(api, "a-1", local(25, 14), patient_id=patient)
+    await at(api, D1(api.services.db, clock(api)), local(24, 16))
+    (listed,) = (await api.get("/manual-tasks"))["items"]
+    task = await api.get(f"/manual-tasks/{listed['task_id']}")
+    assert (task["patient_id"], task["contact_id"]) == (patient, contact)
+    assert (task["appointment"]["appointment_id"], task["appointment"]["start_at"]) == ("a-1", "2026-11-25T17:00:00Z")
+    assert task["can_apply"] is False
+
+
+async def test_a_visit_that_began_while_nobody_looked_has_its_steps_written_down_as_missed(api: Api) -> None:
+    loop = D1(api.services.db, clock(api))
+    await book(api, "a-1", local(25, 14))
+    await at(api, loop, local(25, 15), local(25, 16))
+    assert {(action, outcome) for _, action, _, outcome, _ in await steps(api)} == {
+        (action, "missed") for action in ("ask_family", "open_task", "alert_staff", "notify_opening")
     }
-    assert not any(late for *_, late in found)
+    assert await told(api) == []
+    assert await tasks_of(api) == {}
+
+
+async def test_a_question_that_could_not_be_sent_by_day_is_not_sent_at_night_and_the_agenda_says_so(api: Api) -> None:
+    loop = D1(api.services.db, clock(api))
+    await book(api, "a-1", local(25, 14))
+    await at(api, loop, local(24, 9))  # asked, and then the node is gone
+    clock(api).set(local(25, 2))
+    await deliver(api)
+    await loop.tick()
+    assert await count(api, OUTBOX, OUTBOX.c.step == "ask", OUTBOX.c.status == "failed", OUTBOX.c.sent_at.is_(None)) == 1
+    assert next((action, outcome) for _, action, _, outcome, _ in await steps(api)) == ("ask_family", "missed")
+    assert await tasks_of(api) == {"a-1": ("open", None)}
 
 
 # --- the answer ---------------------------------------------------------------------------------------------------------

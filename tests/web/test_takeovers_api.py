@@ -13,12 +13,12 @@ from app.clock import ManualClock
 from app.engine.takeover import Takeovers
 from app.store import takeovers
 from app.store.people import By
-from app.store.tables import InboxMessage, Outbox, Ticket, table
+from app.store.tables import AlertStep, AuditEntry, InboxMessage, Outbox, Ticket, table
 from app.store.verify import verify
 from tests.web.api_client import CONTACT, Api, open_api
 from tests.web.conftest import add_key
 
-OUTBOX = table(Outbox)
+OUTBOX, STEP, AUDIT = table(Outbox), table(AlertStep), table(AuditEntry)
 WHY = "a mãe pediu para falar com alguém"
 
 
@@ -190,11 +190,71 @@ async def test_the_clock_warns_breaches_and_escalates_on_its_minute(services: Se
         ("sla_breached", "manager"),
         ("escalated", "superadmin"),
     ]
-    (alert,) = (await api.get("/alerts"))["items"]
-    assert (alert["trigger"], alert["status"], alert["count"]) == ("takeover_sla", "open", 2)
+    assert await raised(api) == {
+        "takeover_sla_warning": ("resolved", "secretary"),
+        "takeover_sla": ("open", "manager,sre"),
+        "takeover_sla_escalated": ("open", "superadmin"),
+    }
     await call(api, f"/{number}/reply", text="Desculpe a demora.")
     assert (await api.get("/alerts", status="open"))["items"] == []
     assert await states(api, loop, 60) == [("in_progress", "secretary")]
+
+
+async def raised(api: Api) -> dict[str, tuple[str, str]]:
+    """The alerts about the takeover: their status and who owns them."""
+    return {a["trigger"]: (a["status"], a["owner"]) for a in (await api.get("/alerts"))["items"]}
+
+
+async def sent_to(api: Api) -> list[str]:
+    """Let the alerts go out; the channels that got one."""
+    await api.services.alerts.tick()
+    await api.services.alerts.close()
+    done = select(STEP.c.channel).where(STEP.c.outcome == "sent").order_by(STEP.c.done_at, STEP.c.channel)
+    return await api.services.db.read(lambda conn: list(conn.execute(done).scalars()))
+
+
+async def test_each_level_is_told_also_when_somebody_took_on_the_level_before(
+    services: Services, client: httpx.AsyncClient
+) -> None:
+    api, _, loop = await opened(services, client, datetime(2026, 11, 23, 13, 0, tzinfo=UTC))
+    await states(api, loop, 10)
+    assert await sent_to(api) == ["secretary"]
+    await states(api, loop, 5)
+    assert await sent_to(api) == ["secretary", "manager", "ops_chat"]
+    (late,) = (await api.get("/alerts", status="open"))["items"]
+    answer = await api.call("POST", f"/alerts/{late['alert_id']}/ack")
+    assert answer.status_code == 200
+    await states(api, loop, 15)
+    assert await sent_to(api) == ["secretary", "manager", "ops_chat", "ops_chat", "superadmin_whatsapp"]
+
+
+async def test_the_clock_refuses_no_answer(services: Services, client: httpx.AsyncClient) -> None:
+    """The warning came while somebody typed: their answer is about the conversation as it is, and goes out."""
+    api, number, loop = await opened(services, client, datetime(2026, 11, 23, 13, 0, tzinfo=UTC))
+    seen = (await api.get("/tickets/t-1"))["rev"]
+    assert await states(api, loop, 15) == [("sla_breached", "manager")]
+    await call(api, f"/{number}/reply", text="Oi!", rev=seen)
+    assert await said(api) == ["reply-2"]
+
+
+async def test_a_conversation_is_taken_from_its_owner_with_a_reason_and_never_by_chance(
+    services: Services, client: httpx.AsyncClient
+) -> None:
+    api, number, loop = await opened(services, client, datetime(2026, 11, 23, 13, 0, tzinfo=UTC))
+    other = Api(api.client, services, api.clinic, await add_key(services, api.clinic.tenant_id))
+    owner = (await call(api, f"/{number}/start"))["owner"]
+    await states(api, loop, 15)  # warned and late, it is still theirs
+    refused = await call(other, f"/{number}/start", 409)
+    assert refused["ticket"]["owner"] == owner
+    await call(other, f"/{number}/reply", 409, text="Oi, sou outra pessoa.")
+    await call(other, f"/{number}/close", 409, reason="fim")
+    assert await said(api) == []
+    taken = await call(other, f"/{number}/start", reason="a colega saiu")
+    assert (taken["owner"] != owner, taken["state"]) == (True, "sla_breached")
+    await call(api, f"/{number}/reply", 409, text="Ainda sou eu.")
+    await call(other, f"/{number}/reply", text="Oi!")
+    trail = await services.db.read(lambda conn: list(conn.execute(select(AUDIT.c.reason).where(AUDIT.c.action == "ticket_start"))))
+    assert [row.reason for row in trail] == [None, "a colega saiu"]
 
 
 async def test_at_night_the_clock_waits_for_the_next_shift(services: Services, client: httpx.AsyncClient) -> None:
@@ -239,8 +299,8 @@ async def test_a_step_is_late_after_downtime_and_never_lost_and_two_nodes_write_
     clock.set(api.now + timedelta(hours=3))
     await asyncio.gather(loop.tick(), Takeovers(services.db, clock).tick())
     assert (await api.get("/tickets/t-1"))["state"] == "escalated"
-    (alert,) = (await api.get("/alerts"))["items"]
-    assert alert["count"] == 1
+    alerts = (await api.get("/alerts"))["items"]
+    assert {a["trigger"]: a["count"] for a in alerts} == {"takeover_sla": 1, "takeover_sla_escalated": 1}
     who = By(actor="user:x", now=api.now)
     await services.db.write(takeovers.close, api.clinic.tenant_id, number, who, "fim")
     assert await services.db.read(takeovers.due, clock.now()) == []

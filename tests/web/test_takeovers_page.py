@@ -1,5 +1,6 @@
 """The takeovers page over HTTP, without scripts."""
 
+import re
 from collections.abc import AsyncIterator
 
 import httpx
@@ -43,6 +44,7 @@ async def test_a_secretary_takes_a_conversation_from_the_contact_answers_and_giv
     page = await shown(rita, where)
     assert "pediu uma pessoa" in page
     assert "O robô não responde desde" in page
+    assert re.search(r'href="/takeovers">Assumidas? <span class="num">1</span>', await shown(rita, "/manual"))
     number = where.partition("takeover=")[2]
     for act, more in (("start", {}), ("reply", {"text": "Oi, Maria."}), ("close", {"reason": "resolvido"})):
         done = await send(rita, "/takeovers/act", ticket_id=number, act=act, **more)
@@ -52,12 +54,25 @@ async def test_a_secretary_takes_a_conversation_from_the_contact_answers_and_giv
     assert not (await api.get(f"/contacts/{CONTACT}"))["takeover_active"]
 
 
-async def test_what_changed_meanwhile_is_shown_and_not_overwritten(api: Api, rita: Browser) -> None:
+async def test_a_refused_answer_says_so_and_keeps_what_was_typed(api: Api, rita: Browser) -> None:
     answer = await api.call("POST", "/takeovers", json={"contact_id": CONTACT, "reason": "x"})
     number = answer.json()["takeover_id"]
     await api.call("POST", f"/takeovers/{number}/start")
-    late = await send(rita, "/takeovers/act", ticket_id=number, act="start", rev="1")
-    assert "changed=1" in late.headers["location"]
+    assert (await send(rita, f"/takeovers/act?takeover={number}", ticket_id=number, act="start", rev="1")).status_code == 409
+    late = await send(rita, f"/takeovers/act?takeover={number}", ticket_id=number, act="reply", rev="1", text="Oi, Maria <3")
+    assert late.status_code == 409
+    assert "Nada foi feito" in late.text
+    assert "O que você digitou continua aqui." in late.text
+    assert ">Oi, Maria &lt;3</textarea>" in late.text
+    assert "Assumir no lugar de" in late.text
+    taken = {"act": "start", "text": "Oi, Maria <3", "reason": "o programa parou"}
+    mine = await send(rita, f"/takeovers/act?takeover={number}", ticket_id=number, **taken)
+    assert mine.status_code == 200
+    assert 'id="takeover_text"' in mine.text
+    assert ">Oi, Maria &lt;3</textarea>" in mine.text
+    assert "Nada foi feito" not in mine.text
+    back = await rita.client.get(f"/takeovers/act?takeover={number}", headers=PAGE)
+    assert back.headers["location"] == f"/takeovers?takeover={number}"
     assert (await send(rita, "/takeovers/act", ticket_id=number, act="reply", text=" ")).status_code == 400
     assert (await send(rita, "/takeovers/open", clinic=api.clinic.slug, contact_id=CONTACT, reason="eu")).status_code == 409
 

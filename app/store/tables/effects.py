@@ -80,6 +80,8 @@ class Outbox(SQLModel, table=True):
     attempts: int = 0
     created_at: datetime = when()
     due_at: datetime = when()
+    not_after: datetime | None = when(default=None)
+    """From here on it makes no sense any more, and is not sent; None = it always does."""
     lease_token: str | None = Field(default=None, max_length=64)
     lease_until: datetime | None = when(default=None)
     sent_at: datetime | None = when(default=None)
@@ -124,7 +126,8 @@ class ManualTask(SQLModel, table=True):
     rev: int = 1
     contact_id: str | None = Field(default=None, max_length=200)
     command_id: str | None = Field(default=None, max_length=200)
-    item_id: str | None = Field(default=None, max_length=200)
+    item_id: str | None = Field(default=None, max_length=300)
+    """What it is about where no command is behind it: the unusable item, message, delivery or appointment."""
     correlation_id: str = Field(max_length=220)
     created_at: datetime = when()
     due_at: datetime = when()

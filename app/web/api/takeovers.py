@@ -47,6 +47,12 @@ class SeenBody(msgspec.Struct):
     tenant_id: str | None = None
 
 
+class StartBody(SeenBody):
+    """With a `reason`, a conversation is also taken from whoever has it."""
+
+    reason: str | None = None
+
+
 class ReplyBody(msgspec.Struct):
     """What the family reads."""
 
@@ -85,9 +91,12 @@ async def open_takeover(request: AnyRequest, data: JSONBody[OpenBody]) -> Docume
 
 
 @post("/api/v1/takeovers/{ticket_id:str}/start", before_request=json_or_nothing, status_code=200, summary="Take the ticket", **ACT)
-async def start(request: AnyRequest, ticket_id: FromPath[str], data: JSONBody[SeenBody | None] = None) -> Document:
-    """The clock goes on until the family has an answer."""
-    return await _do(request, ticket_id, data, takeovers.start)
+async def start(request: AnyRequest, ticket_id: FromPath[str], data: JSONBody[StartBody | None] = None) -> Document:
+    """The clock goes on until the family has an answer. 409 when somebody else has it and no reason is given."""
+    texts = Texts()
+    reason = texts.optional("/reason", data.reason if data is not None else None, 500)
+    texts.check()
+    return await _do(request, ticket_id, data, takeovers.start, reason=reason)
 
 
 @post("/api/v1/takeovers/{ticket_id:str}/reply", before_request=require_json, status_code=200, summary="Answer the family", **ACT)
@@ -149,12 +158,12 @@ async def take_over(request: AnyRequest, tenant_id: str, contact_id: str, reason
     return found
 
 
-async def _do(request: AnyRequest, ticket_id: str, data: Any, act: Any, *args: Any) -> Document:
+async def _do(request: AnyRequest, ticket_id: str, data: Any, act: Any, *args: Any, **more: Any) -> Document:
     check_ids(ticket_id=ticket_id)
     tenant_id = await tenant_of(request, data.tenant_id if data is not None else None)
     services = services_of(request)
     try:
-        await services.db.write(act, tenant_id, ticket_id, by(request), *args, rev=data.rev if data is not None else None)
+        await services.db.write(act, tenant_id, ticket_id, by(request), *args, rev=data.rev if data is not None else None, **more)
     except Conflict as conflict:
         conflict.extra = {"ticket": await _shown(request, tenant_id, ticket_id)}
         raise

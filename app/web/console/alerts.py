@@ -1,7 +1,7 @@
 """Alerts: what is open first, how long until safe mode, each step of the ladder, and who took it on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -41,6 +41,8 @@ CHANNELS: Final[Mapping[str, str]] = {
     "superadmin_whatsapp": mark("WhatsApp of the superadmin"),
     "superadmin_sms": mark("SMS of the superadmin"),
     "ops_chat": mark("Chat of operations"),
+    "secretary": mark("Desk of the clinic"),
+    "manager": mark("Management of the clinic"),
     "email": mark("E-mail"),
 }
 LEVELS: Final[Mapping[str, str]] = {
@@ -70,6 +72,13 @@ HOW: Final[Mapping[str, str]] = {
     "console": mark("in the console"),
     "api": mark("by a program"),
 }
+
+
+_WORKED_ON: Final[Mapping[str, str]] = {
+    "day_before_unconfirmed": "/manual",
+    "takeover_sla_warning": "/takeovers",
+}
+"""Where those who own an alert work on what it is about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,16 +192,23 @@ def load_alert_rows(conn: Connection, visit: Visit) -> AlertRows:
 
 
 def open_alerts(conn: Connection, visit: Visit) -> tuple[AlertLine, ...]:
-    """The worst alerts that nobody has taken on, one line for each storm; none for roles that do not see the page."""
+    """The worst alerts that nobody has taken on, one line for each storm.
+
+    A role that does not see the page has those that it owns, and is led to where it works on them.
+    """
     alerts_page = page("alerts")
-    if alerts_page is None or visit.role not in alerts_page.roles:
-        return ()
     rows = views.board(conn, visit.scope, offset=0, limit=PAGE_SIZE)
+    if alerts_page is None or visit.role not in alerts_page.roles:
+        rows = [row for row in rows if visit.role in row["owner"].split(",") and row["trigger"] in _WORKED_ON]
     leaders: dict[str, dict[str, Any]] = {}
     for row in rows:
         if row["status"] == "open":
             leaders.setdefault(row["group_id"], row)
-    return _lines(conn, visit, list(leaders.values())[:NEEDS_SHOWN])
+    lines = _lines(conn, visit, list(leaders.values())[:NEEDS_SHOWN])
+    if alerts_page is not None and visit.role in alerts_page.roles:
+        return lines
+    triggers = {row["alert_id"]: row["trigger"] for row in rows}
+    return tuple(replace(line, url=visit.urls.to(_WORKED_ON[triggers[line.alert_id]])) for line in lines)
 
 
 def load_alert_detail(conn: Connection, visit: Visit) -> AlertDetail:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from app.domain.manual import OFFERED, UNDO_WITHIN, Outcome, Tab, tab_of
 from app.domain.reasons import explain
 from app.errors import InvalidRequest
-from app.store import manual
+from app.store import manual, takeovers
 from app.store.views.scope import clinics
 from app.web.console.owners import owner_names
 from app.web.console.pages import MANAGER, SUPERADMIN
@@ -126,6 +126,9 @@ def load_manual_rows(conn: Connection, visit: Visit) -> ManualRows:
         for tab, count in totals.items()
         if count or tab is chosen
     ]
+    talks = takeovers.open_count(conn, visit.scope)
+    if talks:  # a conversation is worked on where it is answered; whoever looks for work finds it from here
+        tabs.append(TabLink(name=words.text("Taken over"), count=talks, url=visit.urls.to("/takeovers"), chosen=False))
     here = chosen.value if chosen else None
     cursor = f"{found[-1]['due_at'].isoformat()}~{found[-1]['task_id']}" if more else None
     return ManualRows(

@@ -99,6 +99,8 @@ _TAKEOVERS: Final[Mapping[str, str]] = {
     "family_request": mark("The family asked for a person."),
     "frustration": mark("The family wrote several times and was not understood."),
     "d1_declined": mark("The family answered that it will not come to the appointment."),
+    "d1_unclear": mark("The family answered, and it is not clear which appointment it means."),
+    "d1_outdated": mark("The family answered a question about an appointment that has changed since."),
 }
 _STOPPED: Final[Mapping[str, str]] = {
     "gap": mark("Waits for an earlier request that has not arrived."),

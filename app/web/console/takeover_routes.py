@@ -12,6 +12,7 @@ from app.web.api.common import by, storable
 from app.web.api.takeovers import TEXT_MAX, take_over, tickets_changed
 from app.web.auth import actor_of, authenticator
 from app.web.console.render import show, view
+from app.web.console.takeovers import Typed
 from app.web.console.visit import AnyRequest, scope_of, services_of
 
 TAKEOVERS: Final = view("takeovers", "takeovers.html", "takeover_rows", "takeover_detail")
@@ -26,19 +27,22 @@ async def page(request: AnyRequest) -> Response[str]:
 
 
 @post("/takeovers/act", **_ACT)
-async def act(request: AnyRequest) -> Redirect:
-    """Take a ticket, answer the family, or give the conversation back; what changed meanwhile is shown instead."""
+async def act(request: AnyRequest) -> Response[Any]:
+    """Take a ticket, answer the family, or give the conversation back.
+
+    409 with the conversation as it is now, and with what was typed, when somebody else changed it.
+    """
     form = await _form(request)
-    ticket_id, name = form.get("ticket_id", "")[:40], form.get("act", "")
+    ticket_id, name = request.query_params.get("takeover", form.get("ticket_id", ""))[:40], form.get("act", "")
     services, who = services_of(request), by(request)
     found = await services.db.read(takeovers.ticket, scope_of(actor_of(request)), ticket_id)
     if found is None:
         raise NotFound("There is no such ticket.")
     tenant_id, rev = found["tenant_id"], _rev(form)
-    more: dict[str, str] = {}
     try:
         if name == "start":
-            await services.db.write(takeovers.start, tenant_id, ticket_id, who, rev=rev)
+            reason = form.get("reason", "").strip()[:REASON_MAX] or None
+            await services.db.write(takeovers.start, tenant_id, ticket_id, who, rev=rev, reason=reason)
         elif name == "reply":
             text = _need(form, "text", "Write what the family reads.", TEXT_MAX)
             await services.db.write(takeovers.reply, tenant_id, ticket_id, who, text, rev=rev)
@@ -48,9 +52,27 @@ async def act(request: AnyRequest) -> Redirect:
         else:
             raise InvalidRequest("Say what is to be done.", errors=[{"pointer": "/act", "detail": "is not one of the acts"}])
     except Conflict:
-        more["changed"] = "1"
+        return await _with_typed(request, form, status=409)
     tickets_changed(request)
-    return _back(request, {"takeover": ticket_id, **more})
+    if name == "start" and form.get("text"):  # typed while somebody else had it: it waits to be sent
+        return await _with_typed(request, form, status=200)
+    return _back(request, {"takeover": ticket_id})
+
+
+@get("/takeovers/act")
+async def back(request: AnyRequest) -> Redirect:
+    """Where a refused act was answered, loaded again: the page itself."""
+    shown = request.query_params.get("takeover", "")[:40]
+    return _back(request, {"takeover": shown} if shown else {})
+
+
+async def _with_typed(request: AnyRequest, form: Mapping[str, str], *, status: int) -> Response[str]:
+    """The page with the conversation as it is now, and everything that was typed in its place."""
+    reason = "" if form.get("act") == "start" else form.get("reason", "")[:REASON_MAX]
+    typed = Typed(refused=status == 409, text=form.get("text", "")[:TEXT_MAX], reason=reason)
+    answer = await show(request, TAKEOVERS, extra={"typed": typed})
+    answer.status_code = status
+    return answer
 
 
 @post("/takeovers/open", **_ACT)
@@ -88,5 +110,5 @@ def _back(request: AnyRequest, params: Mapping[str, str]) -> Redirect:
 
 
 takeover_pages: Final[list[Any]] = [
-    Router("/", route_handlers=[page, act, open_one], opt={"access": "page"}, include_in_schema=False)
+    Router("/", route_handlers=[page, act, back, open_one], opt={"access": "page"}, include_in_schema=False)
 ]

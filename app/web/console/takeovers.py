@@ -75,7 +75,15 @@ class TakeoverDetail:
     line: TakeoverLine | None
     lane_url: str | None
     csrf: str
-    changed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Typed:
+    """What a person had typed when an act of theirs was refused, or before they took the conversation."""
+
+    refused: bool = True
+    text: str = ""
+    reason: str = ""
 
 
 def load_takeover_rows(conn: Connection, visit: Visit) -> TakeoverRows:
@@ -100,7 +108,6 @@ def load_takeover_detail(conn: Connection, visit: Visit) -> TakeoverDetail:
         line=_line(conn, visit, ticket) if ticket is not None else None,
         lane_url=visit.urls.lane(clinic, ticket["contact_id"]) if ticket is not None and clinic is not None else None,
         csrf=visit.csrf_token,
-        changed=visit.one("changed") == "1",
     )
 
 
