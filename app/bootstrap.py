@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
@@ -54,7 +55,7 @@ from app.settings import VAR, Settings
 from app.store.database import Database
 from app.store.ledger import LanePlan, database_now
 from app.store.migrate import current, head
-from app.store.nodes import keep_time, shared_time
+from app.store.nodes import keep_time, newest_moment, shared_time
 from app.telemetry import configure
 from app.tracing import Tracing, tracing
 
@@ -239,8 +240,17 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
 
 
 async def _go_on(database: Database, clock: Clock) -> None:
-    """A fast clock goes on where the installation's processes left it, and every process shows the same time."""
-    if not isinstance(clock, SystemClock) or clock.scale == 1.0 or await current(database) != head():
+    """A fast clock goes on where the installation's processes left it, and every process shows the same time.
+
+    On SQLite, which has no clock of its own, no run begins before the last one: the machine's clock may have been set back.
+    """
+    if not isinstance(clock, SystemClock) or await current(database) != head():
+        return
+    if clock.scale == 1.0:
+        newest = await database.read(newest_moment) if database.is_sqlite else None
+        moved = clock.never_before(newest) if newest is not None else timedelta(0)
+        if moved:
+            log.warning("clock_was_set_back", moved_ms=round(moved.total_seconds() * 1000))
         return
     kept = await database.write(shared_time, clock.scale, *clock.pair())
     clock.go_on(kept.real_at, kept.at)

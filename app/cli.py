@@ -6,6 +6,7 @@ import math
 import os
 import secrets
 import shutil
+import sqlite3
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -27,7 +28,7 @@ from app.errors import KoraError
 from app.ids import new_id
 from app.settings import DEVELOPMENT_SECRET, Settings
 from app.store import accounts, audit
-from app.store.database import Database
+from app.store.database import SQLITE_SOUND_FROM, Database
 from app.store.lanes import GLOBAL_SCOPE
 from app.store.migrate import current, head, upgrade
 from app.store.settings import load as load_settings
@@ -81,7 +82,7 @@ def _with_database(work: Callable[[Database], Awaitable[T]], *, settings: Settin
 
     async def go() -> T:
         prepare_folder(settings.database_url)
-        database = Database(settings.database_url, pool_size=2)
+        database = Database(settings.database_url, pool_size=2, checkpoints=False)
         try:
             return await work(database)
         finally:
@@ -463,12 +464,13 @@ def doctor() -> None:
 async def _findings(settings: Settings) -> list[tuple[bool, str]]:
     found = [(sys.version_info >= (3, 11), f"Python {sys.version.split()[0]} (3.11 or later is needed)")]
     prepare_folder(settings.database_url)
-    database = Database(settings.database_url, pool_size=1)
+    database = Database(settings.database_url, pool_size=1, checkpoints=False)
     try:
         version = await database.read(
             lambda c: c.execute(text("SELECT sqlite_version()" if database.is_sqlite else "SHOW server_version")).scalar()
         )
         found.append((True, f"database answers ({database.dialect} {version})"))
+        found.append(await _durability_finding(settings, database))
         revision = await current(database)
         fix = "" if revision == head() else "; run: kora migrate"
         found.append((revision == head(), f"schema is {revision or 'empty'}, the code wants {head()}{fix}"))
@@ -489,6 +491,23 @@ async def _findings(settings: Settings) -> list[tuple[bool, str]]:
     found.append((free > 500, f"{free} MB free on this disk (500 MB or more are needed)"))
     found.append((True, f"serving would listen on {settings.host}:{settings.port}, people reach {settings.public_url}"))
     return found
+
+
+async def _durability_finding(settings: Settings, database: Database) -> tuple[bool, str]:
+    """Whether what the database calls committed is on disk, and whether commands may run beside the server."""
+    if not database.is_sqlite:
+        fsync = await database.read(lambda c: c.execute(text("SHOW fsync")).scalar())
+        if fsync == "on":
+            return True, "PostgreSQL waits for the disk (fsync is on; our connections raise synchronous_commit themselves)"
+        return not settings.is_production, "fsync is off: a power failure loses what was acknowledged; set fsync = on"
+    version = ".".join(map(str, sqlite3.sqlite_version_info))
+    if sqlite3.sqlite_version_info >= SQLITE_SOUND_FROM:
+        return True, f"SQLite {version} keeps a WAL file that several processes write"
+    wanted = ".".join(map(str, SQLITE_SOUND_FROM))
+    return True, (
+        f"SQLite {version} is older than {wanted}: only the server moves its WAL file, commands beside it never do; "
+        "do not open the file with other programs while the server runs"
+    )
 
 
 async def _channels_finding(settings: Settings, database: Database) -> tuple[bool, str]:

@@ -11,6 +11,8 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+STEP_BACK_MAX = timedelta(days=1)
+"""How far a machine's clock may have been set back between two runs and still be corrected by what is stored."""
 RUNNING_GAP = timedelta(seconds=30)
 """Real time without a process after which a fast clock is taken to have stood still in between."""
 
@@ -72,6 +74,18 @@ class SystemClock:
         gap = max(real - real_at, timedelta(0))
         reached = at + timedelta(seconds=gap.total_seconds() * self.scale) if gap <= RUNNING_GAP else at
         self._start += max(reached, real) - now
+
+    def never_before(self, moment: datetime) -> timedelta:
+        """Begin at `moment` where this clock is behind it; returns by how much it was moved.
+
+        A moment more than STEP_BACK_MAX ahead is not believed: it was the clock before that was wrong.
+        """
+        behind = moment - self.now()
+        if not timedelta(0) < behind <= STEP_BACK_MAX:
+            return timedelta(0)
+        self._real0 += behind
+        self._start += behind
+        return behind
 
     def off(self, reference: datetime) -> timedelta:
         """Distance from the reference in real time."""

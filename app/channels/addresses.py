@@ -9,6 +9,7 @@ import ipaddress
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -36,15 +37,35 @@ class AllowList:
         """Whether `host`, which resolved to `address`, may be called."""
         if self.anything or host.lower().rstrip(".") in self.hosts:
             return True
-        plain = _unwrapped(address)
-        return (plain.is_global and not plain.is_multicast) or any(plain in network for network in self.networks)
+        reached = _reached(address)
+        if all(_public(plain) for plain in reached):
+            return True
+        return any(all(plain in network for plain in reached) or address in network for network in self.networks)
 
 
-def _unwrapped(address: Address) -> Address:
-    """The IPv4 address inside an IPv6 one (mapped, 6to4), which is the one that is reached."""
-    if isinstance(address, ipaddress.IPv6Address):
-        return address.ipv4_mapped or address.sixtofour or address
-    return address
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+_COMPATIBLE: Final = ipaddress.IPv6Network("::/96")
+"""Prefixes whose last 32 bits are the IPv4 address that is reached (RFC 6052, RFC 4291)."""
+_NAT64_LOCAL: Final = ipaddress.IPv6Network("64:ff9b:1::/48")
+"""A network's own NAT64 (RFC 8215): where it leads is not to be seen, so it counts as private."""
+
+
+def _public(plain: Address) -> bool:
+    return plain.is_global and not plain.is_multicast and not (isinstance(plain, ipaddress.IPv6Address) and plain in _NAT64_LOCAL)
+
+
+def _reached(address: Address) -> tuple[Address, ...]:
+    """What is reached through an address: the IPv4 ones inside an IPv6 one (mapped, 6to4, NAT64, Teredo), else itself."""
+    if not isinstance(address, ipaddress.IPv6Address):
+        return (address,)
+    inside = address.ipv4_mapped or address.sixtofour
+    if inside is not None:
+        return (inside,)
+    if address.teredo is not None:
+        return address.teredo
+    if address in _NAT64 or (address in _COMPATIBLE and int(address) > 0xFFFF):
+        return (ipaddress.IPv4Address(int(address) & 0xFFFFFFFF),)
+    return (address,)
 
 
 async def checked_address(host: str, port: int, allowed: AllowList) -> Address | None:

@@ -4,7 +4,8 @@ from urllib.parse import quote
 
 import httpx
 
-from app.channels.http import Limits, call, judge, text_at
+from app.channels.addresses import AllowList
+from app.channels.http import Limits, checked_call, judge, text_at
 from app.channels.outbound import OutboundMessage, SendResult, refused
 from app.channels.reach import endpoint
 
@@ -22,6 +23,7 @@ class EvolutionChannel:
         instance: str,
         api_key: str,
         target: str | None = None,
+        allowed: AllowList | None = None,
         limits: Limits | None = None,
     ) -> None:
         self.key = f"evolution:{instance}"
@@ -30,6 +32,7 @@ class EvolutionChannel:
         self._url = f"{base_url.rstrip('/')}/message/sendText/{quote(instance, safe='')}"
         self._headers = {"apikey": api_key}
         self._target = target
+        self._allowed = allowed or AllowList()
         self._limits = limits or Limits()
 
     async def send(self, message: OutboundMessage) -> SendResult:
@@ -38,7 +41,9 @@ class EvolutionChannel:
         if not to:
             return refused("no_recipient")
         body = {"number": to.removeprefix("+"), "text": message.text}
-        answer = await call(self._client, self._url, json=body, headers=self._headers, limits=self._limits)
+        answer = await checked_call(
+            self._client, self._url, allowed=self._allowed, json=body, headers=self._headers, limits=self._limits
+        )
         if isinstance(answer, SendResult):
             return answer
         return judge(answer, lambda document: text_at(document, "key", "id"))

@@ -136,7 +136,9 @@ def _provider(scheme: str, target: str | None, section: object, world: World) ->
     words = {name: section[name] for name in _NEEDED[scheme]}
     if scheme == "whatsapp":
         base_url = _word(section, "base_url") or world.cloud_api
-        return WhatsAppCloudChannel(world.client, **words, base_url=base_url, target=target, limits=world.limits)
+        return WhatsAppCloudChannel(
+            world.client, **words, base_url=base_url, target=target, allowed=world.allowed, limits=world.limits
+        )
     if scheme == "evolution":
-        return EvolutionChannel(world.client, **words, target=target, limits=world.limits)
-    return UazapiChannel(world.client, **words, target=target, limits=world.limits)
+        return EvolutionChannel(world.client, **words, target=target, allowed=world.allowed, limits=world.limits)
+    return UazapiChannel(world.client, **words, target=target, allowed=world.allowed, limits=world.limits)

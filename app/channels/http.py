@@ -11,8 +11,10 @@ from typing import Any, Final
 
 import httpx
 
+from app.channels.addresses import AllowList, checked_address
 from app.domain.delivery import Outcome, SendResult
 
+RESOLVE_S: Final = 3.0
 CONNECT_S: Final = 3.0
 READ_S: Final = 10.0
 TOTAL_S: Final = 15.0
@@ -89,6 +91,40 @@ async def call(
     except (httpx.HTTPError, OSError) as error:
         return _broken(started, type(error).__name__)
     return Answer(response.status_code, {k.lower(): v for k, v in response.headers.items()}, _document(body))
+
+
+async def checked_call(
+    client: httpx.AsyncClient, url: str | httpx.URL, *, allowed: AllowList, json: object, headers: Mapping[str, str], limits: Limits
+) -> Answer | SendResult:
+    """`call` to a URL that a clinic may choose: only to a permitted address, and to the very one that was checked."""
+    try:
+        url = httpx.URL(url)
+    except httpx.InvalidURL:
+        return _refused("bad_url")
+    if url.scheme not in ("http", "https") or not url.host or url.userinfo:
+        return _refused("bad_url")
+    port = url.port or (443 if url.scheme == "https" else 80)
+    try:
+        async with asyncio.timeout(RESOLVE_S):
+            address = await checked_address(url.host, port, allowed)
+    except (OSError, UnicodeError, TimeoutError):
+        return SendResult(outcome=Outcome.FAILED, detail="host_not_found")
+    if address is None:
+        return _refused("private_address")
+    # the name stays for Host and for the certificate
+    host = url.netloc.decode("ascii")
+    return await call(
+        client,
+        url.copy_with(host=str(address)),
+        json=json,
+        headers={"host": host, **headers},
+        limits=limits,
+        extensions={"sni_hostname": url.host},
+    )
+
+
+def _refused(detail: str) -> SendResult:
+    return SendResult(outcome=Outcome.REJECTED, detail=detail)
 
 
 async def _read(response: httpx.Response) -> bytes:

@@ -170,6 +170,7 @@ def unusable(
 
 _SENTENCES: Final = {
     "unknown_shape": "has a shape that this provider was not known to send",
+    "other_number": "was sent to another number than the one in the settings",
     "missing_message_id": "carries no message id",
     "missing_phone": "carries no phone number, so the family cannot be told",
     "provider_error": "the provider reports an error of its own",

@@ -2,7 +2,8 @@
 
 import httpx
 
-from app.channels.http import Limits, call, judge, text_at
+from app.channels.addresses import AllowList
+from app.channels.http import Limits, checked_call, judge, text_at
 from app.channels.outbound import OutboundMessage, SendResult, refused
 from app.channels.reach import endpoint
 
@@ -19,6 +20,7 @@ class UazapiChannel:
         base_url: str,
         token: str,
         target: str | None = None,
+        allowed: AllowList | None = None,
         limits: Limits | None = None,
     ) -> None:
         self.key = f"uazapi:{httpx.URL(base_url).host}"
@@ -27,6 +29,7 @@ class UazapiChannel:
         self._url = f"{base_url.rstrip('/')}/send/text"
         self._headers = {"token": token}
         self._target = target
+        self._allowed = allowed or AllowList()
         self._limits = limits or Limits()
 
     async def send(self, message: OutboundMessage) -> SendResult:
@@ -35,7 +38,9 @@ class UazapiChannel:
         if not to:
             return refused("no_recipient")
         body = {"number": to.removeprefix("+"), "text": message.text, "track_id": message.key}
-        answer = await call(self._client, self._url, json=body, headers=self._headers, limits=self._limits)
+        answer = await checked_call(
+            self._client, self._url, allowed=self._allowed, json=body, headers=self._headers, limits=self._limits
+        )
         if isinstance(answer, SendResult):
             return answer
         return judge(answer, lambda document: text_at(document, "messageid") or text_at(document, "id"))

@@ -1,17 +1,12 @@
 """Webhooks to other systems: at least once, with an idempotency key, never to private addresses by accident."""
 
-import asyncio
-from typing import Final
-
 import httpx
 
-from app.channels.addresses import AllowList, checked_address
-from app.channels.http import Limits, call
+from app.channels.addresses import AllowList
+from app.channels.http import Limits, checked_call
 from app.channels.outbound import OutboundMessage, Outcome, SendResult, refused
 from app.channels.reach import endpoint
 from app.domain.trace_context import span_id_of, traceparent
-
-RESOLVE_S: Final = 3.0
 
 
 class WebhookChannel:
@@ -41,24 +36,14 @@ class WebhookChannel:
         url = self._url
         if url is None or not self.can_be_called:
             return refused("bad_url")
-        port = url.port or (443 if url.scheme == "https" else 80)
-        try:
-            async with asyncio.timeout(RESOLVE_S):
-                address = await checked_address(url.host, port, self._allowed)
-        except (OSError, UnicodeError, TimeoutError):
-            return SendResult(outcome=Outcome.FAILED, detail="host_not_found")
-        if address is None:
-            return refused("private_address")
         document = message.document if message.document is not None else {"text": message.text}
-        # the call goes to the address that was checked; the name stays for Host and for the certificate
-        host = url.netloc.decode("ascii")
-        answer = await call(
+        answer = await checked_call(
             self._client,
-            url.copy_with(host=str(address)),
+            url,
+            allowed=self._allowed,
             json=document,
-            headers={"host": host, "idempotency-key": message.key} | _trace(message),
+            headers={"idempotency-key": message.key} | _trace(message),
             limits=self._limits,
-            extensions={"sni_hostname": url.host},
         )
         if isinstance(answer, SendResult):
             return answer

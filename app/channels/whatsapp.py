@@ -19,7 +19,7 @@ _STATUS_MAX: Final = 20
 
 
 def parse(document: Any, *, tenant_id: str, phone_number_id: str | None, received_at: datetime) -> Parsed:
-    """Messages and statuses for the tenant's number; changes of another number are ignored as `phone_number_id_mismatch`."""
+    """Messages and statuses for the tenant's number; messages to another number are kept for a person, as `other_number`."""
     parsed = Parsed()
     entries = objects(mapping(document).get("entry"))
     if mapping(document).get("object") != "whatsapp_business_account" or not entries:
@@ -55,8 +55,7 @@ class _Reader:
             return None
         theirs = mapping(value.get("metadata")).get("phone_number_id")
         if self.phone_number_id and theirs != self.phone_number_id:
-            self.parsed.ignored.append("phone_number_id_mismatch")
-            return None
+            return self.elsewhere(value)
         found = False
         names = _names(value)
         for raw in objects(value.get("messages")):
@@ -71,6 +70,13 @@ class _Reader:
         if not found:
             self.odd(change)
         return None
+
+    def elsewhere(self, value: Mapping[str, Any]) -> None:
+        """A change of another number: what families wrote is kept, each message for itself; statuses tell us nothing."""
+        self.parsed.ignored.append("phone_number_id_mismatch")
+        for raw in objects(value.get("messages")):
+            item = {"metadata": value.get("metadata"), "message": raw}
+            self.odd(item, "other_number", words(mapping(raw).get("id")))
 
     def message(self, raw: Any, names: Mapping[str, str]) -> None:
         message_id, sender = words(mapping(raw).get("id")), words(mapping(raw).get("from"))

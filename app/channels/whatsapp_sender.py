@@ -7,7 +7,8 @@ from typing import Any, Final
 
 import httpx
 
-from app.channels.http import Answer, Limits, call, judge, text_at
+from app.channels.addresses import AllowList
+from app.channels.http import Answer, Limits, call, checked_call, judge, text_at
 from app.channels.outbound import OutboundMessage, Outcome, SendResult, refused
 from app.channels.reach import endpoint
 
@@ -35,6 +36,7 @@ class WhatsAppCloudChannel:
         access_token: str,
         base_url: str = CLOUD_API,
         target: str | None = None,
+        allowed: AllowList | None = None,
         limits: Limits | None = None,
     ) -> None:
         self.key = f"whatsapp:{phone_number_id}"
@@ -43,6 +45,9 @@ class WhatsAppCloudChannel:
         self._url = f"{base_url.rstrip('/')}/{phone_number_id}/messages"
         self._headers = {"authorization": f"Bearer {access_token}"}
         self._target = target
+        self._own = base_url != CLOUD_API
+        """Somebody chose the address; Meta's own is called by its name."""
+        self._allowed = allowed or AllowList()
         self._limits = limits or Limits()
 
     async def send(self, message: OutboundMessage) -> SendResult:
@@ -70,7 +75,11 @@ class WhatsAppCloudChannel:
             "biz_opaque_callback_data": key,  # comes back with each status: it settles an unknown outcome
             **content,
         }
-        answer = await call(self._client, self._url, json=body, headers=self._headers, limits=self._limits)
+        limits, headers = self._limits, self._headers
+        if self._own:
+            answer = await checked_call(self._client, self._url, allowed=self._allowed, json=body, headers=headers, limits=limits)
+        else:
+            answer = await call(self._client, self._url, json=body, headers=headers, limits=limits)
         return answer if isinstance(answer, SendResult) else _judge(answer)
 
 

@@ -299,7 +299,7 @@ def parse_command(raw: object, *, tenant_id: str, new_id: str) -> Command | Malf
         return _malformed("command", raw, r.errors, item_id=command_id, contact_id=contact_id, correlation_id=correlation_id)
     fingerprint = sha256_hex(canonical_json([contact_id, command_type, patient_id, payload]))
     if key is None:
-        identity = external_id or [fingerprint, raw.get("occurred_at")]
+        identity = external_id or fingerprint
         key = "auto:" + sha256_hex(canonical_json([tenant_id, contact_id, command_type, identity]))
     return Command(
         command_id=command_id or new_id,

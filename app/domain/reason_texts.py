@@ -65,6 +65,12 @@ REASONS: Final[dict[str, Row]] = {
         "The provider sent something that we cannot read. It was kept as it came.",
         "Look at the content and, if it is a message, talk to the family.",
     ),
+    "other_number": (
+        "A mensagem foi enviada para um número que não é o desta clínica nas configurações. Foi guardada como chegou.",
+        "Confira o número da clínica nas configurações, leia a mensagem e fale com a família.",
+        "The message was sent to a number that is not this clinic's in the settings. It was kept as it came.",
+        "Check the clinic's number in the settings, read the message and talk to the family.",
+    ),
     "missing_message_id": (
         "A mensagem chegou sem identificação do provedor. Foi guardada como chegou.",
         "Leia a mensagem e fale com a família.",

@@ -24,6 +24,7 @@ class Reason(StrEnum):
     QUEUE_OVERFLOW = "queue_overflow"
     ALREADY_ACCEPTED = "already_accepted"
     UNKNOWN_SHAPE = "unknown_shape"
+    OTHER_NUMBER = "other_number"
     MISSING_MESSAGE_ID = "missing_message_id"
     MISSING_PHONE = "missing_phone"
     PROVIDER_ERROR = "provider_error"

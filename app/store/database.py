@@ -37,26 +37,36 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 BUSY_TIMEOUT_MS = 5_000
+CHECKPOINT_PAGES = 1_000
+SQLITE_SOUND_FROM = (3, 51, 3)
+"""From this version on several connections may write and checkpoint one WAL file; before it they could lose each other's pages."""
 RETRIES = 5
 """Attempts for a transaction that the database asked to repeat."""
 
 _forgettable: ContextVar[bool] = ContextVar("kora_forgettable", default=False)
 
+_reading: ContextVar[bool] = ContextVar("kora_reading", default=False)
+"""Whether the transaction at hand may only read."""
+
 _REPEATABLE_SQLSTATES = frozenset({"40001", "40P01", "55P03", "57014"})
+_UNABLE_SQLSTATES = frozenset({"53100", "53200", "53400", "25006", "58030"})
+"""Disk full, out of memory, a limit of the server, read-only (a standby), error of its disk: nothing was done, and not soon."""
+_UNABLE_SQLITE = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM})
 _CONNECTION_SQLSTATES = frozenset({"57P01", "57P02", "57P03", "08000", "08003", "08006", "53300"})
 
 
 class Database:
     """Owner of all connections of one process to one database."""
 
-    def __init__(self, url: str, *, pool_size: int = 8) -> None:
+    def __init__(self, url: str, *, pool_size: int = 8, checkpoints: bool = True) -> None:
+        """`checkpoints=False` for a process beside the server on the same SQLite file: only the server's writer moves the WAL."""
         parsed = make_url(url)
         self.url = url
         self.dialect = parsed.get_backend_name()
         self._async: AsyncEngine | None = None
         if self.dialect == "sqlite":
-            self._writer = _sqlite_engine(parsed.set(drivername="sqlite"), query_only=False, pool_size=1)
-            self._reader = _sqlite_engine(parsed.set(drivername="sqlite"), query_only=True, pool_size=pool_size)
+            self._writer = _sqlite_engine(parsed.set(drivername="sqlite"), query_only=False, pool_size=1, checkpoints=checkpoints)
+            self._reader = _sqlite_engine(parsed.set(drivername="sqlite"), query_only=True, pool_size=pool_size, checkpoints=False)
             self._threads = ThreadPoolExecutor(pool_size, thread_name_prefix="sqlite-read")
             self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-write")
         elif self.dialect == "postgresql":
@@ -74,6 +84,7 @@ class Database:
                 },
             )
             event.listen(self._async.sync_engine, "checkout", _refuse_closed)
+            event.listen(self._async.sync_engine, "connect", _wait_for_the_disk)
         else:
             raise ConfigError(f"KORA_DATABASE_URL: unsupported database {self.dialect!r}; use sqlite or postgresql")
 
@@ -98,7 +109,11 @@ class Database:
             with self._reader.connect() as conn:
                 return fn(conn, *args, **kwargs)
 
-        return await self._guarded(lambda: loop.run_in_executor(self._threads, in_thread))
+        token = _reading.set(True)
+        try:
+            return await self._guarded(lambda: loop.run_in_executor(self._threads, in_thread))
+        finally:
+            _reading.reset(token)
 
     async def write(self, fn: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `fn` in one write transaction, commit it durably, and return what it returns."""
@@ -133,8 +148,8 @@ class Database:
                     except IntegrityError:
                         raise
                     except (DBAPIError, OSError) as error:
-                        if _sqlstate(error) in _REPEATABLE_SQLSTATES:
-                            raise
+                        if _sqlstate(error) in _REPEATABLE_SQLSTATES | _UNABLE_SQLSTATES:
+                            raise  # the server said that it did not commit
                         raise OutcomeUnknown("the connection was lost while committing") from error
                     return result
 
@@ -158,6 +173,8 @@ class Database:
                 # every connection is taken: nothing was begun, and whoever asked backs off instead of the process ending
                 raise StorageUnavailable("every connection to the database is taken") from error
             except (DBAPIError, OSError) as error:
+                if _unable(error):
+                    raise StorageUnavailable(f"the database cannot work: {_brief(error)}") from error
                 if not _transient(error) or attempt == RETRIES - 1:
                     if _transient(error):
                         raise StorageUnavailable(f"the database did not answer: {_brief(error)}") from error
@@ -199,6 +216,19 @@ def _refuse_closed(dbapi: Any, _record: Any, _proxy: Any) -> None:
         raise InvalidatePoolError("the server closed the connection")
 
 
+_WAIT_FOR_THE_DISK = """
+SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') IN ('off', 'local')
+"""
+
+
+def _wait_for_the_disk(dbapi: Any, _record: Any) -> None:
+    """A commit is an answer only when it is on disk: what the server, database or role set lower is raised to `on`.
+
+    `remote_write`, `remote_apply` wait for more and stay.
+    """
+    dbapi.run_async(lambda conn: conn.execute(_WAIT_FOR_THE_DISK))
+
+
 def _walled_connection() -> type[Any]:
     """An asyncpg connection whose transactions begin with their scope. Local: SQLite installations need no asyncpg."""
     import asyncpg
@@ -217,7 +247,7 @@ def _walled_connection() -> type[Any]:
     return WalledConnection
 
 
-def _sqlite_engine(url: Any, *, query_only: bool, pool_size: int) -> Engine:
+def _sqlite_engine(url: Any, *, query_only: bool, pool_size: int, checkpoints: bool) -> Engine:
     if url.database in (None, "", ":memory:"):
         raise ConfigError("KORA_DATABASE_URL: SQLite in memory is not durable; name a file")
     engine = create_engine(
@@ -241,6 +271,7 @@ def _sqlite_engine(url: Any, *, query_only: bool, pool_size: int) -> Engine:
             "trusted_schema=OFF",
             "temp_store=MEMORY",
             f"query_only={'ON' if query_only else 'OFF'}",
+            f"wal_autocheckpoint={CHECKPOINT_PAGES if checkpoints else 0}",
         ):
             dbapi.execute("PRAGMA " + pragma)
         level = dbapi.execute("PRAGMA synchronous").fetchone()[0]
@@ -269,6 +300,19 @@ def _transient(error: BaseException) -> bool:
         return True
     text = str(getattr(error, "orig", error)).lower()
     return "database is locked" in text or "connection is closed" in text or "connection was closed" in text or "busy" in text
+
+
+def _unable(error: BaseException) -> bool:
+    """Whether the database says that it cannot do any work of this kind for now: no reason to try again at once, nor to end."""
+    if _sqlstate(error) in _UNABLE_SQLSTATES:
+        return True
+    original = getattr(error, "orig", None)
+    code = getattr(original, "sqlite_errorcode", None)
+    if not isinstance(code, int):
+        return False
+    primary = code & 0xFF
+    # our readers are read-only on purpose: a write through one of them is a defect of the caller
+    return primary in _UNABLE_SQLITE or (primary == sqlite3.SQLITE_READONLY and not _reading.get())
 
 
 def _brief(error: BaseException) -> str:

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Integer, Row, Select, bindparam, exists, func, or_, select
 
 from app.domain.d1_answers import Asked, Question, still_open, which_cause
 from app.domain.d1_texts import question_cause, question_token
@@ -14,6 +14,7 @@ from app.domain.frustration import FrustrationPolicy, Said, frustration_policy
 from app.domain.states import State
 from app.domain.triage import Intent
 from app.store.bulk import joined_rows, update_rows
+from app.store.columns import UTCDateTime
 from app.store.events import publish_many
 from app.store.inbox import Receipt, Submission, accept
 from app.store.lanes import LaneKey
@@ -77,9 +78,24 @@ class Heard:
     """Rows for the outbox: what is asked back."""
 
 
+def _unheard_query() -> Select[Any]:
+    mine = (_MESSAGE.c.tenant_id == _LANE.c.tenant_id, _MESSAGE.c.contact_id == _LANE.c.contact_id, _MESSAGE.c.done_at.is_(None))
+    patient_at = bindparam("patient_at", type_=UTCDateTime)
+    due = or_(_MESSAGE.c.sequence <= _LANE.c.last_processed + 1, _MESSAGE.c.received_at <= patient_at)
+    turn = func.row_number().over(partition_by=_LANE.c.tenant_id, order_by=_LANE.c.unheard_since).label("turn")
+    ready = select(_LANE, turn).where(_LANE.c.unheard > 0, exists().where(*mine, due)).subquery("t")
+    return select(ready).order_by(ready.c.turn, ready.c.unheard_since).limit(bindparam("limit", type_=Integer))
+
+
+_UNHEARD = _unheard_query()
+
+
 def unheard(conn: Connection, limit: int, chain: int, now: datetime) -> list[Conversation]:
-    """Conversations with messages to process, oldest first, each with its next messages."""
-    lanes = conn.execute(select(_LANE).where(_LANE.c.unheard > 0).order_by(_LANE.c.unheard_since).limit(limit)).all()
+    """Conversations with messages to process, each with its next messages: clinics take turns, oldest first in each.
+
+    One that waits for a missing message is not among them before its patience is over, so it delays nobody.
+    """
+    lanes = conn.execute(_UNHEARD, {"limit": limit, "patient_at": now - GAP_PATIENCE}).all()
     if not lanes:
         return []
     found = {(row.tenant_id, row.contact_id): Conversation(row) for row in lanes}

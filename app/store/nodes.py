@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, delete, select, update
+from sqlalchemy import Connection, Row, delete, func, select, update
 
 from app.store.bulk import insert_rows
 from app.store.events import publish
-from app.store.tables import Node, ScaledTime, table
+from app.store.tables import EventLog, Ledger, Node, ScaledTime, table
 
-_NODE, _SCALED = table(Node), table(ScaledTime)
+_NODE, _SCALED, _EVENT, _LEDGER = table(Node), table(ScaledTime), table(EventLog), table(Ledger)
 
 GONE_AFTER = timedelta(days=1)
 
@@ -42,6 +42,12 @@ def _fell_silent(conn: Connection, before: datetime, now: datetime) -> bool:
 def nodes(conn: Connection) -> Sequence[Row[Any]]:
     """All nodes, last seen first."""
     return conn.execute(select(_NODE).order_by(_NODE.c.seen_at.desc())).all()
+
+
+def newest_moment(conn: Connection) -> datetime | None:
+    """The latest time that any process wrote down here: events and signs of life are written all the time."""
+    seen = [conn.execute(select(func.max(c))).scalar() for c in (_EVENT.c.at, _NODE.c.seen_at, _LEDGER.c.committed_at)]
+    return max((at for at in seen if at is not None), default=None)
 
 
 def keep_time(conn: Connection, scale: float, real_at: datetime, at: datetime) -> None:

@@ -110,9 +110,11 @@ def test_a_failed_status_keeps_its_code_and_our_reference() -> None:
     assert (delivery.status, delivery.detail, delivery.reference) == ("failed", "131047 Re-engagement message", "ob-1")
 
 
-def test_messages_of_another_number_are_ignored() -> None:
-    parsed = cloud(p.cloud(p.cloud_change([p.cloud_message()], phone_number_id="999")))
-    assert (parsed.items, parsed.ignored) == ([], ["phone_number_id_mismatch"])
+def test_messages_of_another_number_are_kept_for_a_person() -> None:
+    parsed = cloud(p.cloud(p.cloud_change([p.cloud_message("wamid.1"), p.cloud_message("wamid.2")], phone_number_id="999")))
+    assert parsed.ignored == ["phone_number_id_mismatch"]
+    assert [getattr(item, "reason", None) for item in parsed.items] == ["other_number"] * 2
+    assert len({item.item_id for item in parsed.items if isinstance(item, Malformed)}) == 2
 
 
 @pytest.mark.parametrize(

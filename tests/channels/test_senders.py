@@ -1,6 +1,7 @@
 """What an attempt to send comes to, against a provider that speaks real HTTP."""
 
 import asyncio
+import ipaddress
 from collections.abc import AsyncIterator
 
 import httpx
@@ -34,7 +35,9 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
 
 
 def cloud(client: httpx.AsyncClient, url: str, limits: Limits = PATIENT) -> WhatsAppCloudChannel:
-    return WhatsAppCloudChannel(client, phone_number_id="1055", access_token="secret-token", base_url=f"{url}/v23.0", limits=limits)
+    return WhatsAppCloudChannel(
+        client, phone_number_id="1055", access_token="secret-token", base_url=f"{url}/v23.0", allowed=LOCAL, limits=limits
+    )
 
 
 async def test_a_text_goes_to_the_cloud_api_with_our_own_reference(client: httpx.AsyncClient) -> None:
@@ -117,14 +120,14 @@ async def test_outside_the_window_without_a_template_nothing_is_called_when_that
 
 async def test_evolution_and_uazapi_say_which_message_it_became(client: httpx.AsyncClient) -> None:
     async with provider(answer(201, {"key": {"id": "3EB0", "fromMe": True}, "status": "PENDING"})) as there:
-        evolution = EvolutionChannel(client, base_url=there.url, instance="clinica 1", api_key="chave")
+        evolution = EvolutionChannel(client, base_url=there.url, instance="clinica 1", api_key="chave", allowed=LOCAL)
         result = await evolution.send(HELLO)
         assert (result.outcome, result.provider_message_id) == (Outcome.SENT, "3EB0")
         assert there.requests[0].path == "/message/sendText/clinica%201"
         assert there.requests[0].headers["apikey"] == "chave"
         assert there.requests[0].json == {"number": "5511987654321", "text": "Consulta marcada."}
     async with provider(answer(200, {"id": "5511:ABC", "messageid": "ABC"})) as there:
-        uazapi = UazapiChannel(client, base_url=there.url, token="chave")
+        uazapi = UazapiChannel(client, base_url=there.url, token="chave", allowed=LOCAL)
         result = await uazapi.send(HELLO)
         assert (result.outcome, result.provider_message_id) == (Outcome.SENT, "ABC")
         assert there.requests[0].headers["token"] == "chave"
@@ -255,3 +258,43 @@ def test_families_are_reached_through_the_configured_provider_else_the_simulated
     assert default_spec(WHATSAPP) == "whatsapp:"
     assert default_spec({"whatsapp": {"app_secret": "receiving only"}}) == "simulator:"
     assert default_spec(WHATSAPP | {"contacts_channel": "evolution:"}) == "evolution:"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "10.0.0.1", "127.0.0.1", "169.254.169.254", "0.0.0.0", "::1", "::", "fe80::1", "fd00::1",
+        "::ffff:10.0.0.1", "2002:a00:1::1", "64:ff9b::a00:1", "64:ff9b:1::a00:1", "64:ff9b:1::8.8.8.8", "::10.0.0.1", "224.0.0.1",
+        "2001:0:a00:1::1",
+    ],
+)  # fmt: skip
+def test_no_spelling_of_a_private_address_is_public(address: str) -> None:
+    assert not AllowList().permits("host.example", ipaddress.ip_address(address))
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8", "2002:808:808::1"])
+def test_a_public_address_is_one_in_every_spelling(address: str) -> None:
+    assert AllowList().permits("host.example", ipaddress.ip_address(address))
+
+
+def test_a_network_that_is_allowed_is_so_through_every_prefix() -> None:
+    allowed = AllowList.of(["10.0.0.0/8"])
+    assert allowed.permits("h", ipaddress.ip_address("64:ff9b::a00:1"))
+    assert not allowed.permits("h", ipaddress.ip_address("64:ff9b::c0a8:1"))
+
+
+@pytest.mark.parametrize("provider_name", ["whatsapp", "evolution", "uazapi"])
+async def test_a_clinic_cannot_point_a_provider_at_a_private_address(provider_name: str) -> None:
+    async with provider(accepts("id-1")) as there, new_client() as client:
+        section = {
+            "phone_number_id": "1",
+            "access_token": "t",
+            "instance": "i",
+            "api_key": "k",
+            "token": "t",
+            "base_url": there.url,
+        }
+        channel = channel_for(f"{provider_name}:", {provider_name: section}, World(client=client, phone=unwritten))
+        result = await channel.send(HELLO)
+        assert (result.outcome, result.detail) == (Outcome.REJECTED, "private_address")
+        assert there.requests == []

@@ -139,13 +139,14 @@ def test_a_schedule_without_an_appointment_id_derives_one_from_the_command() -> 
 @pytest.mark.story("S-PC-01-003")
 def test_a_missing_key_is_derived_from_the_request_so_that_a_repeat_finds_it() -> None:
     first, repeat = good(read_command(idempotency_key=None)), good(read_command(idempotency_key=None, command_id="cmd-2"))
-    assert first.idempotency_key == repeat.idempotency_key
+    later = good(read_command(idempotency_key=None, occurred_at="2026-11-23T12:00:01Z", conversation_version=9))
+    assert first.idempotency_key == repeat.idempotency_key == later.idempotency_key
     assert first.idempotency_key.startswith("auto:")
     others: list[dict[str, Any]] = [
-        {"occurred_at": "2026-11-23T12:00:01Z"},
         {"payload": {}},
         {"external_id": "x-1"},
         {"contact_id": "c-2"},
+        {"command_type": "cancel"},
     ]
     keys = {good(read_command(idempotency_key=None, **change)).idempotency_key for change in others}
     assert len(keys) == 4

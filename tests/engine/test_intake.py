@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from app.engine.intake import command_submission, message_submission
 from app.errors import StorageUnavailable
 from app.store.database import Database
 from app.store.inbox import Submission, accept
+from app.store.messages import unheard
 from app.store.tables import InboxCommand, InboxMessage, MalformedItem, ManualTask, table
 from app.store.verify import verify
 from tests.builders import clinic
@@ -148,3 +150,48 @@ def test_no_envelope_lets_a_text_through_that_its_column_does_not_hold(kind: str
     parse = parse_command if kind == "command" else parse_event
     length = table(InboxCommand if kind == "command" else InboxMessage).c[name].type.length  # type: ignore[attr-defined]
     assert not isinstance(parse({**raw, name: "x" * (length + 1)}, tenant_id="t", new_id="n"), Command | Message)
+
+
+async def test_a_full_disk_refuses_and_the_engine_goes_on_when_there_is_room(
+    sqlite_db: Database, manual_clock: ManualClock
+) -> None:
+    await sqlite_db.write(clinic, now=manual_clock.now())
+    async with asyncio.timeout(20), Engine(sqlite_db, manual_clock).running() as engine:
+        await sqlite_db.write(lambda c: c.exec_driver_sql("PRAGMA max_page_count = 1").close())  # as small as it already is
+        raw = engine.command("follow_up", {"text": "x" * 3000}, idempotency_key="k")
+
+        async def until_full() -> None:  # the pages that are free in the file are used first
+            while True:
+                await engine.intake.commands("ten-sol", [raw | {"idempotency_key": f"k{engine.clock.now()}"}])
+                engine.clock.advance(seconds=1)
+
+        with pytest.raises(StorageUnavailable):
+            await until_full()
+        assert engine.supervisor.defect is None
+        await sqlite_db.write(lambda c: c.exec_driver_sql("PRAGMA max_page_count = 1000000").close())
+        (receipt,) = await engine.intake.commands("ten-sol", [raw])
+        await engine.intake.result("ten-sol", receipt.item_id, 10)
+    assert await sqlite_db.read(verify) == []
+
+
+def lane_row(n: int, tenant_id: str, *, sequence: int) -> dict[str, Any]:
+    raw = {"contact_id": f"c-{n}", "event_type": "message", "occurred_at": "2026-11-23T12:00:00Z", "payload": {"text": "oi"}}
+    item = parse_event({**raw, "sequence": sequence}, tenant_id=tenant_id, new_id=f"e-{tenant_id}-{n}")
+    assert isinstance(item, Message)
+    return {"tenant_id": tenant_id, "item": item, "spare_id": f"e-{tenant_id}-{n}"}
+
+
+async def test_a_flood_or_gaps_of_one_clinic_delay_no_other(db: Database, manual_clock: ManualClock) -> None:
+    now = manual_clock.now()
+    await db.write(clinic, now=now)
+    waiting = [Submission(**lane_row(n, "ten-gaps", sequence=2)) for n in range(6)]
+    flood = [Submission(**lane_row(n, "ten-flood", sequence=1)) for n in range(6)]
+    late = [Submission(**lane_row(n, "ten-late", sequence=1)) for n in range(2)]
+    for second, batch in enumerate((waiting, flood, late)):
+        await db.write(accept, batch, now + timedelta(seconds=second))
+
+    def heard(conn: Connection, seconds: int) -> list[str]:
+        return [talk.key[0] for talk in unheard(conn, 4, 16, now + timedelta(seconds=seconds))]
+
+    assert sorted(await db.read(heard, 3)) == ["ten-flood", "ten-flood", "ten-late", "ten-late"]
+    assert sorted(await db.read(heard, 10)) == ["ten-flood", "ten-gaps", "ten-gaps", "ten-late"]

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, insert, select, text
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
 
 from app.errors import ConfigError, OutcomeUnknown, StorageUnavailable
 from app.store import database as module
-from app.store.database import RETRIES, Database, run_in_thread
+from app.store.database import CHECKPOINT_PAGES, RETRIES, Database, run_in_thread
 from app.store.tables import LaneLock, table
 from tests.services import PostgresServer
 
@@ -340,3 +341,74 @@ async def _hold(db: Database, release: asyncio.Event) -> None:
     assert db._async is not None
     async with db._async.connect():
         await release.wait()
+
+
+# --- a database that cannot work ----------------------------------------------------------------------------------------
+
+
+def fill(conn: Connection) -> None:
+    for n in range(50):
+        put(conn, f"{n:03}" + "x" * 190)
+
+
+async def test_a_full_disk_is_the_stores_state_and_not_a_defect(sqlite_db: Database) -> None:
+    full = sqlite_db.write(
+        lambda c: c.exec_driver_sql(f"PRAGMA max_page_count = {c.exec_driver_sql('PRAGMA page_count').scalar()}").close()
+    )
+    await full
+    started = asyncio.get_running_loop().time()
+    with pytest.raises(StorageUnavailable, match="full"):
+        await sqlite_db.write(fill)
+    assert asyncio.get_running_loop().time() - started < 2  # at once: a full disk does not empty itself
+    assert await sqlite_db.read(keys) == []
+    await sqlite_db.write(lambda c: c.exec_driver_sql("PRAGMA max_page_count = 1000000").close())
+    await sqlite_db.write(fill)
+    assert len(await sqlite_db.read(keys)) == 50
+
+
+async def test_a_file_that_became_read_only_is_the_stores_state_and_a_readers_write_a_defect(sqlite_db: Database) -> None:
+    await sqlite_db.write(lambda c: c.exec_driver_sql("PRAGMA query_only = ON").close())
+    with pytest.raises(StorageUnavailable, match="readonly"):
+        await sqlite_db.write(put)
+    with pytest.raises(DBAPIError, match="readonly"):
+        await sqlite_db.read(put)
+
+
+@pytest.mark.parametrize("code", ["53100", "53200", "58030"])
+async def test_a_server_without_disk_or_memory_is_the_stores_state(postgres_db: Database, code: str) -> None:
+    with pytest.raises(StorageUnavailable):
+        await postgres_db.write(lambda c: c.execute(text(f"DO $$ BEGIN RAISE 'no room' USING ERRCODE = '{code}'; END $$")).close())
+    await postgres_db.write(put)
+
+
+async def test_a_standby_is_the_stores_state(postgres_db: Database) -> None:
+    def on_a_standby(conn: Connection) -> None:
+        conn.execute(text("SET TRANSACTION READ ONLY"))
+        put(conn)
+
+    with pytest.raises(StorageUnavailable):
+        await postgres_db.write(on_a_standby)
+
+
+@pytest.mark.parametrize(("set_to", "held"), [("off", "on"), ("local", "on"), ("remote_apply", "remote_apply")])
+async def test_our_connections_wait_for_the_disk_whatever_the_database_says(postgres_db: Database, set_to: str, held: str) -> None:
+    name = make_url(postgres_db.url).database
+    await postgres_db.write(lambda c: c.execute(text(f'ALTER DATABASE "{name}" SET synchronous_commit = {set_to}')).close())
+    fresh = Database(postgres_db.url, pool_size=1)
+    try:
+        assert await fresh.write(lambda c: c.scalar(text("SHOW synchronous_commit"))) == held
+        assert await fresh.read(lambda c: c.scalar(text("SHOW synchronous_commit"))) == held
+    finally:
+        await fresh.close()
+
+
+async def test_only_the_servers_writer_moves_the_wal_file(sqlite_db: Database) -> None:
+    def at(conn: Connection) -> int:
+        return int(conn.exec_driver_sql("PRAGMA wal_autocheckpoint").scalar_one())
+
+    beside = Database(sqlite_db.url, pool_size=1, checkpoints=False)
+    try:
+        assert [await d.write(at) for d in (sqlite_db, beside)] == [CHECKPOINT_PAGES, 0]
+        assert [await d.read(at) for d in (sqlite_db, beside)] == [0, 0]
+    finally:
+        await beside.close()

@@ -125,10 +125,13 @@ async def test_the_clinics_id_works_like_its_slug(client: Client, db: Database) 
     assert len((await db.read(_kept))[0]) == 2
 
 
-async def test_messages_of_another_number_are_not_taken(client: Client, db: Database) -> None:
-    answer = await whatsapp(client, p.cloud(p.cloud_change([p.cloud_message()], phone_number_id="999")))
-    assert (answer.status_code, answer.json()["ignored"]) == (200, 1)
-    assert await db.read(_kept) == NOTHING
+async def test_messages_of_another_number_are_not_heard_but_kept_and_told_once(client: Client, db: Database) -> None:
+    for name in ("wamid.1", "wamid.2", "wamid.2"):
+        answer = await whatsapp(client, p.cloud(p.cloud_change([p.cloud_message(name)], phone_number_id="999")))
+        assert (answer.status_code, answer.json()["ignored"]) == (200, 1)
+    assert await db.read(_kept) == ([], 2, 2, 0)
+    alerts = await db.read(lambda conn: conn.execute(select(table(Alert).c.trigger)).scalars().all())
+    assert alerts == ["other_number"]
 
 
 @pytest.mark.parametrize(

@@ -6,23 +6,27 @@ is answered 503, so that the provider tries again.
 """
 
 import ipaddress
+from datetime import datetime
 from typing import Annotated, Any, Final
 
 import structlog
 from litestar import MediaType, Request, get, post
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, QueryParameter
+from sqlalchemy import Connection
 
 from app.channels import evolution, uazapi, whatsapp
 from app.channels.inbound import NotJson, Parsed, decode, secret_is_valid, signature_is_valid
 from app.credentials import is_ack_token, sha256
 from app.domain.envelopes import Malformed, Message
 from app.domain.phones import e164
+from app.domain.reasons import Reason
 from app.engine.alerts import ACK_PREFIX
 from app.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
 from app.store import ack_tokens
 from app.store.alert_steps import record_deliveries as record_alert_deliveries
 from app.store.alert_voices import spec_of
+from app.store.alerts import raise_alert
 from app.store.lanes import GLOBAL_SCOPE
 from app.store.outbox import record_deliveries
 from app.store.webhooks import WebhookTenant, webhook_tenant
@@ -172,7 +176,11 @@ async def _take(request: Request[Any, Any, Any], channel: str, tenant: WebhookTe
         services.hub.wake()
     items = [item for item in parsed.items if not await _acknowledged(request, item)]
     receipts = await services.intake.messages(items, tenant.tenant_id)
-    level = log.warning if "phone_number_id_mismatch" in parsed.ignored else log.info
+    elsewhere = "phone_number_id_mismatch" in parsed.ignored
+    if any(r.reason == Reason.OTHER_NUMBER for r in receipts):
+        await services.db.write(_tell_of_other_number, tenant.tenant_id, services.clock.now())
+        services.alerts.wake.set()
+    level = log.warning if elsewhere else log.info
     level(
         "webhook_received",
         flow_id="F-01",
@@ -184,6 +192,21 @@ async def _take(request: Request[Any, Any, Any], channel: str, tenant: WebhookTe
         ignored=sorted(set(parsed.ignored)),
     )
     return {"messages": len(receipts), "statuses": len(parsed.deliveries), "ignored": len(parsed.ignored)}
+
+
+def _tell_of_other_number(conn: Connection, tenant_id: str, now: datetime) -> None:
+    """One alert for a clinic, however many messages come to a number that is not the one in its settings."""
+    raise_alert(
+        conn,
+        tenant_id=tenant_id,
+        trigger="other_number",
+        severity="high",
+        summary="WhatsApp sends messages for a number that is not the one in the clinic's settings: they wait in manual review",
+        dedup_key="other_number",
+        correlation_id=None,
+        now=now,
+        raised_by="system:webhooks",
+    )
 
 
 async def _acknowledged(request: Request[Any, Any, Any], item: Message | Malformed) -> bool:
