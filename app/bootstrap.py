@@ -47,6 +47,7 @@ from app.engine.stores_down import Marker
 from app.engine.stream import StreamHub
 from app.engine.supervisor import Loop, Supervisor
 from app.engine.takeover import Takeovers
+from app.engine.wakeups import Wakeups, over_postgres, over_redis
 from app.engine.watch import Audit, Heartbeat, report_defect
 from app.errors import ConfigError, StorageError
 from app.logsink import LogSink
@@ -92,6 +93,8 @@ class Services:
     health: Health
     safe_mode: SafeModeLoop
     supervisor: Supervisor
+    wakeups: Wakeups | None
+    """Between nodes; None on SQLite, where there is one."""
     http: httpx.AsyncClient
     loops: Sequence[Loop] = field(default_factory=list)
     started_at: float = field(default_factory=time.monotonic)
@@ -110,6 +113,8 @@ class Services:
         await self.outbox.close()
         await self.alerts.close()
         await self.drills.close()
+        if self.wakeups is not None:
+            await self.wakeups.close()
         if not isinstance(self.supervisor.defect, ConfigError):
             await report_defect(self.db, self.clock, self.supervisor, self.node_id)
         if isinstance(self.locks, RedisLocks):
@@ -203,6 +208,11 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
         LogKeeper(database, clock, lines),
         signals,
     ]
+    wakeups = None
+    if not database.is_sqlite:
+        wire = over_redis(settings.redis_url) if settings.redis_url else over_postgres(database)
+        wakeups = Wakeups(wire, node_id=settings.node_id)
+        loops.append(wakeups)
     if settings.heartbeat_url:
         loops.append(Heartbeat(http, settings.heartbeat_url, supervisor, audit))
     services = Services(
@@ -232,6 +242,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
         health=health,
         safe_mode=safe_mode,
         supervisor=supervisor,
+        wakeups=wakeups,
         http=http,
         loops=loops,
     )
@@ -291,6 +302,38 @@ def _join(services: Services) -> None:
     if isinstance(services.locks, RedisLocks):
         dispatch.on_failed.append(services.health.wake.set)  # the next look says whether both stores are silent
     services.safe_mode.on_change += [dispatch.wake.set, outbox.wake.set, hub.wake]
+    if services.wakeups is not None:
+        _join_nodes(services, services.wakeups)
+
+
+def _join_nodes(services: Services, wakeups: Wakeups) -> None:
+    """The same between nodes: what wakes a loop here wakes its twin there."""
+    commands, stream = wakeups.teller("commands", "stream"), wakeups.teller("stream")
+    services.intake.on_accepted.append(stream)
+    services.intake.on_commands.append(commands)
+    services.intake.on_messages.append(wakeups.teller("messages"))
+    services.conversations.on_heard.append(stream)
+    services.conversations.on_commands.append(commands)
+    services.drain.on_released.append(commands)
+    services.replay.on_change.append(commands)
+    services.safe_mode.on_change += [commands, wakeups.teller("outbox")]
+    services.alerts.on_change.append(stream)
+
+    def committed(plans: Sequence[LanePlan]) -> None:
+        for plan in plans:
+            wakeups.decided(plan.key[0], [e.command.command_id for e in plan.entries if e.command is not None])
+        if plans:
+            tell()
+
+    tell = wakeups.teller("outbox", "stream")
+    services.dispatch.on_committed.append(committed)
+    wakeups.on_hint |= {
+        "commands": [services.dispatch.wake.set],
+        "messages": [services.conversations.wake.set],
+        "outbox": [services.outbox.wake.set],
+        "stream": [services.hub.wake],
+    }
+    wakeups.on_decided.append(services.intake.decided)
 
 
 @asynccontextmanager

@@ -116,7 +116,7 @@ class Intake:
         self._results.setdefault(key, set()).add(done)
         try:
             async with asyncio.timeout(timeout_s):
-                while await self._database.read(result_of, tenant_id, command_id) is None and not self._closed:
+                while not await self._is_decided(tenant_id, command_id, done) and not self._closed:
                     try:
                         async with asyncio.timeout(WAIT_POLL_S):  # another node may decide it
                             await done.wait()
@@ -129,6 +129,10 @@ class Intake:
             waiting.discard(done)
             if not waiting:
                 del self._results[key]
+
+    async def _is_decided(self, tenant_id: str, command_id: str, done: asyncio.Event) -> bool:
+        done.clear()  # before the look: what is said during it is looked at again
+        return await self._database.read(result_of, tenant_id, command_id) is not None
 
     def decided(self, tenant_id: str, command_ids: Sequence[str]) -> None:
         """Tell whoever waits that these commands have their result."""
