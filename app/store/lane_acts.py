@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import ColumnElement, Connection, Row, select, update
 
 from app.domain.facts import Decision
 from app.domain.reasons import Reason
@@ -54,18 +54,27 @@ def release(conn: Connection, tenant_id: str, contact_id: str, by: By, reason: s
     _change(conn, before, Act.RELEASE, by, reason, _LANE.c.paused_at.is_not(None), changed, "This contact is not paused any more.")
 
 
-def single_step(conn: Connection, tenant_id: str, contact_id: str, by: By, reason: str) -> None:
-    """Let exactly one more command of a paused lane come to its turn. Raises NotFound, Conflict."""
+def single_step(conn: Connection, tenant_id: str, contact_id: str, by: By, reason: str, *, front: int | None = None) -> None:
+    """Let exactly one more command of a paused lane come to its turn; `front` is the place that the person saw as the next.
+
+    Raises NotFound, Conflict.
+    """
     before = _lane(conn, tenant_id, contact_id)
-    guard = (_LANE.c.paused_at.is_not(None), _LANE.c.step_credit < _LANE.c.waiting, _LANE.c.step_credit < STEPS_MAX)
+    guard = (_LANE.c.paused_at.is_not(None), _LANE.c.step_credit < _LANE.c.waiting, _LANE.c.step_credit < STEPS_MAX, *_seen(front))
     changed = {"step_credit": _LANE.c.step_credit + 1, "not_before": None}
     _change(conn, before, Act.STEP, by, reason, guard, changed, "Only a paused contact with waiting requests takes single steps.")
 
 
-def retry(conn: Connection, tenant_id: str, contact_id: str, by: By, reason: str) -> None:
-    """Look at the front command again now instead of at its time. Raises NotFound, Conflict."""
+def retry(conn: Connection, tenant_id: str, contact_id: str, by: By, reason: str, *, front: int | None = None) -> None:
+    """Look at the front command, seen as no. `front`, again now instead of at its time. Raises NotFound, Conflict."""
     before = _lane(conn, tenant_id, contact_id)
-    _change(conn, before, Act.RETRY, by, reason, _LANE.c.waiting > 0, {"not_before": None}, "Nothing of this contact waits.")
+    guard = (_LANE.c.waiting > 0, *_seen(front))
+    _change(conn, before, Act.RETRY, by, reason, guard, {"not_before": None}, "Nothing of this contact waits, or another request.")
+
+
+def _seen(front: int | None) -> tuple[ColumnElement[bool], ...]:
+    """That the next place is still the one that was seen; None = whatever it is."""
+    return () if front is None else (_LANE.c.last_committed == front - 1,)
 
 
 def skip(conn: Connection, tenant_id: str, contact_id: str, by: By, reason: str, *, number: int, node_id: str) -> str | None:

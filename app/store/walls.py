@@ -37,6 +37,7 @@ WITHOUT_WALL: Final = frozenset(
         "lane_lock",
         "node",
         "retention_round",
+        "saved_view",
         "scaled_time",
         "signal_round",
         "signing_key",

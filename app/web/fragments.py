@@ -185,7 +185,10 @@ FRAGMENTS: Final[Mapping[str, Fragment]] = {
             every_s=2,
         ),
         _state("queue_count", "base.html", mark("Queue"), "queue", banner.QueueCount, banner.load_queue_count),
-        _state("numbers", "overview.html", mark("Numbers"), "queue manual tickets", overview.NumberCards, overview.load_numbers),
+        _state("lock_mode", "base.html", mark("Locks"), "overview queue", overview.LockMode, overview.load_lock_mode),
+        _state(
+            "numbers", "overview.html", mark("Numbers"), "queue manual tickets alerts", overview.NumberCards, overview.load_numbers
+        ),
         _rows("needs", "overview.html", mark("Needs you now"), "queue manual tickets alerts", overview.Needs, overview.load_needs),
         _rows("flow", "overview.html", mark("Flow"), "queue", overview.FlowPanel, overview.load_flow, every_s=10),
         _rows(
@@ -329,7 +332,7 @@ FRAGMENTS: Final[Mapping[str, Fragment]] = {
 }
 """All of them by id."""
 
-FRAME: Final = ("banner", "queue_count", "manual_count", "takeover_count", "alert_count")
+FRAME: Final = ("banner", "queue_count", "manual_count", "takeover_count", "alert_count", "lock_mode")
 """State fragments of every page."""
 
 STATE: Final = tuple(f for f in FRAGMENTS.values() if f.state)

@@ -129,6 +129,7 @@ _SCRIPT_WORDS = {
     "changed_one": mark("%(region)s: 1 change"),
     "changed_many": mark("%(region)s: %(n)d changes"),
     "gone": mark("left the list"),
+    "contact": mark("contact"),
     "safe_off": mark("Safe mode is off."),
     "failsafe": mark("Safe mode begins by itself"),
     "zone": mark("Times on this screen: %(zone)s. This device is in %(own)s."),

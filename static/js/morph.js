@@ -24,6 +24,9 @@
     return true;
   };
   Idiomorph.defaults.callbacks.beforeAttributeUpdated = (name, node, kind) => !(ours.has(name) && kind === "remove");
+  // a refused form is answered by its page: the address is the page's own, for updates and for loading it again
+  const here = document.querySelector("meta[name=kora-live]").dataset.here;
+  if (here) history.replaceState(null, "", here);
   // what a refused form had in it is the person's, not the server's: no update takes it away
   for (const field of document.querySelectorAll("[data-kept]")) {
     if (field instanceof HTMLSelectElement) for (const option of field.options) { const chosen = option.selected; option.defaultSelected = false; option.selected = chosen; }

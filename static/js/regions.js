@@ -142,6 +142,11 @@
     if (event.detail.elt.tagName !== "FORM") return;
     for (const [name, value] of [...event.detail.formData.entries()]) if (value === "") event.detail.formData.delete(name);
   });
+  /* a view is kept as the address stands now, not as it was loaded */
+  document.addEventListener("submit", (event) => {
+    const field = event.target.querySelector("[data-filter-here]");
+    if (field) field.value = location.search.slice(1);
+  });
   document.addEventListener("focusout", () => setTimeout(release, 0));
   document.addEventListener("selectionchange", () => { if (document.getSelection().isCollapsed) release(); });
   document.addEventListener("toggle", () => setTimeout(release, 0), true);

@@ -11,7 +11,8 @@ from sqlalchemy import Connection, select
 from app.bootstrap import Services
 from app.domain.envelopes import Command, parse_command
 from app.engine.planning import plan_lanes
-from app.store import holds
+from app.errors import Conflict
+from app.store import holds, lane_acts
 from app.store.inbox import Submission, accept
 from app.store.lanes import candidates, gather
 from app.store.ledger import Attempt, apply
@@ -237,3 +238,28 @@ async def test_a_manager_pauses_a_type_from_the_queue(tenant: Clinic, manager: B
     assert "mutirão" not in shown
     other = {**form, "clinic": "clinica-vizinha"}
     assert (await manager.client.post("/queue/holds", data=other)).status_code == 403
+
+
+async def test_a_refused_act_is_answered_with_the_contact_as_it_is_and_what_was_typed(
+    services: Services, tenant: Clinic, manager: Browser, key: dict[str, str]
+) -> None:
+    assert (await manager.client.put("/api/v1/contacts/c-1", json={"name": "Rosa"}, headers=key)).status_code == 200
+    form = {"_csrf": manager.csrf_token, "clinic": tenant.slug, "contact_id": "c-1", "reason": "espera o retorno"}
+    page = {"accept": "text/html"}
+    refused = await manager.client.post("/lane-acts", data={**form, "act": "release"}, headers=page)  # it is not paused
+    assert refused.status_code == 409
+    assert f'data-here="/contacts/{tenant.slug}/c-1"' in refused.text
+    assert "Nada foi feito" in refused.text
+    assert 'value="espera o retorno" data-kept' in refused.text
+    assert 'name="act" value="pause"' in refused.text  # the act that fits how it is now
+
+
+@pytest.mark.parametrize("name", ["step", "retry"])
+async def test_an_act_on_the_next_request_is_refused_when_another_one_is_the_next(api: Api, name: str) -> None:
+    await act(api, "pause")
+    await api.one(note(api), wait=0)
+    do = {"step": lane_acts.single_step, "retry": lane_acts.retry}[name]
+    who, db = By(actor="user:test", now=api.services.clock.now()), api.services.db
+    with pytest.raises(Conflict):
+        await db.write(lambda conn: do(conn, api.clinic.tenant_id, CONTACT, who, "espera", front=2))
+    await db.write(lambda conn: do(conn, api.clinic.tenant_id, CONTACT, who, "espera", front=1))

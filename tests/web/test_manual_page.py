@@ -74,10 +74,22 @@ async def test_what_changed_meanwhile_is_shown_and_not_overwritten(api: Api, rit
     task_id = await expired(api)
     await api.call("POST", f"/manual-tasks/{task_id}/claim")
     late = await send(rita, "/manual/act", task_id=task_id, act="claim", rev="1")
-    assert "changed=1" in late.headers["location"]
-    page = await shown(rita, task=task_id, changed="1")
-    assert "Nada foi feito" in page
-    assert 'value="resolve"' not in page
+    assert late.status_code == 409
+    assert "Nada foi feito" in late.text
+    assert f'data-here="/manual?task={task_id}"' in late.text
+    assert 'value="resolve"' not in late.text
+    assert (await api.get(f"/manual-tasks/{task_id}"))["rev"] == 2  # no second effect
+
+
+async def test_what_was_typed_into_a_refused_form_is_kept(api: Api, rita: Browser) -> None:
+    task_id = await expired(api)
+    form = {"task_id": task_id, "act": "resolve", "rev": "7", "resolution": "duplicate", "note": "já marcado <ontem>"}
+    refused = await send(rita, "/manual/act", **form)
+    assert refused.status_code == 409
+    assert 'value="já marcado &lt;ontem&gt;" data-kept' in refused.text
+    assert '<option value="duplicate" selected>' in refused.text
+    assert "O que você escreveu está guardado: já marcado &lt;ontem&gt;" in refused.text
+    assert (await api.get(f"/manual-tasks/{task_id}"))["status"] == "open"
 
 
 async def test_closing_many_asks_first_and_leaves_what_others_hold(api: Api, rita: Browser) -> None:
@@ -111,3 +123,13 @@ async def test_a_row_that_left_the_list_says_who_settled_it_to_those_who_may_see
     said = (await rita.client.get("/left", params=rows)).json()
     assert list(said) == [f"task_{task_id}"]
     assert said[f"task_{task_id}"].startswith("encerrada por Secretary às ")
+
+
+async def test_the_overview_leads_to_the_task_and_leaves_what_others_have(api: Api, rita: Browser) -> None:
+    task_id = await expired(api)
+    first = f'class="btn btn-main" href="/manual?task={task_id}"'
+    assert first in (await rita.client.get("/", headers=PAGE)).text
+    assert (await api.call("POST", f"/manual-tasks/{task_id}/claim")).is_success
+    page = (await rita.client.get("/", headers=PAGE)).text
+    assert f"/manual?task={task_id}" not in page
+    assert "Nada precisa de você" in page

@@ -16,7 +16,7 @@ from app.store.tables.drills import Drill
 from app.store.tables.effects import DeliveryStatus, Ledger, ManualTask, Outbox, Ticket
 from app.store.tables.evidence import EvidenceFile, EvidencePack, LogLine, SigningKey
 from app.store.tables.inbox import InboxCommand, InboxMessage, MalformedItem, Proposal
-from app.store.tables.people import ApiKey, SettingsDoc, Tenant, UserAccount, UserTenant, WebSession
+from app.store.tables.people import ApiKey, SavedView, SettingsDoc, Tenant, UserAccount, UserTenant, WebSession
 from app.store.tables.queue_alarm import QueueAlarm
 from app.store.tables.replays import ReplayBatch, ReplayItem
 from app.store.tables.retention import RetentionRound
@@ -70,6 +70,7 @@ __all__ = [
     "SafeCause",
     "SafeEpisode",
     "SafeStep",
+    "SavedView",
     "ScaledTime",
     "SettingsDoc",
     "SignalFiring",

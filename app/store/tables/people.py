@@ -54,6 +54,18 @@ class UserAccount(SQLModel, table=True):
     """Last use of the last session that has ended: since then the person has not looked."""
 
 
+class SavedView(SQLModel, table=True):
+    """A filter of a list under a name, for the person who keeps it."""
+
+    __tablename__ = "saved_view"
+    user_id: str = key(40, foreign_key="user_account.user_id", ondelete="CASCADE")
+    page: str = key(20)
+    name: str = key(60)
+    filter: str = Field(max_length=1000)
+    """As in the address: `state=...&class=...`."""
+    created_at: datetime = when()
+
+
 class UserTenant(SQLModel, table=True):
     """Which clinics a secretary or manager works for (a superadmin sees all)."""
 

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
-from app.store.tables import InboxCommand, ManualTask, Ticket, table
+from app.store.tables import InboxCommand, Ledger, ManualTask, Ticket, table
 from app.store.views.scope import Scope, within
 
-_TASK, _TICKET, _COMMAND = table(ManualTask), table(Ticket), table(InboxCommand)
+_TASK, _TICKET, _COMMAND, _LEDGER = table(ManualTask), table(Ticket), table(InboxCommand), table(Ledger)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,3 +49,25 @@ def done_commands(conn: Connection, scope: Scope, ids: Sequence[str]) -> list[En
     )
     rows = conn.execute(query)
     return [Ended(item_id=f"{row.tenant_id}_{row.command_id}", at=row.done_at, result=row.result) for row in rows]
+
+
+# --- since when a list is empty -----------------------------------------------------------------------------------------
+
+
+def last_commit_at(conn: Connection, scope: Scope) -> datetime | None:
+    """When the last request got its result; None before the first."""
+    query = select(_LEDGER.c.committed_at).where(within(_LEDGER.c.tenant_id, scope)).order_by(_LEDGER.c.committed_at.desc())
+    return conn.execute(query.limit(1)).scalar()
+
+
+def last_closed_task_at(conn: Connection, scope: Scope) -> datetime | None:
+    """When the last task was closed; None when none ever was."""
+    return conn.execute(select(func.max(_TASK.c.resolved_at)).where(within(_TASK.c.tenant_id, scope))).scalar()
+
+
+def last_closed_ticket_at(conn: Connection, scope: Scope) -> datetime | None:
+    """When the last conversation was given back; None when none ever was."""
+    query = select(func.max(_TICKET.c.closed_at)).where(
+        within(_TICKET.c.tenant_id, scope), _TICKET.c.kind == "takeover", _TICKET.c.closed_at.is_not(None)
+    )
+    return conn.execute(query).scalar()

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Float, Integer, String, and_, case, cast, func, literal_column, select
+from sqlalchemy import ColumnElement, Connection, Float, Integer, String, and_, case, cast, func, literal_column, or_, select, true
 
 from app.domain.states import ModeState
 from app.store.lanes import GLOBAL_SCOPE, PARKED_BY, merge_modes
@@ -288,13 +288,21 @@ class Need:
     waiting: int = 0
 
 
-def needs(conn: Connection, scope: Scope, now: datetime, limit: int = NEEDS_MAX) -> tuple[Need, ...]:
-    """The most urgent items: takeovers and tasks by deadline, then lanes that stand still the longest."""
+def needs(conn: Connection, scope: Scope, now: datetime, limit: int = NEEDS_MAX, *, me: str | None = None) -> tuple[Need, ...]:
+    """The most urgent items: takeovers and tasks by deadline, then lanes that stand still the longest.
+
+    What somebody else than `me` has is left to them until its deadline has passed; without `me` it is all shown.
+    """
+
+    def for_me(owner: ColumnElement[Any], due_at: ColumnElement[Any]) -> ColumnElement[bool]:
+        return true() if me is None else or_(owner.is_(None), owner == me, due_at <= now)
+
     contact = and_(_CONTACT.c.tenant_id == _TICKET.c.tenant_id, _CONTACT.c.contact_id == _TICKET.c.contact_id)
     takeovers = (
         select(_TICKET, _CONTACT.c.name.label("contact_name"))
         .outerjoin(_CONTACT, contact)
         .where(within(_TICKET.c.tenant_id, scope), _TICKET.c.kind == "takeover", _TICKET.c.closed_at.is_(None))
+        .where(for_me(_TICKET.c.owner, _TICKET.c.due_at))
         .order_by(_TICKET.c.due_at.is_(None), _TICKET.c.due_at)
         .limit(limit)
     )
@@ -304,7 +312,7 @@ def needs(conn: Connection, scope: Scope, now: datetime, limit: int = NEEDS_MAX)
         select(_TASK, _CONTACT.c.name.label("contact_name"), _COMMAND.c.command_type)
         .outerjoin(_CONTACT, contact)
         .outerjoin(_COMMAND, command)
-        .where(within(_TASK.c.tenant_id, scope), _TASK.c.status != "resolved")
+        .where(within(_TASK.c.tenant_id, scope), _TASK.c.status != "resolved", for_me(_TASK.c.owner, _TASK.c.due_at))
         .order_by(_TASK.c.due_at, _TASK.c.priority, _TASK.c.task_id)
         .limit(limit)
     )

@@ -16,11 +16,11 @@ from sqlalchemy import ColumnElement, Connection, Integer, Row, Subquery, and_, 
 from app.domain.envelopes import parse_time
 from app.domain.lanes import DEFAULT_POLICY
 from app.store.bulk import joined_rows
-from app.store.tables import Appointment, Contact, Hold, InboxCommand, Lane, table
+from app.store.tables import Appointment, Contact, Hold, InboxCommand, Lane, Ticket, table
 from app.store.views.scope import Clinic, Scope, clinics, within
 
 _LANE, _COMMAND, _CONTACT = table(Lane), table(InboxCommand), table(Contact)
-_HOLD, _APPOINTMENT = table(Hold), table(Appointment)
+_HOLD, _APPOINTMENT, _TICKET = table(Hold), table(Appointment), table(Ticket)
 
 PAGE_ROWS: Final = 50
 _ZERO: Final = literal_column("0", Integer)
@@ -81,6 +81,8 @@ class QueueRow:
     next_look_at: datetime | None
     paused_since: datetime | None
     paused_reason: str | None
+    owner: str | None
+    """Who has the conversation, else who paused the contact: actor of the audit trail."""
     held: bool
     """Whether a person paused the clinic, or this type of command."""
 
@@ -129,9 +131,16 @@ def queue_page(
     rows = found[:limit]
     total, lane_count = _totals(conn, scope, wanted)
     names = clinics(conn, [row.tenant_id for row in rows])
-    starts = starts_of(conn, rows)
+    starts, owners = starts_of(conn, rows), owners_of(conn, rows)
     shown = tuple(
-        _row_of(row, names[row.tenant_id], starts.get((row.tenant_id, row.command_id)), ordered.held_types) for row in rows
+        _row_of(
+            row,
+            names[row.tenant_id],
+            starts.get((row.tenant_id, row.command_id)),
+            ordered.held_types,
+            owners.get((row.tenant_id, row.contact_id)),
+        )
+        for row in rows
     )
     cursor = QueueCursor(rows[-1].place, rows[-1].commit_order) if len(found) > limit else None
     return QueuePage(rows=shown, total=total, lanes=lane_count, next_cursor=cursor)
@@ -174,6 +183,7 @@ def _ordered(conn: Connection, scope: Scope, now: datetime) -> _Ordered:
             _LANE.c.blocked_since,
             _LANE.c.not_before,
             _LANE.c.paused_at,
+            _LANE.c.paused_by,
             _LANE.c.paused_reason,
             _LANE.c.step_credit,
             since.label("since"),
@@ -277,7 +287,9 @@ def _totals(conn: Connection, scope: Scope, wanted: QueueFilter) -> tuple[int, i
 # --- rows ---------------------------------------------------------------------------------------------------------------
 
 
-def _row_of(row: Row[Any], clinic: Clinic, starts_at: datetime | None, held_types: frozenset[tuple[str, str]]) -> QueueRow:
+def _row_of(
+    row: Row[Any], clinic: Clinic, starts_at: datetime | None, held_types: frozenset[tuple[str, str]], owner: str | None
+) -> QueueRow:
     front = row.commit_order == row.last_committed + 1
     first_there = row.position is not None
     held = (row.tenant_id, "*") in held_types or (row.tenant_id, row.command_type) in held_types
@@ -304,8 +316,21 @@ def _row_of(row: Row[Any], clinic: Clinic, starts_at: datetime | None, held_type
         next_look_at=row.not_before,
         paused_since=None if row.step_credit else row.paused_at,
         paused_reason=row.paused_reason,
+        owner=owner or (row.paused_by if row.paused_at is not None else None),
         held=held,
     )
+
+
+def owners_of(conn: Connection, rows: Sequence[Any]) -> Mapping[tuple[str, str], str]:
+    """Who has the conversation of each contact that a person has taken over."""
+    query = select(_TICKET.c.tenant_id, _TICKET.c.contact_id, _TICKET.c.owner).where(
+        _TICKET.c.tenant_id.in_({row.tenant_id for row in rows}),
+        _TICKET.c.contact_id.in_({row.contact_id for row in rows}),
+        _TICKET.c.kind == "takeover",
+        _TICKET.c.closed_at.is_(None),
+        _TICKET.c.owner.is_not(None),
+    )
+    return {(row.tenant_id, row.contact_id): row.owner for row in conn.execute(query)} if rows else {}
 
 
 def starts_of(conn: Connection, rows: Sequence[Any]) -> Mapping[tuple[str, str], datetime]:

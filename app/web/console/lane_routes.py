@@ -8,13 +8,15 @@ import msgspec
 from litestar import Response, Router, post
 from litestar.response import Redirect
 
-from app.errors import Forbidden, InvalidRequest
+from app.errors import Conflict, Forbidden, InvalidRequest
 from app.store import holds, lane_acts, subjects
 from app.store.lane_acts import Act
 from app.web.api.common import by, storable
 from app.web.api.lane_acts import REASON_MAX, lanes_changed
 from app.web.auth import actor_of, authenticator
 from app.web.console.lane_acts import STEERS
+from app.web.console.render import refuse
+from app.web.console.routes import LANE
 from app.web.console.visit import AnyRequest, services_of
 
 _ACT: Final[dict[str, Any]] = {"status_code": 303, "opt": {"access": "page", "roles": list(STEERS)}}
@@ -28,21 +30,28 @@ _ACTS: Final[dict[str, Callable[..., Any]]] = {
 
 
 @post("/lane-acts", **_ACT)
-async def act_on_lane(request: AnyRequest) -> Redirect:
-    """One act on one contact. Raises Conflict (409, nothing happened) when it has moved on since the person looked."""
+async def act_on_lane(request: AnyRequest) -> Response[Any]:
+    """One act on one contact; 409 with how it is now, and nothing happened, when it has moved on since the person looked."""
     form, tenant_id, slug = await _form(request)
     contact_id, act = form.get("contact_id", ""), _ACTS.get(form.get("act", ""))
     if act is None:
         raise InvalidRequest("Say what is to be done.", errors=[{"pointer": "/act", "detail": "is not one of the acts"}])
+    reason, number = _reason(form), form.get("number", "")
     details: dict[str, Any] = {}
+    place = int(number) if number.isascii() and number.isdigit() and len(number) < 16 else None
     if act is lane_acts.skip:
-        number = form.get("number", "")
-        if not (number.isascii() and number.isdigit() and len(number) < 16):
+        if place is None:
             raise InvalidRequest("Say which place is passed over.", errors=[{"pointer": "/number", "detail": "must be a number"}])
-        details = {"number": int(number), "node_id": services_of(request).node_id}
-    await services_of(request).db.write(act, tenant_id, contact_id, by(request), _reason(form), **details)
+        details = {"number": place, "node_id": services_of(request).node_id}
+    elif act in (lane_acts.single_step, lane_acts.retry):
+        details = {"front": place}
+    here = f"/contacts/{quote(slug, safe='')}/{quote(contact_id, safe='')}"
+    try:
+        await services_of(request).db.write(act, tenant_id, contact_id, by(request), reason, **details)
+    except Conflict:
+        return await refuse(request, LANE, at=here, form=form, clinic_slug=slug)
     lanes_changed(request)
-    return Redirect(f"/contacts/{quote(slug, safe='')}/{quote(contact_id, safe='')}", status_code=303)
+    return Redirect(here, status_code=303)
 
 
 @post("/queue/holds", **_ACT)

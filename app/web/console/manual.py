@@ -12,6 +12,7 @@ from app.domain.manual import OFFERED, UNDO_WITHIN, Outcome, Tab, tab_of
 from app.domain.reasons import explain
 from app.errors import InvalidRequest
 from app.store import manual, takeovers
+from app.store.views.left import last_closed_task_at
 from app.store.views.scope import clinics
 from app.web.console.owners import owner_names
 from app.web.console.pages import MANAGER, SUPERADMIN
@@ -93,6 +94,7 @@ class ManualRows:
     outcomes: tuple[tuple[str, str], ...]
     next_url: str | None
     here: str
+    empty_since: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +141,7 @@ def load_manual_rows(conn: Connection, visit: Visit) -> ManualRows:
         outcomes=_outcomes(visit),
         next_url=visit.urls.to("/manual", tab=here, cursor=cursor) if cursor else None,
         here=visit.urls.to("/manual", tab=here),
+        empty_since=None if sum(totals.values()) else last_closed_task_at(conn, visit.scope),
     )
 
 

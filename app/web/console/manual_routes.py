@@ -1,6 +1,7 @@
 """Addresses of the manual review page; what a person does there goes through the same store functions as the API."""
 
 from typing import Any, Final
+from urllib.parse import urlencode
 
 from litestar import Response, Router, get, post
 from litestar.response import Redirect
@@ -12,7 +13,7 @@ from app.web.api.common import by, storable
 from app.web.api.manual import BULK_MAX, carry_out, close_all, tasks_changed
 from app.web.auth import actor_of
 from app.web.console.manual import leads
-from app.web.console.render import show, view
+from app.web.console.render import refuse, show, view
 from app.web.console.visit import AnyRequest, scope_of, services_of
 
 MANUAL: Final = view("manual", "manual.html", "manual_rows", "manual_detail")
@@ -26,8 +27,8 @@ async def page(request: AnyRequest) -> Response[str]:
 
 
 @post("/manual/act", **_ACT)
-async def act(request: AnyRequest) -> Redirect:
-    """Claim, give back, close, reopen or carry out one task; what changed meanwhile is shown instead."""
+async def act(request: AnyRequest) -> Response[Any]:
+    """Claim, give back, close, reopen or carry out one task; 409 with how it is now when somebody changed it meanwhile."""
     form = await _form(request)
     task_id, name = form.get("task_id", "")[:40], form.get("act", "")
     tenant_id = (await _tenants(request, [task_id])).get(task_id)
@@ -42,7 +43,7 @@ async def act(request: AnyRequest) -> Redirect:
         else:
             await _change(request, name, tenant_id, task_id, form, rev)
     except Conflict:
-        more["changed"] = "1"
+        return await refuse(request, MANUAL, at=_address(request, task=task_id), form=form)
     tasks_changed(request)
     return _back(request, task=task_id, **more)
 
@@ -107,8 +108,13 @@ def _rev(form: dict[str, str]) -> int | None:
 
 
 def _back(request: AnyRequest, **params: str) -> Redirect:
+    return Redirect(_address(request, **params), status_code=303)
+
+
+def _address(request: AnyRequest, **params: str) -> str:
+    """The page with the tab and clinic that the form was in."""
     kept = {name: request.query_params[name] for name in ("tab", "clinic") if name in request.query_params}
-    return Redirect("/manual", status_code=303, query_params=kept | params)
+    return f"/manual?{urlencode(kept | params)}"
 
 
 manual_pages: Final[list[Any]] = [

@@ -6,8 +6,11 @@ from typing import Final
 
 from sqlalchemy import Connection
 
+from app.store.views.alarm_load import LIMIT, AlarmLoad, alarm_load
+from app.store.views.left import last_closed_task_at, last_closed_ticket_at
 from app.store.views.overview import Flow, Need, NodeState, Numbers, flow, live_nodes, needs, numbers
 from app.web.console.alerts import AlertLine, open_alerts
+from app.web.console.pages import page
 from app.web.console.sentences import Badge, class_badge, need_name, why_need
 from app.web.console.visit import Viewer, Visit
 
@@ -33,6 +36,9 @@ class Needs:
     several: bool
     alerts: tuple[AlertLine, ...] = ()
     """Open alerts, worst first, for the roles that take them on."""
+    first_url: str | None = None
+    """Where the first item is settled."""
+    empty_since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +46,13 @@ class NumberCards:
     """Context of the fragment `numbers`."""
 
     numbers: Numbers
+    load: AlarmLoad
+    limit: float
     queue_url: str
-    parked_url: str
+    manual_url: str
+    takeovers_url: str
+    alerts_url: str | None
+    """None for roles without the page of alerts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +102,7 @@ def load_needs(conn: Connection, visit: Visit) -> Needs:
     """What needs this person now, most urgent first."""
     words = visit.words
     lines = []
-    for need in needs(conn, visit.scope, words.now):
+    for need in needs(conn, visit.scope, words.now, me=visit.person.audit_name):
         badge = Badge("", words.text("Taken over"), "person", "human") if need.kind == "takeover" else class_badge(words, need.rank)
         due = words.left(need.due_at) if need.due_at is not None else words.ago(need.since)
         lines.append(
@@ -100,19 +111,58 @@ def load_needs(conn: Connection, visit: Visit) -> Needs:
                 badge=badge,
                 name=need_name(words, need),
                 why=why_need(words, need),
-                url=visit.urls.lane(need.clinic, need.contact_id) if need.contact_id else None,
+                url=_where(visit, need),
                 due=due,
                 late=need.due_at is not None and need.due_at <= words.now,
             )
         )
-    return Needs(tuple(lines), visit.several, open_alerts(conn, visit))
+    alerts = open_alerts(conn, visit)
+    first = alerts[0].url if alerts else lines[0].url if lines else None
+    ends = (last_closed_task_at(conn, visit.scope), last_closed_ticket_at(conn, visit.scope)) if first is None else ()
+    return Needs(tuple(lines), visit.several, alerts, first, max((at for at in ends if at is not None), default=None))
+
+
+def _where(visit: Visit, need: Need) -> str | None:
+    """The page on which the item is settled."""
+    if need.kind == "manual":
+        return visit.urls.to("/manual", task=need.item_id)
+    if need.kind == "takeover":
+        return visit.urls.to("/takeovers", takeover=need.item_id)
+    return visit.urls.lane(need.clinic, need.contact_id) if need.contact_id else None
 
 
 def load_numbers(conn: Connection, viewer: Viewer) -> NumberCards:
     """The four numbers."""
     found = numbers(conn, viewer.scope, viewer.words.now)
     urls = viewer.urls
-    return NumberCards(found, urls.to("/queue"), urls.to("/queue", state=("pending_safe_mode", "pending_contingency")))
+    alerts = page("alerts")
+    return NumberCards(
+        numbers=found,
+        load=alarm_load(conn, viewer.scope, viewer.words.now),
+        limit=LIMIT,
+        queue_url=urls.to("/queue"),
+        manual_url=urls.to("/manual"),
+        takeovers_url=urls.to("/takeovers"),
+        alerts_url=urls.to(alerts.url) if alerts is not None and viewer.role in alerts.roles else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LockMode:
+    """Where the locks are, in the frame of every page; nothing is said while no process is known."""
+
+    said: str
+    fallback: bool
+
+
+def load_lock_mode(conn: Connection, viewer: Viewer) -> LockMode:
+    """Context of the state fragment `lock_mode`."""
+    words, modes = viewer.words, {node.lock_mode for node in live_nodes(conn, viewer.words.now)}
+    if "fallback" in modes:
+        return LockMode(words.text("Locks: database, Redis does not answer"), fallback=True)
+    if not modes:
+        return LockMode("", fallback=False)
+    return LockMode(words.text("Locks: Redis") if "primary" in modes else words.text("Locks: database"), fallback=False)
 
 
 def load_flow(conn: Connection, visit: Visit) -> FlowPanel:

@@ -2,12 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from urllib.parse import parse_qsl, urlencode
 
 from sqlalchemy import Connection
 
 from app.domain.states import CommandType, PriorityClass, State
 from app.errors import InvalidRequest
+from app.store.saved_views import views_of
+from app.store.views.left import last_commit_at
 from app.store.views.queue import QueueCursor, QueueFilter, QueuePage, QueueRow, queue_page
+from app.web.console.owners import owner_names
 from app.web.console.sentences import (
     COMMAND_NAMES,
     REQUESTERS,
@@ -34,6 +40,8 @@ class QueueLine:
     why: str
     url: str
     requester: str
+    owner: str
+    """Who has the conversation or has paused the contact; empty = the robot's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +56,8 @@ class QueueRows:
     next_url: str | None
     first_url: str
     clear_url: str
+    empty_since: datetime | None
+    """When the last request left, where none waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +66,15 @@ class Choice:
 
     value: str
     label: str
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SavedLink:
+    """One kept view; `chosen` = its filter is on."""
+
+    name: str
+    url: str
     chosen: bool
 
 
@@ -70,6 +89,11 @@ class QueueFilters:
     contact: str
     active: bool
     clear_url: str
+    views: tuple[SavedLink, ...]
+    """What the person keeps."""
+    here: str
+    """The filter that is on, as a view would store it."""
+    csrf: str
 
 
 def filter_of(visit: Visit) -> QueueFilter:
@@ -99,19 +123,21 @@ def load_queue_rows(conn: Connection, visit: Visit) -> QueueRows:
     page = queue_page(conn, visit.scope, wanted, visit.words.now, after=after)
     here = _params(wanted)
     cursor = page.next_cursor
+    names = owner_names(conn, visit.words, (row.owner for row in page.rows))
     return QueueRows(
         page=page,
-        lines=tuple(_line(visit, row) for row in page.rows),
+        lines=tuple(_line(visit, row, names.get(row.owner or "", "")) for row in page.rows),
         several=visit.several,
         filtered=wanted.active,
         first_page=after is None,
         next_url=visit.urls.to("/queue", **here, cursor=f"{cursor.place}.{cursor.commit_order}") if cursor else None,
         first_url=visit.urls.to("/queue", **here),
         clear_url=visit.urls.to("/queue"),
+        empty_since=None if page.total or wanted.active else last_commit_at(conn, visit.scope),
     )
 
 
-def _line(visit: Visit, row: QueueRow) -> QueueLine:
+def _line(visit: Visit, row: QueueRow, owner: str) -> QueueLine:
     words = visit.words
     return QueueLine(
         row=row,
@@ -121,6 +147,7 @@ def _line(visit: Visit, row: QueueRow) -> QueueLine:
         why=why_row_waits(words, row),
         url=visit.urls.lane(row.clinic, row.contact_id),
         requester=words.text(REQUESTERS.get(row.requested_by, row.requested_by)),
+        owner=owner,
     )
 
 
@@ -134,9 +161,21 @@ def _params(wanted: QueueFilter) -> dict[str, object]:
     }
 
 
-def load_queue_filters(_conn: Connection, visit: Visit) -> QueueFilters:
-    """What can be chosen, and what is."""
+FILTERS: Final = ("state", "class", "type", "contact")
+"""Parameters of the address that are a filter."""
+
+
+def only_filter(text: str) -> str:
+    """What is a filter in an address's query, in one order; the rest, such as a cursor, is left out."""
+    given = parse_qsl(text)
+    return urlencode([(name, value) for name in FILTERS for given_name, value in given if given_name == name])
+
+
+def load_queue_filters(conn: Connection, visit: Visit) -> QueueFilters:
+    """What can be chosen, what is, and which views the person keeps."""
     words, wanted = visit.words, filter_of(visit)
+    here = only_filter(urlencode([(name, value) for name in FILTERS for value in visit.query.get(name, ()) if value]))
+    kept = views_of(conn, visit.person.id, "queue")
     return QueueFilters(
         clinic=visit.urls.clinic,
         states=_choices(words, {s: STATE_NAMES[s][0] for s in WAITING_STATES}, wanted.statuses),
@@ -149,6 +188,9 @@ def load_queue_filters(_conn: Connection, visit: Visit) -> QueueFilters:
         contact=wanted.contact,
         active=wanted.active,
         clear_url=visit.urls.to("/queue"),
+        views=tuple(SavedLink(name, f"/queue?{chosen}" if chosen else "/queue", chosen == here) for name, chosen in kept),
+        here=here,
+        csrf=visit.csrf_token,
     )
 
 

@@ -1,8 +1,9 @@
 """A page, or one of its fragments alone: both come from the same loaders, template and permissions."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 from litestar import Response
@@ -65,11 +66,40 @@ class Frame:
     htmx_config: str = HTMX_CONFIG
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why a form was not carried out: somebody changed what it was about. What was typed is kept."""
+
+    said: str
+    kept: Mapping[str, str]
+    """Fields of the form; the page's own forms are filled with them again."""
+    wrote: tuple[str, ...]
+    """Free texts among them, shown in case their form is not offered any more."""
+
+
+FREE_TEXTS: Final = ("reason", "note", "text")
+
+
 async def show(
-    request: AnyRequest, view: View, *, clinic_slug: str | None = None, extra: Mapping[str, Any] | None = None
+    request: AnyRequest,
+    view: View,
+    *,
+    clinic_slug: str | None = None,
+    extra: Mapping[str, Any] | None = None,
+    at: str | None = None,
+    refusal: Refusal | None = None,
 ) -> Response[str]:
-    """The page, or for htmx the fragment that `HX-Target` names; `extra` is for its template alone. Raises NotFound, Forbidden."""
+    """The page, or for htmx the fragment that `HX-Target` names; `extra` is for its template alone. Raises NotFound, Forbidden.
+
+    `at` is the page's own address where the request went to another one, such as that of a form.
+    """
     visit = await visit_of(request, clinic_slug=clinic_slug)
+    if at is not None:
+        parts = urlsplit(at)
+        query: dict[str, tuple[str, ...]] = {}
+        for name, value in parse_qsl(parts.query):
+            query[name] = (*query.get(name, ()), value)
+        visit = replace(visit, query=query, path=unquote(parts.path), here=at)
     if visit.role not in view.page.roles:
         raise Forbidden("Your role does not include this page.")
     target = request.headers.get("HX-Target")
@@ -77,11 +107,12 @@ async def show(
     if "HX-Request" in request.headers and target in (*FRAME, *view.fragments):
         assert target is not None
         loaded = await database.read(load_all, visit, [target])
-        html = render_block(visit.words.locale, FRAGMENTS[target], {**loaded, "w": visit.words, "urls": visit.urls})
+        html = render_block(visit.words.locale, FRAGMENTS[target], {**loaded, "w": visit.words, "urls": visit.urls, "kept": {}})
         return Response(html, media_type="text/html", headers={"Vary": "HX-Request, HX-Target", "X-Kora-Rev": str(visit.rev)})
     loaded = await database.read(load_all, visit, (*FRAME, *view.fragments))
     frame = frame_of(visit, view.page)
     common = {"frame": frame, "w": visit.words, "urls": visit.urls, "fragments": FRAGMENTS, "theme": visit.theme}
+    common |= {"refusal": refusal, "kept": refusal.kept if refusal is not None else {}}
     context = {**(extra or {}), **loaded, **common}
     html = environment(visit.words.locale).get_template(view.template).render(context)
     answer = Response(html, media_type="text/html", headers={"Vary": "HX-Request, HX-Target"})
@@ -89,6 +120,17 @@ async def show(
         secure = request.app.state.auth.secure
         chosen = visit.chosen.slug if visit.chosen else ALL
         answer.set_cookie(Cookie(key=TENANT_COOKIE, value=chosen, path="/", httponly=True, samesite="lax", secure=secure))
+    return answer
+
+
+async def refuse(
+    request: AnyRequest, view: View, *, at: str, form: Mapping[str, str], clinic_slug: str | None = None, said: str = ""
+) -> Response[str]:
+    """409 with the page as it is now, at its own address `at`: nothing was done, and what was typed is still there."""
+    kept = {name: value for name, value in form.items() if name not in ("_csrf", "rev") and value.strip()}
+    wrote = tuple(kept[name] for name in FREE_TEXTS if name in kept)
+    answer = await show(request, view, clinic_slug=clinic_slug, at=at, refusal=Refusal(said=said, kept=kept, wrote=wrote))
+    answer.status_code = 409
     return answer
 
 

@@ -6,9 +6,13 @@ from litestar import Response, Router, get, post
 from litestar.datastructures import Cookie
 from litestar.response import Redirect
 
-from app.store import accounts
+from app.errors import InvalidRequest
+from app.store import accounts, saved_views
+from app.web.api.common import storable
 from app.web.auth import actor_of
+from app.web.console.find import load_found
 from app.web.console.left import load_left
+from app.web.console.queue import only_filter
 from app.web.console.render import show, view
 from app.web.console.visit import AnyRequest, services_of, visit_of
 from app.web.i18n import LANGUAGE_COOKIE, LOCALES, THEMES
@@ -42,6 +46,26 @@ async def contacts(request: AnyRequest) -> Response[str]:
 async def lane(request: AnyRequest) -> Response[str]:
     """One contact's lane; the contact's id is the caller's string and may contain slashes."""
     return await show(request, LANE, clinic_slug=request.path_params["clinic"])
+
+
+@get("/find")
+async def find(request: AnyRequest) -> list[dict[str, str]]:
+    """Contacts for the palette."""
+    return await services_of(request).db.read(load_found, await visit_of(request))
+
+
+@post("/queue/views", status_code=303)
+async def queue_views(request: AnyRequest) -> Redirect:
+    """Keep the queue's filter under a name, or forget one. Raises InvalidRequest without a name, Conflict beyond 20."""
+    form, actor, services = await request.form(), actor_of(request), services_of(request)
+    name, chosen = str(form.get("name", "")).strip(), only_filter(str(form.get("filter", ""))[: saved_views.FILTER_MAX])
+    if not name or len(name) > saved_views.NAME_MAX or not storable(name) or not storable(chosen):
+        raise InvalidRequest("Give the view a name.", errors=[{"pointer": "/name", "detail": "must be 1 to 60 characters"}])
+    if form.get("act") == "forget":
+        await services.db.write(saved_views.forget_view, actor.id, "queue", name)
+    else:
+        await services.db.write(saved_views.keep_view, actor.id, "queue", name, chosen, services.clock.now())
+    return Redirect(f"/queue?{chosen}" if chosen else "/queue", status_code=303)
 
 
 @get("/left")
@@ -83,7 +107,7 @@ async def preferences(request: AnyRequest) -> Response[Any]:
 console_routes: Final[list[Any]] = [
     Router(
         "/",
-        route_handlers=[overview, queue, contacts, lane, left, preferences],
+        route_handlers=[overview, queue, contacts, lane, left, find, queue_views, preferences],
         opt={"access": "page"},
         include_in_schema=False,
     )

@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from app.domain.takeover import TakeoverState
 from app.store import takeovers
 from app.store.accounts import find_user
+from app.store.views.left import last_closed_ticket_at
 from app.store.views.scope import clinics
 from app.web.console.pages import ROLE_NAMES
 from app.web.console.sentences import takeover_reason
@@ -65,6 +66,7 @@ class TakeoverRows:
     """Context of the fragment `takeover_rows`."""
 
     lines: tuple[TakeoverLine, ...]
+    empty_since: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +92,8 @@ def load_takeover_rows(conn: Connection, visit: Visit) -> TakeoverRows:
     """Open conversations, those whose deadline is nearest first."""
     found = takeovers.tickets(conn, visit.scope, kind=takeovers.TAKEOVER, limit=PAGE_SIZE)
     found.sort(key=lambda t: (t["due_at"] is None, t["due_at"] or t["opened_at"]))
-    return TakeoverRows(lines=tuple(_line(conn, visit, ticket) for ticket in found))
+    empty_since = None if found else last_closed_ticket_at(conn, visit.scope)
+    return TakeoverRows(lines=tuple(_line(conn, visit, ticket) for ticket in found), empty_since=empty_since)
 
 
 def load_takeover_detail(conn: Connection, visit: Visit) -> TakeoverDetail:
