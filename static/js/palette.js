@@ -29,10 +29,8 @@
     choose(0);
   };
   const matching = (text) => pages.filter((page) => flat(page.name).includes(flat(text)));
-  const search = async (text) => {
-    const number = ++asked, found = matching(text);
-    show(found);
-    if (!text.trim()) return;
+  const search = async (text, number) => {
+    const found = matching(text);
     const answer = await fetch("/find?" + new URLSearchParams({ q: text.trim() }));
     if (number !== asked || !answer.ok) return;
     show([...found, ...(await answer.json()).map((contact) => ({ ...contact, kind: words.contact }))]);
@@ -43,7 +41,13 @@
     show(pages);
     dialog.showModal();
   };
-  field.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(search, 120, field.value); });
+  // what is shown fits what is typed at once, so that Enter never goes to what was meant before; contacts follow
+  field.addEventListener("input", () => {
+    clearTimeout(timer);
+    show(matching(field.value));
+    asked++;
+    if (field.value.trim()) timer = setTimeout(search, 120, field.value, asked);
+  });
   field.addEventListener("keydown", (event) => {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (step) { event.preventDefault(); choose(at + step); }

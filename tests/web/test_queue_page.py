@@ -1,6 +1,7 @@
 """The queue's kept views and its owners, the palette, and the overview's numbers and first act, over HTTP."""
 
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from app.bootstrap import Services
@@ -62,7 +63,7 @@ async def test_alarms_are_counted_by_storm_and_shared_by_those_who_were_there(
     for number in range(3):
         alert: dict[str, Any] = {"tenant_id": tenant.tenant_id, "trigger": f"t{number // 2}", "dedup_key": f"d{number}"}
         alert |= {"severity": "high", "summary": "s", "correlation_id": None, "now": now}
-        await services.db.write(lambda conn, alert=alert: raise_alert(conn, **alert))
+        await services.db.write(partial(raise_alert, **alert))
     load = await services.db.read(alarm_load, (tenant.tenant_id,), now)
     assert (load.alarms, load.people, load.per_person, load.over) == (2, 1, 2.0, True)
     later = await services.db.read(alarm_load, (tenant.tenant_id,), now + timedelta(minutes=11))

@@ -1282,6 +1282,18 @@ def upgrade() -> None:
         sa.UniqueConstraint("secret_hash", name=op.f("uq_api_key_secret_hash")),
     )
     op.create_table(
+        "saved_view",
+        sa.Column("user_id", sa.String(length=40), nullable=False),
+        sa.Column("page", sa.String(length=20), nullable=False),
+        sa.Column("name", sa.String(length=60), nullable=False),
+        sa.Column("filter", sa.String(length=1000), nullable=False),
+        sa.Column("created_at", UTCDateTime(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["user_id"], ["user_account.user_id"], name=op.f("fk_saved_view_user_id_user_account"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("user_id", "page", "name", name=op.f("pk_saved_view")),
+    )
+    op.create_table(
         "user_tenant",
         sa.Column("user_id", sa.String(length=40), nullable=False),
         sa.Column("tenant_id", sa.String(length=40), nullable=False),
@@ -1324,6 +1336,7 @@ def downgrade() -> None:
     op.drop_index(op.f("ix_web_session_expires_at"), table_name="web_session")
     op.drop_table("web_session")
     op.drop_table("user_tenant")
+    op.drop_table("saved_view")
     op.drop_table("api_key")
     op.drop_table("user_account")
     op.drop_index(
