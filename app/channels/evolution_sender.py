@@ -27,7 +27,7 @@ class EvolutionChannel:
         limits: Limits | None = None,
     ) -> None:
         self.key = f"evolution:{instance}"
-        self.endpoint = endpoint(base_url)
+        self.endpoint = endpoint(base_url, guarded=True)
         self._client = client
         self._url = f"{base_url.rstrip('/')}/message/sendText/{quote(instance, safe='')}"
         self._headers = {"apikey": api_key}

@@ -24,7 +24,7 @@ class UazapiChannel:
         limits: Limits | None = None,
     ) -> None:
         self.key = f"uazapi:{httpx.URL(base_url).host}"
-        self.endpoint = endpoint(base_url)
+        self.endpoint = endpoint(base_url, guarded=True)
         self._client = client
         self._url = f"{base_url.rstrip('/')}/send/text"
         self._headers = {"token": token}

@@ -40,13 +40,13 @@ class WhatsAppCloudChannel:
         limits: Limits | None = None,
     ) -> None:
         self.key = f"whatsapp:{phone_number_id}"
-        self.endpoint = endpoint(base_url)
         self._client = client
         self._url = f"{base_url.rstrip('/')}/{phone_number_id}/messages"
         self._headers = {"authorization": f"Bearer {access_token}"}
         self._target = target
         self._own = base_url != CLOUD_API
         """Somebody chose the address; Meta's own is called by its name."""
+        self.endpoint = endpoint(base_url, guarded=self._own)
         self._allowed = allowed or AllowList()
         self._limits = limits or Limits()
 
