@@ -79,7 +79,12 @@ class History:
                 return
             facts = await self.db.read(gather, [(c.tenant_id, c.contact_id) for c in ready], 16)
             attempt = Attempt(
-                token=new_id(), node_id="n1", now=now, lock_backend="lock_acquired_primary", lock_mode="database", lock_ms=1.0
+                token=new_id(),
+                node_id="n1",
+                clock=self.clock.now,
+                lock_backend="lock_acquired_primary",
+                lock_mode="database",
+                lock_ms=1.0,
             )
             await self.db.write(apply, plan_lanes(facts, policies, now), attempt)
             self.clock.advance(seconds=1)

@@ -95,11 +95,14 @@ class Command:
 
     @property
     def appointment_id(self) -> str | None:
-        """The appointment named in the payload; for `schedule` without one, derived from the command's id."""
+        """The appointment named in the payload; for `schedule` without one, derived from the command's id (never beyond ID_MAX)."""
         value = self.payload.get("appointment_id")
         if isinstance(value, str) and value:
             return value
-        return f"apt-{self.command_id}" if self.command_type is CommandType.SCHEDULE else None
+        if self.command_type is not CommandType.SCHEDULE:
+            return None
+        plain = f"apt-{self.command_id}"
+        return plain if len(plain) <= ID_MAX else f"apt-{sha256_hex(self.command_id)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

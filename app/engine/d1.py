@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Final
 
 import structlog
+from sqlalchemy.exc import DBAPIError
 
 from app.clock import Clock
 from app.domain.business_hours import Hours
@@ -40,7 +41,7 @@ class D1:
             hours = await self._database.read(d1.clinics)
             for of in waiting:
                 if of.tenant_id in hours:
-                    await self._one(of, hours[of.tenant_id], now)
+                    await self._one_alone(of, hours[of.tenant_id], now)
         await self._end(now)
         return max(0.5, POLL_S / self._clock.scale)
 
@@ -52,6 +53,20 @@ class D1:
                 log.info("d1_task_over", flow_id="F-03", task_id=task_id, status=resolution)
         for tenant_id, key in alerts:
             await self._database.write(d1_over.end_alert, tenant_id, key, now)
+
+    async def _one_alone(self, of: d1.Unanswered, hours: Hours, now: datetime) -> None:
+        """One appointment that the database refuses takes nothing from the others: told, and looked at again next time."""
+        try:
+            await self._one(of, hours, now)
+        except DBAPIError:  # what passes by itself is a StorageError, and ends the round
+            log.exception(
+                "d1_refused",
+                flow_id="F-03",
+                correlation_id=f"d1-{of.appointment_id}",
+                tenant_id=of.tenant_id,
+                status="failed",
+                appointment_id=of.appointment_id,
+            )
 
     async def _one(self, of: d1.Unanswered, hours: Hours, now: datetime) -> None:
         steps = plan(of.start_at, hours, POLICY, booked_at=of.booked_at)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError
 
 from app.clock import Clock
 from app.domain.fallback import FallbackLimits
@@ -231,50 +231,57 @@ class Dispatch:
             rest = [p for p in plans if p.key not in race.keys]
             log.info("race_lost", flow_id="F-02", lanes=len(plans) - len(rest))
             return await self._apply(rest, grant) if len(rest) < len(plans) else []
-        except IntegrityError:
+        except DBAPIError as error:  # not transient, or it were a StorageError: the database does not take what it was given
             if len(plans) > 1:
                 written = []
                 for plan in plans:
                     written.extend(await self._apply([plan], grant))
                 return written
-            return await self._refuse(plans[0], grant)
+            return await self._refuse(plans[0], grant, error)
 
-    async def _refuse(self, plan: LanePlan, grant: Grant) -> list[LanePlan]:
+    async def _refuse(self, plan: LanePlan, grant: Grant, error: DBAPIError) -> list[LanePlan]:
         """The database refused this lane's plan alone: the next read shows why; after too often a person takes over."""
         times = self._refused[plan.key] = self._refused.get(plan.key, 0) + 1
-        log.warning("plan_refused", flow_id="F-02", tenant_id=plan.key[0], contact_id=plan.key[1], attempt=times)
-        if times < POISON_AFTER or not plan.entries:
+        told = {"flow_id": "F-02", "tenant_id": plan.key[0], "contact_id": plan.key[1], "attempt": times}
+        log.warning("plan_refused", error=str(error.orig)[:200], **told)
+        if times < POISON_AFTER:
             return []
         del self._refused[plan.key]
-        return await self._write([plan.poisoned()], grant)
+        try:
+            if plan.entries:
+                return await self._write([plan.poisoned()], grant)
+        except (DBAPIError, LostRace):
+            log.exception("plan_not_handed_over", status="failed", **told)
+        self._alone[plan.key] = time.monotonic() + LEFT_ALONE_S
+        return []
 
     async def _write(self, plans: list[LanePlan], grant: Grant) -> list[LanePlan]:
         started = time.perf_counter()
-        now = self._clock.now()
         attempt = Attempt(
             token=new_id(),
             node_id=self._node_id,
-            now=now,
+            clock=self._clock.now,
             lock_backend=grant.backend,
             lock_mode=grant.mode,
             lock_ms=round(grant.ms, 3),
         )
         written = await self._database.write(apply, plans, attempt)
+        now = self._clock.now()
         self._metrics.commit_batch_size.observe(sum(len(p.entries) for p in written))
         self._metrics.commit_seconds.observe(time.perf_counter() - started)
         for plan in written:
             self._refused.pop(plan.key, None)
-            self._log(plan, attempt)
+            self._log(plan, attempt, now)
         return written
 
-    def _log(self, plan: LanePlan, attempt: Attempt) -> None:
+    def _log(self, plan: LanePlan, attempt: Attempt, now: datetime) -> None:
         for entry in plan.entries:
             command, decision = entry.command, entry.decision
-            waited_s = (attempt.now - entry.accepted_at).total_seconds()
+            waited_s = (now - entry.accepted_at).total_seconds()
             if command is not None:
                 self._metrics.done(decision.state, PRIORITY_BY_RANK[command.priority.rank], waited_s)
                 self._tracing.span(
-                    "decide", command.correlation_id, entry.accepted_at, attempt.now, tenant_id=plan.key[0],
+                    "decide", command.correlation_id, entry.accepted_at, now, tenant_id=plan.key[0],
                     command_id=command.command_id, intent=str(command.command_type), result=str(decision.state),
                     reason=decision.reason, commit_order=entry.order, lock_mode=attempt.lock_mode,
                 )  # fmt: skip

@@ -18,6 +18,7 @@ from app.domain.gate import decide
 from app.domain.reasons import Reason
 from app.domain.states import SENSITIVE, AppointmentStatus, CommandType, State
 from app.ids import new_id
+from app.store.holds import EVERYTHING
 from app.store.lanes import PARKED_BY, Facts, LaneFacts, LaneKey, wanted_slot
 from app.store.ledger import Entry, LanePlan, PendingChange
 
@@ -94,6 +95,11 @@ def agenda_names(facts: Facts, command: Command) -> list[tuple[str, str, str]]:
     return names
 
 
+def _commands(plan: LanePlan) -> int:
+    """How many steps the plan takes: a person lets commands through one by one, missing places before them are free."""
+    return sum(entry.command is not None for entry in plan.entries)
+
+
 class _Planner:
     def __init__(self, facts: Facts, now: datetime, effects_left: int | None = None) -> None:
         self.facts = facts
@@ -107,15 +113,19 @@ class _Planner:
         row = lane.row
         mode = self.facts.mode_of(row.tenant_id)
         plan = LanePlan(facts=lane, mode=mode, timezone=policy.timezone, ttl=policy.gate.replay_ttl[CommandType.RESCHEDULE])
+        plan.late_after = policy.gate.late_after
         expected = row.last_committed + 1
         takeover = row.takeover_id is not None
         credit = row.step_credit if row.paused_at is not None else None
+        if (row.tenant_id, EVERYTHING) in self.facts.held_types:
+            plan.not_before, plan.blocked_by = row.not_before, row.blocked_by  # paused since the round began: left as it is
+            return plan
         if is_held(row.blocked_by, mode, self.now) and row.replay_id is None:
             self._hold(plan, lane)
             return plan
         for index, command in enumerate(lane.commands):
             order = command.commit_order or 0
-            if credit is not None and len(plan.entries) >= credit:
+            if credit is not None and _commands(plan) >= credit:
                 break
             if row.replay_id is not None and order > row.replay_until:
                 self._block(plan, "replay", self.now + timedelta(seconds=RECHECK_HELD_S))
@@ -151,7 +161,7 @@ class _Planner:
             self.remember(lane.key, command, decision)
             takeover = takeover or isinstance(decision.effect, OpenTakeover)
             expected = order + 1
-        plan.steps_used = len(plan.entries) if credit is not None else 0
+        plan.steps_used = _commands(plan) if credit is not None else 0
         left = next((r for r in lane.rows if r.commit_order >= expected), None)
         plan.next_ready_since = left.accepted_at if left is not None else lane.more
         return plan

@@ -96,7 +96,8 @@ def skip(conn: Connection, tenant_id: str, contact_id: str, by: By, reason: str,
     plan = LanePlan(
         facts=lane, mode=facts.mode_of(tenant_id), entries=[entry], next_ready_since=rest[0].accepted_at if rest else lane.more
     )
-    attempt = Attempt(token=new_id(), node_id=node_id, now=by.now, lock_backend="none", lock_mode="person", lock_ms=0.0)
+    plan.stay_shut()
+    attempt = Attempt(token=new_id(), node_id=node_id, clock=lambda: by.now, lock_backend="none", lock_mode="person", lock_ms=0.0)
     if not apply(conn, [plan], attempt):
         raise Conflict("This contact's requests moved on at the same moment. Nothing was skipped; look at the contact again.")
     command_id = entry.command.command_id if entry.command is not None else None

@@ -1,18 +1,21 @@
 """The effect's transaction: state, effect, ledger, outbox and stream event, all or nothing.
 
 `apply` takes lane plans that were decided from one read and compares again everything they were decided on. The
-compare-and-set on the lane row (`last_committed`, versions, takeover) is what makes an effect happen once and in order;
-locks appear nowhere in the argument. A lane that lost a race is left out and nothing happens to it. A conflict on an
+compare-and-set on the lane row (`last_committed`, versions, takeover, pause) is what makes an effect happen once and in
+order; locks appear nowhere in the argument. A lane that lost a race is left out and nothing happens to it. A conflict on an
 agenda entity raises `LostRace`: the whole transaction is rolled back and the caller goes on without those lanes.
+
+Time is read inside the transaction, once its mode rows are locked, and again before it ends: a transaction that waited is
+judged, and dated, by when it really happened. What came too late by then is left out and decided again.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, Row, select, text
 
 from app.domain import family_texts
 from app.domain.confirmation import confirms
@@ -24,14 +27,17 @@ from app.domain.reasons import Reason
 from app.domain.states import EFFECT_RESULTS, SENSITIVE, CommandType, State
 from app.store.bulk import insert_rows, joined_rows, update_rows
 from app.store.events import publish_many
-from app.store.lanes import GLOBAL_SCOPE, LaneFacts, LaneKey, merge_modes, wanted_slot
+from app.store.lanes import GLOBAL_SCOPE, PARKED_BY, LaneFacts, LaneKey, merge_modes, wanted_slot
 from app.store.outbox import enqueue, outbox_row
-from app.store.tables import Appointment, AppointmentVersion, Hold, InboxCommand, Lane, Ledger, ModeRow, Proposal, Ticket, table
+from app.store.tables import Appointment, AppointmentVersion, InboxCommand, Lane, Ledger, ModeRow, Proposal, Ticket, table
 from app.store.tasks import open_tasks, task_row
 
 _LANE, _COMMAND, _LEDGER = table(Lane), table(InboxCommand), table(Ledger)
 _APPOINTMENT, _VERSION = table(Appointment), table(AppointmentVersion)
-_PROPOSAL, _TICKET, _MODE, _HOLD = table(Proposal), table(Ticket), table(ModeRow), table(Hold)
+_PROPOSAL, _TICKET, _MODE = table(Proposal), table(Ticket), table(ModeRow)
+
+SAME_PAUSE = "(t.paused_at IS NULL) = (r.was_paused_at IS NULL) AND t.step_credit >= r.step_credit"
+"""Part of the compare-and-set: nobody paused or released the lane since it was read, and the steps it takes are still there."""
 
 MANUAL_RESULTS = frozenset(
     {
@@ -106,6 +112,8 @@ class LanePlan:
     mode: Mode
     timezone: str = "America/Sao_Paulo"
     ttl: timedelta = timedelta(hours=2)
+    late_after: timedelta = timedelta(seconds=60)
+    """Age at which the fences must have been asked (domain.facts.GatePolicy)."""
     entries: list[Entry] = field(default_factory=list)
     pending: list[PendingChange] = field(default_factory=list)
     not_before: datetime | None = None
@@ -121,12 +129,6 @@ class LanePlan:
         return self.facts.key
 
     @property
-    def stopped_type(self) -> str | None:
-        """Type of the first command that gets no result in this plan."""
-        left = self.facts.commands[sum(e.command is not None for e in self.entries) :]
-        return left[0].command_type if left else None
-
-    @property
     def changes_anything(self) -> bool:
         """Whether there is something to write."""
         row = self.facts.row
@@ -136,16 +138,26 @@ class LanePlan:
         """The same lane with its front command handed to a person: what the database keeps refusing must not stop it."""
         front = self.entries[0]
         decision = Decision(state=State.MANUAL_REVIEW_REQUIRED, reason=Reason.UNEXPECTED_FAILURE, terminal=True)
-        return replace(self, entries=[replace(front, decision=decision)], pending=[], not_before=None, blocked_by=None)
+        alone = replace(self, entries=[replace(front, decision=decision)], pending=[], park_rest=None)
+        alone.steps_used = min(self.steps_used, int(front.command is not None))
+        alone.stay_shut()
+        return alone
+
+    def stay_shut(self) -> None:
+        """Leave a parked lane that still has something to wait for as it is: only a drain or a replay batch opens it."""
+        row = self.facts.row
+        left = row.waiting - sum(entry.command is not None for entry in self.entries)
+        parked = row.blocked_by in PARKED_BY and left > 0
+        self.blocked_by, self.not_before = (row.blocked_by, row.not_before) if parked else (None, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """Who applies, under which lock, and when."""
+    """Who applies, and under which lock. `clock` is asked inside the transaction, which may have waited for its turn."""
 
     token: str
     node_id: str
-    now: datetime
+    clock: Callable[[], datetime]
     lock_backend: State | str
     lock_mode: str
     lock_ms: float
@@ -171,60 +183,70 @@ class _Writes:
 
 def apply(conn: Connection, plans: Sequence[LanePlan], attempt: Attempt) -> list[LanePlan]:
     """Write the plans; returns those that were written. Raises `LostRace` or IntegrityError (then nothing was)."""
-    allowed = _still_allowed(conn, plans, attempt.now)
-    chains = {plan.key: _chain(plan, attempt) for plan in allowed}
-    won = _advance_lanes(conn, allowed, chains, attempt.now)
+    modes = _lock_modes(conn, plans)
+    now = attempt.clock()
+    allowed = [plan for plan in plans if _still_allowed(plan, modes[plan.key[0]], now)]
+    chains = {plan.key: _chain(plan, modes[plan.key[0]], attempt, now) for plan in allowed}
+    won = _advance_lanes(conn, allowed, chains, now)
     applied = [plan for plan in allowed if plan.key in won]
     writes = _Writes()
     for plan in applied:
         writes.ledger.extend(chains[plan.key])
-        _collect(writes, plan, attempt)
+        _collect(writes, plan, now)
     _write_agenda(conn, writes)
     insert_rows(conn, _LEDGER, writes.ledger)
     insert_rows(conn, _VERSION, writes.versions)
     _write_commands(conn, writes)
-    _park_rest(conn, applied, attempt.now)
-    _write_proposals(conn, writes, attempt.now)
+    _park_rest(conn, applied, now)
+    _write_proposals(conn, writes, now)
     insert_rows(conn, _TICKET, writes.tickets)
     enqueue(conn, writes.outbox)
     open_tasks(conn, writes.tasks)
-    publish_many(conn, writes.events, attempt.now)
+    publish_many(conn, writes.events, now)
+    late = {plan.key for plan in applied if not _in_time(plan, modes[plan.key[0]], attempt.clock())}
+    if late:  # rows of others held this transaction up for so long
+        raise LostRace(late)
     return applied
 
 
-def _still_allowed(conn: Connection, plans: Sequence[LanePlan], now: datetime) -> list[LanePlan]:
-    """Plans whose mode is what they were decided under; the share lock keeps it so until the commit."""
-    scopes = sorted({GLOBAL_SCOPE, *(plan.key[0] for plan in plans)})
-    query = select(_MODE).where(_MODE.c.scope.in_(scopes))
+def _lock_modes(conn: Connection, plans: Sequence[LanePlan]) -> dict[str, Mode]:
+    """Mode of each plan's tenant as it is now; the share lock keeps it so until the commit."""
+    tenants = {plan.key[0] for plan in plans}
+    query = select(_MODE).where(_MODE.c.scope.in_(sorted({GLOBAL_SCOPE, *tenants})))
     if conn.dialect.name == "postgresql":
         query = query.with_for_update(read=True)
-    rows = {row.scope: row for row in conn.execute(query)}
-    held = _held_types(conn, [plan.key[0] for plan in plans if plan.blocked_by == "held"])
-    allowed = []
-    for plan in plans:
-        if plan.blocked_by == "held" and (plan.key[0], plan.stopped_type) not in held:
-            continue  # resumed meanwhile: to write the wait now would outlive its cause
-        mode = merge_modes(rows.get(GLOBAL_SCOPE), rows.get(plan.key[0]))
-        if mode.epoch != plan.mode.epoch or mode.contingency != plan.mode.contingency:
+    rows: Mapping[str, Row[Any]] = {row.scope: row for row in conn.execute(query)}
+    return {tenant_id: merge_modes(rows.get(GLOBAL_SCOPE), rows.get(tenant_id)) for tenant_id in tenants}
+
+
+def _still_allowed(plan: LanePlan, mode: Mode, now: datetime) -> bool:
+    """Whether the plan was decided under this mode (people's holds raise its epoch too), and is still in time."""
+    return mode.epoch == plan.mode.epoch and mode.contingency == plan.mode.contingency and _in_time(plan, mode, now)
+
+
+def _in_time(plan: LanePlan, mode: Mode, now: datetime) -> bool:
+    """Whether every effect of the plan may happen at `now`: before the safe deadline, and inside the fence it was decided by.
+
+    A command that was not late when it was decided, and is now, has not been asked by the fences: it is decided again.
+    """
+    for entry in plan.entries:
+        command, decision = entry.command, entry.decision
+        if command is None or decision.effect is None:
             continue
-        sensitive = any(e.command and e.decision.effect and e.command.command_type in SENSITIVE for e in plan.entries)
-        if sensitive and mode.safe_mode_blocks(now):
-            continue
-        allowed.append(plan)
-    return allowed
+        if command.command_type in SENSITIVE and mode.safe_mode_blocks(now):
+            return False
+        limit_s = decision.ttl_limit_s if decision.late else plan.late_after.total_seconds()
+        age_s = _age_s(command, now)
+        if age_s is not None and limit_s is not None and age_s > limit_s:
+            return False
+    return True
 
 
-def _held_types(conn: Connection, tenant_ids: Sequence[str]) -> set[tuple[str, str]]:
-    """Command types that are paused now; the share lock makes a resume wait, so that it sees every lane it must wake."""
-    if not tenant_ids:
-        return set()
-    query = select(_HOLD).where(_HOLD.c.tenant_id.in_(sorted(set(tenant_ids))))
-    if conn.dialect.name == "postgresql":
-        query = query.with_for_update(read=True)
-    return {(row.tenant_id, row.command_type) for row in conn.execute(query)}
+def _age_s(command: Command, now: datetime) -> float | None:
+    return (now - command.occurred_at).total_seconds() if command.occurred_at is not None else None
 
 
-def _chain(plan: LanePlan, attempt: Attempt) -> list[dict[str, Any]]:
+def _chain(plan: LanePlan, mode: Mode, attempt: Attempt, now: datetime) -> list[dict[str, Any]]:
     """The ledger rows of a plan, each hashed over the one before."""
     row = plan.facts.row
     previous = row.chain_hash
@@ -251,19 +273,20 @@ def _chain(plan: LanePlan, attempt: Attempt) -> list[dict[str, Any]]:
             "mode_epoch": plan.mode.epoch,
             "late": decision.late,
             "correlation_id": command.correlation_id if command else f"lane-{row.tenant_id}-{row.contact_id}"[:220],
-            "committed_at": attempt.now,
+            "committed_at": now,
         }
         digest = entry_hash(previous, {name: fields[name] for name in HASHED_FIELDS})
         rows.append(
             fields
             | {
-                "safe_deadline": plan.mode.safe_deadline,
+                "safe_deadline": mode.safe_deadline,
                 "lock_backend": attempt.lock_backend,
                 "lock_mode": attempt.lock_mode,
                 "lock_ms": attempt.lock_ms,
                 "node_id": attempt.node_id,
                 "attempt": attempt.token,
-                "event_age_s": decision.event_age_s,
+                # of the moment of the effect, not of the decision
+                "event_age_s": _age_s(command, now) if command and decision.late else decision.event_age_s,
                 "ttl_limit_s": decision.ttl_limit_s,
                 "accepted_at": entry.accepted_at,
                 "prev_hash": previous,
@@ -309,6 +332,7 @@ def _advance_lanes(
                 "was_waiting": row.waiting,
                 "was_blocked_by": row.blocked_by or "",
                 "was_replay_id": row.replay_id or "",
+                "was_paused_at": row.paused_at,
                 "last_committed": row.last_committed + len(plan.entries),
                 "wait_0": done[0],
                 "wait_1": done[1],
@@ -341,7 +365,7 @@ def _advance_lanes(
         },
         guard="t.last_committed = r.was_last_committed AND t.conversation_version = r.was_conversation_version "
         "AND t.guardian_version = r.was_guardian_version AND coalesce(t.takeover_id, '') = r.was_takeover_id "
-        "AND (t.paused_at IS NULL OR t.step_credit >= r.step_credit) "
+        f"AND {SAME_PAUSE} "
         # a drain or a replay batch opened, took or gave back the lane since the read: decided again, never shut again
         "AND coalesce(t.blocked_by, '') = r.was_blocked_by AND coalesce(t.replay_id, '') = r.was_replay_id",
     )
@@ -350,18 +374,18 @@ def _advance_lanes(
 # --- collecting rows ----------------------------------------------------------------------------------------------------
 
 
-def _collect(writes: _Writes, plan: LanePlan, attempt: Attempt) -> None:
+def _collect(writes: _Writes, plan: LanePlan, now: datetime) -> None:
     tenant_id, contact_id = plan.key
     writes.events[(tenant_id, "queue")].add(contact_id)
     writes.events[(tenant_id, "lane")].add(contact_id)
     for change in plan.pending:
         writes.lanes[(tenant_id, change.command_id)] = plan.key
-        writes.commands.append(_command_update(tenant_id, change.command_id, change.state, None, change.reason, None, attempt.now))
+        writes.commands.append(_command_update(tenant_id, change.command_id, change.state, None, change.reason, None, now))
     for entry in plan.entries:
-        _collect_entry(writes, plan, entry, attempt)
+        _collect_entry(writes, plan, entry, now)
 
 
-def _collect_entry(writes: _Writes, plan: LanePlan, entry: Entry, attempt: Attempt) -> None:
+def _collect_entry(writes: _Writes, plan: LanePlan, entry: Entry, now: datetime) -> None:
     (tenant_id, contact_id), decision, command = plan.key, entry.decision, entry.command
     overtaken = command is not None and family_texts.overtaken(command, decision)
     done = decision.effect is not None or decision.state is State.DUPLICATE_IGNORED
@@ -380,35 +404,33 @@ def _collect_entry(writes: _Writes, plan: LanePlan, entry: Entry, attempt: Attem
                 contact_id=contact_id,
                 command_id=command.command_id if command else None,
                 correlation_id=command.correlation_id if command else f"lane-{tenant_id}-{contact_id}"[:220],
-                now=attempt.now,
-                due_at=attempt.now + timedelta(minutes=15),
+                now=now,
+                due_at=now + timedelta(minutes=15),
             )
         )
     if command is None:
         return
     writes.lanes[(tenant_id, command.command_id)] = plan.key
     status = State.COMMITTED_CAUSAL if decision.state in EFFECT_RESULTS else decision.state
-    writes.commands.append(
-        _command_update(tenant_id, command.command_id, status, decision.state, decision.reason, attempt.now, attempt.now)
-    )
-    _collect_effect(writes, plan, entry, command, attempt)
+    writes.commands.append(_command_update(tenant_id, command.command_id, status, decision.state, decision.reason, now, now))
+    _collect_effect(writes, plan, entry, command, now)
     if unfulfilled:  # the family said CONFIRMAR: it hears of it, and somebody sees to it
-        writes.outbox.append(_say(plan, command, "answer", family_texts.confirmation_kept(), attempt.now))
+        writes.outbox.append(_say(plan, command, "answer", family_texts.confirmation_kept(), now))
     if family_texts.opens_proposal(command, decision):
         writes.proposals.append(
             {
                 "tenant_id": tenant_id,
                 "command_id": command.command_id,
                 "contact_id": contact_id,
-                "opened_at": attempt.now,
-                "expires_at": attempt.now + plan.ttl,
+                "opened_at": now,
+                "expires_at": now + plan.ttl,
             }
         )
         start = entry.target.start_at if entry.target and command.command_type is CommandType.CANCEL else _wanted_start(command)
         words = family_texts.proposal(command.command_type, start, plan.timezone)
         if overtaken:
             words = family_texts.asked_again(words)
-        writes.outbox.append(_say(plan, command, "proposal", words, attempt.now))
+        writes.outbox.append(_say(plan, command, "proposal", words, now))
 
 
 def _wanted_start(command: Command) -> datetime | None:
@@ -416,12 +438,12 @@ def _wanted_start(command: Command) -> datetime | None:
     return slot[0] if slot else None
 
 
-def _collect_effect(writes: _Writes, plan: LanePlan, entry: Entry, command: Command, attempt: Attempt) -> None:
+def _collect_effect(writes: _Writes, plan: LanePlan, entry: Entry, command: Command, now: datetime) -> None:
     (tenant_id, contact_id), effect = plan.key, entry.decision.effect
     if isinstance(effect, BookAppointment):
         facts = {"therapist_id": effect.therapist_id, "start_at": effect.start_at, "end_at": effect.end_at, "status": "scheduled"}
-        _collect_version(writes, plan, command, effect.appointment_id, 1, facts, attempt.now)
-        as_of = command.as_of or attempt.now
+        _collect_version(writes, plan, command, effect.appointment_id, 1, facts, now)
+        as_of = command.as_of or now
         row = {"tenant_id": tenant_id, "appointment_id": effect.appointment_id, "patient_id": effect.patient_id, **facts}
         writes.booked.append(row | {"version": 1, "as_of": as_of})
     elif isinstance(effect, ChangeAppointment):
@@ -432,8 +454,8 @@ def _collect_effect(writes: _Writes, plan: LanePlan, entry: Entry, command: Comm
             "end_at": effect.end_at,
             "status": effect.status,
         }
-        _collect_version(writes, plan, command, effect.appointment_id, effect.expected_version + 1, facts, attempt.now)
-        as_of = max(command.as_of or attempt.now, entry.target.as_of)
+        _collect_version(writes, plan, command, effect.appointment_id, effect.expected_version + 1, facts, now)
+        as_of = max(command.as_of or now, entry.target.as_of)
         key = (tenant_id, effect.appointment_id)
         booked = next((b for b in writes.booked if (b["tenant_id"], b["appointment_id"]) == key), None)
         change = {**facts, "version": effect.expected_version + 1, "as_of": as_of}
@@ -448,7 +470,7 @@ def _collect_effect(writes: _Writes, plan: LanePlan, entry: Entry, command: Comm
                 "was_version": effect.expected_version,
             } | change
     elif isinstance(effect, SendMessage):
-        writes.outbox.append(_say(plan, command, "effect", effect.text, attempt.now))
+        writes.outbox.append(_say(plan, command, "effect", effect.text, now))
     elif isinstance(effect, OpenTakeover):
         writes.events[(tenant_id, "tickets")].add(entry.new_id)
         writes.tickets.append(
@@ -460,15 +482,15 @@ def _collect_effect(writes: _Writes, plan: LanePlan, entry: Entry, command: Comm
                 "contact_id": contact_id,
                 "cause_id": command.command_id,
                 "reason": effect.reason[:500],
-                "opened_at": attempt.now,
-                "due_at": attempt.now + timedelta(minutes=15),
+                "opened_at": now,
+                "due_at": now + timedelta(minutes=15),
                 "correlation_id": command.correlation_id,
             }
         )
     if effect is not None:
         words = family_texts.answer(command.command_type, effect, plan.timezone)
         if words is not None:
-            writes.outbox.append(_say(plan, command, "answer", words, attempt.now))
+            writes.outbox.append(_say(plan, command, "answer", words, now))
 
 
 def _collect_version(

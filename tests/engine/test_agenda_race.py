@@ -59,7 +59,9 @@ async def test_two_nodes_never_book_overlapping_hours(
         for db, who in ((first, "c-maria"), (second, "c-rui"))
     ]
     attempts = [
-        Attempt(token=new_id(), node_id=n, now=now, lock_backend="lock_acquired_primary", lock_mode="database", lock_ms=1.0)
+        Attempt(
+            token=new_id(), node_id=n, clock=lambda: now, lock_backend="lock_acquired_primary", lock_mode="database", lock_ms=1.0
+        )
         for n in ("n1", "n2")
     ]
     written = await asyncio.gather(

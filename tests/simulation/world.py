@@ -30,14 +30,15 @@ from app.engine.supervisor import Supervisor
 from app.errors import OutcomeUnknown, StorageUnavailable
 from app.metrics import Metrics
 from app.store.database import Database
+from app.store.holds import EVERYTHING
 from app.store.lanes import GLOBAL_SCOPE, merge_modes
 from app.store.ledger import Attempt, LanePlan, apply
-from app.store.tables import Lane, ModeRow, table
+from app.store.tables import Hold, Lane, ModeRow, table
 from tests.simulation.store import SharedStore, start_of_world
 
 T = TypeVar("T")
 
-_LANE, _MODE = table(Lane), table(ModeRow)
+_HOLD, _LANE, _MODE = table(Hold), table(Lane), table(ModeRow)
 AWAITS = ("read", "read done", "write", "write done", "redis", "redis done", "send", "sent")
 """Kinds of awaits at which a process may be killed."""
 METRICS = Metrics()
@@ -168,9 +169,16 @@ def _witnessed(conn: Connection, plans: Sequence[LanePlan], attempt: Attempt, *,
     """The effect's transaction with a witness inside: what was decided on must still be so at this very moment."""
     modes = {row.scope: row for row in conn.execute(select(_MODE))}
     lanes = {(row.tenant_id, row.contact_id): row for row in conn.execute(select(_LANE))}
+    held = {(row.tenant_id, row.command_type) for row in conn.execute(select(_HOLD))}
     written = apply(conn, plans, attempt)
     for plan in written:
         row = lanes[plan.key]
+        commands = [entry.command for entry in plan.entries if entry.command is not None]
+        if row.paused_at is not None and len(commands) > row.step_credit:
+            world.broken_promises.append(f"{plan.key} took {len(commands)} steps while it was paused with {row.step_credit}")
+        for command in commands:
+            if held & {(command.tenant_id, command.command_type), (command.tenant_id, EVERYTHING)}:
+                world.broken_promises.append(f"{plan.key} took a {command.command_type} while a person held it")
         for name in ("last_committed", "conversation_version", "guardian_version", "takeover_id"):
             if plan.entries and getattr(row, name) != getattr(plan.facts.row, name):
                 world.broken_promises.append(f"{plan.key} was decided on a {name} that had changed before its commit")

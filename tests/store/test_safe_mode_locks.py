@@ -9,7 +9,7 @@ from sqlalchemy import Connection, select, text
 from app.errors import StorageUnavailable
 from app.store.accounts import create_tenant
 from app.store.database import Database, run_in_thread
-from app.store.ledger import _still_allowed
+from app.store.ledger import _lock_modes
 from app.store.people import By
 from app.store.safe_mode import enter_by_hand
 from app.store.tables import ModeRow, SafeEpisode, table
@@ -31,7 +31,7 @@ def test_an_entry_waits_for_effects_on_their_way_and_effects_for_an_entry(postgr
     reading, go_on = threading.Event(), threading.Event()
 
     def effect(conn: Connection) -> None:
-        _still_allowed(conn, [], NOON)
+        _lock_modes(conn, [])
         reading.set()
         assert go_on.wait(20)
 

@@ -116,6 +116,12 @@ TAMPERINGS = {
     "an effect that no command asked for": ("entry_without_command", [
         "UPDATE ledger SET command_id = NULL WHERE command_id = 'c-5'"]),
     "a manual task deleted": ("task_missing", ["DELETE FROM manual_task WHERE command_id = 'c-7'"]),
+    "the task of a place that nobody filled deleted": ("task_missing", [
+        "UPDATE ledger SET result = 'manual_review_required', command_id = NULL WHERE command_id = 'c-6'"]),
+    "an unusable item that nobody was told of": ("task_missing", [f"""
+        INSERT INTO malformed_item (tenant_id, item_id, kind, status, correlation_id, reason, errors_json, raw_hash,
+        raw_json, received_at, times) VALUES ('ten-sol', 'i-1', 'command', 'dead_letter', 'x', 'queue_overflow', '[]', 'ff', '',
+        {LATER}, 1)"""]),
     "a message processed out of order": ("message_order", [
         "UPDATE message SET done_at = '2020-01-01 00:00:00.000000+00:00' WHERE sequence = 4"]),
     "a message skipped": ("message_order", [
@@ -141,6 +147,9 @@ TAMPERINGS = {
     "a lane's head rewritten": ("ledger_end", ["UPDATE lane SET chain_hash = 'ff'"]),
     "an entry committed before the one before it": ("ledger_time", [
         "UPDATE ledger SET committed_at = '2020-01-01 00:00:00.000000+00:00' WHERE commit_order = 2"]),
+    "an entry of an epoch before that of the place before it": ("ledger_epoch", [
+        "UPDATE ledger SET mode_epoch = -1 WHERE commit_order = 2"]),
+    "an entry of an epoch that never came": ("ledger_epoch", ["UPDATE ledger SET mode_epoch = 9 WHERE command_id = 'c-9'"]),
     # effects
     "one key with two effects": ("effect_twice", ["UPDATE command SET idempotency_key = 'k-c-2' WHERE command_id = 'c-3'"]),
     "an effect key taken away": ("effect_key", ["UPDATE ledger SET effect_key = NULL WHERE command_id = 'c-2'"]),
@@ -174,7 +183,21 @@ TAMPERINGS = {
     "an effect after the safe deadline": ("after_safe_deadline", [
         "UPDATE ledger SET safe_deadline = committed_at WHERE command_id = 'c-2'"]),
     "an effect after its time to live": ("ttl_passed", [
-        "UPDATE ledger SET late = true, event_age_s = 7200.5, ttl_limit_s = 7200 WHERE command_id = 'c-2'"]),
+        "UPDATE ledger SET late = true, event_age_s = 7200.5, ttl_limit_s = -1 WHERE command_id = 'c-2'"]),
+    "an effect after its time to live that its figures deny": ("ttl_passed", [
+        "UPDATE command SET occurred_at = '2026-11-23 09:00:00.000000+00:00' WHERE command_id = 'c-2'",
+        "UPDATE ledger SET late = true, event_age_s = 1, ttl_limit_s = 7200 WHERE command_id = 'c-2'"]),
+    "an age that is not the effect's": ("ttl_figures", [
+        "UPDATE ledger SET late = true, event_age_s = 7000, ttl_limit_s = 7200 WHERE command_id = 'c-2'"]),
+    "a late effect that says it was not late": ("late_unasked", [
+        "UPDATE command SET occurred_at = '2026-11-23 11:50:00.000000+00:00' WHERE command_id = 'c-2'"]),
+    "an effect of an unknown moment": ("ttl_passed", ["UPDATE command SET occurred_at = NULL WHERE command_id = 'c-2'"]),
+    "an effect on an old appointment": ("stale_entity", ["UPDATE command SET entity_version = 2 WHERE command_id = 'c-3'"]),
+    "an effect on an appointment that nobody named": ("stale_entity", [
+        "UPDATE command SET entity_version = NULL WHERE command_id = 'c-4'"]),
+    "an effect during contingency": ("effect_in_contingency", ["""
+        UPDATE audit_entry SET action = 'contingency.on', object = 'contingency/whatsapp', at = '2026-11-23 11:59:00.000000+00:00'
+        WHERE number = 1"""]),
     "a late effect that no fence looked at": ("ttl_passed", ["UPDATE ledger SET late = true WHERE command_id = 'c-2'"]),
     "an effect of the AI during a takeover": ("ai_during_takeover", [
         "UPDATE ledger SET takeover_active = true WHERE command_id = 'c-2'"]),

@@ -7,23 +7,26 @@ import pytest
 from sqlalchemy import Connection, delete, insert, literal, select, update
 
 from app.domain.envelopes import canonical_json
-from app.store import alerts
+from app.store import alerts, nodes
 from app.store.alert_ladder import climb_due
 from app.store.bulk import insert_rows
 from app.store.database import Database
+from app.store.safe_mode import enter_overdue
 from app.store.tables import AckRecord, Alert, AlertStep, ModeRow, SafeCause, SettingsDoc, table
 from app.store.verify import verify
 from app.store.verify.alerts import (
     acks_are_what_they_say,
+    claims_take_turns,
     deadlines_are_in_force,
     ladders_are_whole,
     nothing_is_claimed_after_an_ack,
+    passed_deadlines_entered_safe_mode,
+    steps_are_not_forgotten,
 )
 from tests import builders
 from tests.builders import NOON
 
-ALERT, STEP, RECORD, MODE = table(Alert), table(AlertStep), table(AckRecord), table(ModeRow)
-CAUSE = table(SafeCause)
+ALERT, STEP, RECORD, MODE, CAUSE = (table(t) for t in (Alert, AlertStep, AckRecord, ModeRow, SafeCause))
 
 
 def history(conn: Connection) -> None:
@@ -62,6 +65,8 @@ def history(conn: Connection) -> None:
     alerts.resolve(conn, over, by="user:ana", now=NOON + timedelta(minutes=6))
     climb_due(conn, NOON + timedelta(minutes=16))
     ack(late, 17)
+    enter_overdue(conn, "ten-sol", NOON + timedelta(minutes=17))
+    nodes.beat(conn, "n1", "database", "{}", NOON + timedelta(minutes=17))
 
 
 @pytest.fixture
@@ -131,8 +136,42 @@ CHANGES: dict[str, tuple[str, Callable[[Connection], object]]] = {
         "alert_deadline",
         lambda conn: conn.execute(update(MODE).values(safe_deadline=NOON + timedelta(hours=3))),
     ),
+    "a rung that a living node forgot": (
+        "alert_step_overdue",
+        lambda conn: nodes.beat(conn, "n1", "database", "{}", NOON + timedelta(minutes=25)),
+    ),
+    "a message claimed more often than leases fit in": (
+        "alert_step_tries",
+        lambda conn: conn.execute(update(STEP).where(STEP.c.n == 7).values(tries=3, begun_at=STEP.c.due_at)),
+    ),
+    "a moment of safe mode that is not the ladder's": (
+        "alert_safe_mode",
+        lambda conn: conn.execute(update(ALERT).where(ALERT.c.dedup_key == "in-time").values(safe_mode_at=NOON)),
+    ),
+    "a deadline that passed and no episode, though it was taken on later": ("alert_safe_mode", lambda conn: _forget(conn, "late")),
+    "an episode that begins later than the deadline": (
+        "alert_safe_mode",
+        lambda conn: conn.execute(update(CAUSE).where(CAUSE.c.kind == "alert").values(at=NOON + timedelta(minutes=16))),
+    ),
 }
-CHECKS = (acks_are_what_they_say, nothing_is_claimed_after_an_ack, ladders_are_whole, deadlines_are_in_force)
+
+
+def _forget(conn: Connection, key: str) -> None:
+    """The episode does not know the alert; a node lived on for long enough to have written it."""
+    alert_id = conn.execute(select(ALERT.c.alert_id).where(ALERT.c.dedup_key == key)).scalar_one()
+    conn.execute(delete(CAUSE).where(CAUSE.c.cause_id == alert_id))
+    nodes.beat(conn, "n1", "database", "{}", NOON + timedelta(minutes=25))
+
+
+CHECKS = (
+    acks_are_what_they_say,
+    nothing_is_claimed_after_an_ack,
+    ladders_are_whole,
+    steps_are_not_forgotten,
+    claims_take_turns,
+    deadlines_are_in_force,
+    passed_deadlines_entered_safe_mode,
+)
 
 
 @pytest.mark.parametrize("what", CHANGES)

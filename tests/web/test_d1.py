@@ -8,10 +8,12 @@ from zoneinfo import ZoneInfo
 import httpx
 import pytest
 from sqlalchemy import Connection, select, update
+from sqlalchemy.exc import DataError
 
 from app.bootstrap import Services
 from app.clock import ManualClock
 from app.engine.d1 import D1
+from app.store import d1
 from app.store.bulk import insert_rows
 from app.store.tables import Alert, AlertStep, Appointment, D1StepRow, Guardian, ManualTask, Outbox, table
 from app.web.app import create_app
@@ -251,6 +253,22 @@ async def test_a_question_that_could_not_be_sent_by_day_is_not_sent_at_night_and
     assert await count(api, OUTBOX, OUTBOX.c.step == "ask", OUTBOX.c.status == "failed", OUTBOX.c.sent_at.is_(None)) == 1
     assert next((action, outcome) for _, action, _, outcome, _ in await steps(api)) == ("ask_family", "missed")
     assert await tasks_of(api) == {"a-1": ("open", None)}
+
+
+async def test_one_appointment_that_the_database_refuses_takes_nothing_from_the_others(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(conn: Connection, of: d1.Unanswered, *args: Any, **kwargs: Any) -> str | None:
+        if of.appointment_id == "a-bad":
+            raise DataError("INSERT INTO d1_step ...", {}, Exception("value too long for type character varying(200)"))
+        return honest(conn, of, *args, **kwargs)
+
+    honest = d1.run
+    monkeypatch.setattr(d1, "run", run)
+    for n, name in enumerate(("a-1", "a-bad", "a-2")):
+        await book(api, name, local(25, 13 + n))
+    await at(api, D1(api.services.db, clock(api)), local(24, 9))
+    assert sorted(name for name, *_ in await steps(api)) == ["a-1", "a-2"]
 
 
 # --- the answer ---------------------------------------------------------------------------------------------------------

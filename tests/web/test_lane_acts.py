@@ -193,7 +193,7 @@ async def test_a_resume_is_not_undone_by_a_round_that_read_before_it(services: S
     plans = plan_lanes(facts, await services.policies.get({tenant_id}), now)
     assert [p.blocked_by for p in plans] == ["held"]
     await db.write(holds.resume, tenant_id, "follow_up", who, "fim")
-    attempt = Attempt(token="t", node_id="n", now=now, lock_backend="none", lock_mode="database", lock_ms=0.0)
+    attempt = Attempt(token="t", node_id="n", clock=lambda: now, lock_backend="none", lock_mode="database", lock_ms=0.0)
     assert await db.write(apply, plans, attempt) == []
     assert [c.contact_id for c in await db.read(candidates, now, 10)] == [CONTACT]
 

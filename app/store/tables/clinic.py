@@ -131,7 +131,7 @@ class Appointment(SQLModel, table=True):
         Index("ix_appointment_patient", "tenant_id", "patient_id"),
     )
     tenant_id: str = key(40)
-    appointment_id: str = key(300)
+    appointment_id: str = key()
     patient_id: str = Field(max_length=200)
     therapist_id: str = Field(max_length=200)
     start_at: datetime = when()
@@ -147,7 +147,7 @@ class AppointmentVersion(SQLModel, table=True):
     __tablename__ = "appointment_version"
     __table_args__ = (UniqueConstraint("tenant_id", "command_id"),)
     tenant_id: str = key(40)
-    appointment_id: str = key(300)
+    appointment_id: str = key()
     version: int = Field(primary_key=True)
     command_id: str = Field(max_length=200)
     therapist_id: str = Field(max_length=200)

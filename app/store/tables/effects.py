@@ -31,7 +31,7 @@ class Ledger(SQLModel, table=True):
     result: str = Field(max_length=40)
     reason: str = Field(max_length=60)
     effect_key: str | None = Field(default=None, max_length=200)
-    entity_id: str | None = Field(default=None, max_length=300)
+    entity_id: str | None = Field(default=None, max_length=200)
     entity_version: int | None = None
     conversation_version: int
     guardian_version: int

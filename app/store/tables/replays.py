@@ -70,7 +70,7 @@ class ReplayItem(SQLModel, table=True):
     was_status: str = Field(max_length=40)
     correlation_id: str = Field(max_length=220)
     occurred_at: datetime | None = when(default=None)
-    appointment_id: str | None = Field(default=None, max_length=300)
+    appointment_id: str | None = Field(default=None, max_length=200)
     starts_at: datetime | None = when(default=None)
     """Start of the appointment it is about, now or as wanted."""
     agenda_json: str = doc(default="[]")

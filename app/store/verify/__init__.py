@@ -15,14 +15,16 @@ from sqlalchemy import Connection, text
 
 from app.store.verify.alerts import (
     acks_are_what_they_say,
+    claims_take_turns,
     deadlines_are_in_force,
     ladders_are_whole,
     nothing_is_claimed_after_an_ack,
+    passed_deadlines_entered_safe_mode,
+    steps_are_not_forgotten,
 )
 from app.store.verify.chains import audit_chains, lane_chains
 from app.store.verify.effects import (
     agenda_equals_history,
-    decided_inside_the_fences,
     effects_happened,
     effects_have_their_entry,
     keys_used_once,
@@ -30,6 +32,7 @@ from app.store.verify.effects import (
     versions_dense,
 )
 from app.store.verify.evidence import packs_hang_on_the_trail
+from app.store.verify.fences import decided_inside_the_fences
 from app.store.verify.items import (
     commands_have_one_result,
     entries_have_their_command,
@@ -38,7 +41,7 @@ from app.store.verify.items import (
     messages_in_sequence,
 )
 from app.store.verify.replays import replay_items_ended, replay_items_have_their_task
-from app.store.verify.safe_mode import exits_had_their_gates, safe_mode_was_kept
+from app.store.verify.safe_mode import contingency_was_kept, exits_had_their_gates, safe_mode_was_kept
 from app.store.verify.violation import Violation
 
 __all__ = ["CHECKS", "Violation", "findings", "verify"]
@@ -60,8 +63,12 @@ CHECKS: Final[tuple[Callable[[Connection], Iterator[Violation]], ...]] = (
     acks_are_what_they_say,
     nothing_is_claimed_after_an_ack,
     ladders_are_whole,
+    steps_are_not_forgotten,
+    claims_take_turns,
     deadlines_are_in_force,
+    passed_deadlines_entered_safe_mode,
     safe_mode_was_kept,
+    contingency_was_kept,
     exits_had_their_gates,
     replay_items_ended,
     replay_items_have_their_task,

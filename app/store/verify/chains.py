@@ -10,11 +10,12 @@ from sqlalchemy import Connection, Row, and_, select
 from app.domain.ledger_chain import ChainLink, order_proof
 from app.store.audit import HASHED_FIELDS as AUDIT_FIELDS
 from app.store.audit import entry_hash as audit_hash
+from app.store.lanes import GLOBAL_SCOPE
 from app.store.ledger import HASHED_FIELDS
-from app.store.tables import AuditEntry, AuditHead, Lane, Ledger, table
+from app.store.tables import AuditEntry, AuditHead, Lane, Ledger, ModeRow, table
 from app.store.verify.violation import Violation, stream
 
-_LEDGER, _LANE, _AUDIT, _HEAD = (table(t) for t in (Ledger, Lane, AuditEntry, AuditHead))
+_LEDGER, _LANE, _AUDIT, _HEAD, _MODE = (table(t) for t in (Ledger, Lane, AuditEntry, AuditHead, ModeRow))
 
 CLOCK_TOLERANCE: Final = timedelta(seconds=2)
 """Nodes anchor their clocks to the database; this much may remain. The exact order is proven by the chain, not by times."""
@@ -27,15 +28,19 @@ _SENTENCES: Final = {
 
 
 def lane_chains(conn: Connection) -> Iterator[Violation]:
-    """Per lane: places 1, 2, 3, ... up to `last_committed`, each chained to the one before, the last one at the lane's head."""
+    """Per lane: places 1, 2, 3, ... up to `last_committed`, each chained to the one before, the last one at the lane's head.
+
+    Along a lane no entry is older than the one before it, and the epoch of its mode never falls, nor beyond what it is now.
+    """
     e, lane = _LEDGER.c, _LANE.c
     query = (
         select(_LEDGER, lane.last_committed, lane.chain_hash)
         .outerjoin(_LANE, and_(lane.tenant_id == e.tenant_id, lane.contact_id == e.contact_id))
         .order_by(e.tenant_id, e.contact_id, e.commit_order)
     )
+    epochs: dict[str, int] = {row.scope: row.epoch for row in conn.execute(select(_MODE.c.scope, _MODE.c.epoch))}
     for (tenant_id, contact_id), rows in groupby(stream(conn, query), key=lambda r: (r.tenant_id, r.contact_id)):
-        yield from _lane(tenant_id, contact_id, rows)
+        yield from _lane(tenant_id, contact_id, rows, epochs.get(GLOBAL_SCOPE, 0) + epochs.get(tenant_id, 0))
     empty = (
         select(lane.tenant_id, lane.contact_id, lane.last_committed)
         .outerjoin(_LEDGER, and_(e.tenant_id == lane.tenant_id, e.contact_id == lane.contact_id))
@@ -46,15 +51,20 @@ def lane_chains(conn: Connection) -> Iterator[Violation]:
         yield Violation("ledger_end", row.tenant_id, f"lane {row.contact_id}", sentence)
 
 
-def _lane(tenant_id: str, contact_id: str, rows: Iterator[Row[Any]]) -> Iterator[Violation]:
+def _lane(tenant_id: str, contact_id: str, rows: Iterator[Row[Any]], epoch_now: int) -> Iterator[Violation]:
     lane = f"lane {contact_id}"
     seen: list[Row[Any]] = []
     backwards: list[Row[Any]] = []
+    epochs: list[tuple[Row[Any], int]] = []
+    """Entries whose epoch is not between that before them and today's; with the one that it should at least be."""
 
     def links() -> Iterator[ChainLink]:
         for row in rows:
             if seen and row.committed_at < seen[0].committed_at - CLOCK_TOLERANCE:
                 backwards.append(row)
+            least = seen[0].mode_epoch if seen else 0
+            if not least <= row.mode_epoch <= epoch_now:
+                epochs.append((row, least))
             seen[:] = [row]
             fields = {name: getattr(row, name) for name in HASHED_FIELDS}
             yield ChainLink(commit_order=row.commit_order, prev_hash=row.prev_hash, hash=row.hash, fields=fields)
@@ -65,6 +75,9 @@ def _lane(tenant_id: str, contact_id: str, rows: Iterator[Row[Any]]) -> Iterator
         yield Violation(
             "ledger_time", tenant_id, f"entry {contact_id}/{row.commit_order}", "It was committed before the place before it."
         )
+    for row, least in epochs:
+        sentence = f"It was decided in epoch {row.mode_epoch} of its mode, which is between {least} and {epoch_now}."
+        yield Violation("ledger_epoch", tenant_id, f"entry {contact_id}/{row.commit_order}", sentence)
     if not proof.valid:
         fault = proof.fault or ""
         sentence = f"The order proof breaks at place {last.commit_order}: {_SENTENCES[fault]}."

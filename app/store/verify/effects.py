@@ -1,4 +1,4 @@
-"""Checks over side effects: each has its entry, each entry its effect, once, inside every fence."""
+"""Checks over side effects: each has its entry, each entry its effect, once."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, and_, func, or_, select
 
-from app.domain.states import EFFECT_RESULTS, SENSITIVE, CommandType, RequestedBy
+from app.domain.states import EFFECT_RESULTS, SENSITIVE, CommandType
 from app.store.tables import Appointment, AppointmentVersion, InboxCommand, Ledger, Outbox, Ticket, table
 from app.store.verify.violation import Violation, stream
 
@@ -189,62 +189,3 @@ def no_overlaps(conn: Connection) -> Iterator[Violation]:
                 yield Violation("agenda_overlap", tenant_id, f"appointment {row.appointment_id}", sentence)
             if ends is None or row.end_at > ends:
                 ends, holder = row.end_at, row.appointment_id
-
-
-def decided_inside_the_fences(conn: Connection) -> Iterator[Violation]:
-    """Every effect: before the safe deadline, within its TTL, on current versions, and none by the AI during a takeover."""
-    e, c = _LEDGER.c, _COMMAND.c
-    sensitive = e.command_type.in_(SENSITIVE)
-    query = (
-        select(
-            e.tenant_id,
-            e.command_id,
-            e.command_type,
-            e.committed_at,
-            e.safe_deadline,
-            e.late,
-            e.event_age_s,
-            e.ttl_limit_s,
-            e.takeover_active,
-            e.conversation_version,
-            e.guardian_version,
-            c.requested_by,
-            c.conversation_version.label("asked_conversation"),
-            c.guardian_version.label("asked_guardian"),
-            c.confirmed_by_contact,
-        )
-        .join(_COMMAND, and_(c.tenant_id == e.tenant_id, c.command_id == e.command_id))
-        .where(
-            e.result.in_(EFFECT_RESULTS),
-            or_(
-                and_(sensitive, e.safe_deadline.is_not(None), e.committed_at >= e.safe_deadline),
-                and_(e.late, or_(e.ttl_limit_s.is_(None), e.event_age_s.is_(None), e.event_age_s > e.ttl_limit_s)),
-                and_(e.takeover_active, c.requested_by == RequestedBy.AI),
-                c.conversation_version != e.conversation_version,
-                and_(sensitive, or_(c.guardian_version.is_(None), c.guardian_version != e.guardian_version)),
-                and_(sensitive, c.confirmed_by_contact.is_not(True)),
-            ),
-        )
-    )
-    for row in stream(conn, query):
-        for code, sentence in _fence_faults(row):
-            yield Violation(code, row.tenant_id, f"command {row.command_id}", sentence)
-
-
-def _fence_faults(row: Row[Any]) -> Iterator[tuple[str, str]]:
-    sensitive = row.command_type in SENSITIVE
-    if sensitive and row.safe_deadline is not None and row.committed_at >= row.safe_deadline:
-        yield "after_safe_deadline", f"It took effect at {row.committed_at}, but safe mode held from {row.safe_deadline}."
-    if row.late and (row.ttl_limit_s is None or row.event_age_s is None or row.event_age_s > row.ttl_limit_s):
-        yield "ttl_passed", f"It took effect {row.event_age_s} s after it happened; the limit was {row.ttl_limit_s} s."
-    if row.takeover_active and row.requested_by == RequestedBy.AI:
-        yield "ai_during_takeover", "The AI changed something while a person had the conversation."
-    if row.asked_conversation is not None and row.asked_conversation != row.conversation_version:
-        yield (
-            "stale_conversation",
-            f"It was decided on version {row.asked_conversation} of the conversation, which was at {row.conversation_version}.",
-        )
-    if sensitive and row.asked_guardian != row.guardian_version:
-        yield "stale_guardian", f"It was decided on permissions version {row.asked_guardian}; {row.guardian_version} was valid."
-    if sensitive and not row.confirmed_by_contact:
-        yield "unconfirmed_effect", "It changed the agenda without the family's explicit confirmation."

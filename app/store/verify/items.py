@@ -6,14 +6,16 @@ from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, and_, case, func, or_, select
+from sqlalchemy import Connection, Row, String, and_, case, cast, func, or_, select
 
 from app.domain.states import EFFECT_RESULTS, PENDING, State
 from app.store.ledger import MANUAL_RESULTS
-from app.store.tables import InboxCommand, InboxMessage, Lane, Ledger, ManualTask, table
+from app.store.tables import InboxCommand, InboxMessage, Lane, Ledger, MalformedItem, ManualTask, table
 from app.store.verify.violation import Violation, stream
 
 _COMMAND, _MESSAGE, _LANE, _LEDGER, _TASK = (table(t) for t in (InboxCommand, InboxMessage, Lane, Ledger, ManualTask))
+
+_MALFORMED = table(MalformedItem)
 
 _NEVER: Final = datetime.max.replace(tzinfo=UTC)
 _WITHOUT_PLACE: Final = frozenset({State.BLOCKED_CONFLICT, State.BLOCKED_COMMIT_ORDER_VIOLATION})
@@ -96,17 +98,24 @@ def entries_have_their_command(conn: Connection) -> Iterator[Violation]:
 
 
 def manual_results_have_their_task(conn: Connection) -> Iterator[Violation]:
-    """Every result that a person must look at opened its task."""
-    e = _LEDGER.c
+    """Every result that a person must look at opened its task: commands, places that nobody filled, and unusable items."""
+    e, m = _LEDGER.c, _MALFORMED.c
+    name = func.coalesce(e.command_id, e.contact_id + ":" + cast(e.commit_order, String))
     query = (
-        select(e.tenant_id, e.command_id, e.result)
-        .outerjoin(_TASK, and_(_TASK.c.tenant_id == e.tenant_id, _TASK.c.dedup_key == "command:" + e.command_id))
-        .where(e.command_id.is_not(None), e.result.in_(MANUAL_RESULTS), _TASK.c.task_id.is_(None))
+        select(e.tenant_id, name.label("name"), e.command_id, e.result)
+        .outerjoin(_TASK, and_(_TASK.c.tenant_id == e.tenant_id, _TASK.c.dedup_key == "command:" + name))
+        .where(e.result.in_(MANUAL_RESULTS), _TASK.c.task_id.is_(None))
     )
     for row in stream(conn, query):
-        yield Violation(
-            "task_missing", row.tenant_id, f"command {row.command_id}", f"It ended as {row.result} and nobody was told."
-        )
+        subject = f"command {row.command_id}" if row.command_id is not None else f"place {row.name}"
+        yield Violation("task_missing", row.tenant_id, subject, f"It ended as {row.result} and nobody was told.")
+    unusable = (
+        select(m.tenant_id, m.item_id, m.status)
+        .outerjoin(_TASK, and_(_TASK.c.tenant_id == m.tenant_id, _TASK.c.dedup_key == "malformed:" + m.raw_hash))
+        .where(_TASK.c.task_id.is_(None))
+    )
+    for row in stream(conn, unusable):
+        yield Violation("task_missing", row.tenant_id, f"item {row.item_id}", f"It was kept as {row.status} and nobody was told.")
 
 
 def messages_in_sequence(conn: Connection) -> Iterator[Violation]:

@@ -161,7 +161,7 @@ def check_ids(**ids: str) -> None:
     """Ids out of an address; raises InvalidRequest for one that nothing can have."""
     texts = Texts()
     for name, value in ids.items():
-        texts.need(f"/{name}", value, 300 if name == "appointment_id" else ID_MAX)
+        texts.need(f"/{name}", value, ID_MAX)
     texts.check()
 
 
