@@ -9,6 +9,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Final
 
 CAPACITY: Final = 10_000
@@ -17,6 +18,13 @@ CHUNK_BYTES: Final = 64 * 1024
 GATHER_S: Final = 0.005
 RETRY_FIRST_S: Final = 0.05
 RETRY_LAST_S: Final = 2.0
+
+
+class LogState(StrEnum):
+    """Terminal states of the story."""
+
+    LOG_EMITTED_STRUCTURED = "log_emitted_structured"
+    LOG_EMIT_FAILED_ALERTED = "log_emit_failed_alerted"
 
 
 class LogSink:
@@ -52,9 +60,9 @@ class LogSink:
         self._thread.start()
 
     @property
-    def state(self) -> str:
-        """The terminal state of the story: whether lines arrive, or an outage was alerted."""
-        return "log_emit_failed_alerted" if self._alerted else "log_emitted_structured"
+    def state(self) -> LogState:
+        """Whether lines arrive, or an outage was alerted."""
+        return LogState.LOG_EMIT_FAILED_ALERTED if self._alerted else LogState.LOG_EMITTED_STRUCTURED
 
     @property
     def buffered(self) -> int:

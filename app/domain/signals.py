@@ -81,6 +81,8 @@ class Signal:
     is_global: bool = False
     ends_in_safe_mode: bool = False
     """Critical is a critical alert, which switches safe mode on without an ACK: effects themselves are at risk."""
+    counts_days: bool = False
+    """Whether it is kept when it was measured critical: the level stays critical until it falls below warning."""
     raises: bool = True
     """False: what it measures is an alert already, and one about an alert would only be noise."""
 
@@ -164,7 +166,14 @@ _ROWS: Final = (
         critical=_BACKLOG_CRITICAL,
         owners=("ops", "superadmin"),
     ),
-    Signal(name="replay_backlog", window=None, warning=_BACKLOG_WARNING, critical=_BACKLOG_CRITICAL, owners=("sre", "superadmin")),
+    Signal(
+        name="replay_backlog",
+        window=None,
+        warning=_BACKLOG_WARNING,
+        critical=_BACKLOG_CRITICAL,
+        owners=("sre", "superadmin"),
+        counts_days=True,
+    ),
     Signal(
         name="no_ack_critical_alert",
         window=None,

@@ -5,7 +5,7 @@ reopens it (a compare-and-set), so any number of nodes may look; alert and evide
 """
 
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -15,7 +15,6 @@ from sqlalchemy import Connection, Row, or_, select, update
 from app.domain.deferred import DEFAULT_POLICY, OWNERS, DeferredState, DeferredStatus, Incident, evaluate
 from app.domain.envelopes import canonical_json
 from app.domain.evidence_kinds import EvidenceKind
-from app.domain.signals import SignalLevel
 from app.errors import Conflict
 from app.store import audit, evidence
 from app.store.alerts import raise_alert
@@ -23,9 +22,9 @@ from app.store.bulk import insert_rows
 from app.store.events import publish
 from app.store.people import By
 from app.store.settings import GLOBAL_SCOPE, load
-from app.store.tables import Alert, DeferredItem, SignalFiring, table
+from app.store.tables import Alert, DeferredItem, SignalCritical, table
 
-_ITEM, _ALERT, _FIRING = table(DeferredItem), table(Alert), table(SignalFiring)
+_ITEM, _ALERT, _CRITICAL = table(DeferredItem), table(Alert), table(SignalCritical)
 
 ITEM: Final = "S-PC-P1-001"
 TRIGGER: Final = "deferred_reopen_trigger"
@@ -52,30 +51,31 @@ def look(conn: Connection, now: datetime) -> Deferred:
     """The live trigger: facts since the last decision, within the window."""
     row = conn.execute(select(_ITEM).where(_ITEM.c.item_id == ITEM)).first()
     since = now - DEFAULT_POLICY.within
-    if row is not None and row.decided_at is not None:
-        since = max(since, row.decided_at)
-    return Deferred(row=row, status=evaluate(_incidents(conn, since), _critical_days(conn, since, now), now))
+    decided_at = row.decided_at if row is not None else None
+    incidents = [i for i in _incidents(conn, since) if decided_at is None or i.at > decided_at]
+    return Deferred(row=row, status=evaluate(incidents, _critical_days(conn, max(since, decided_at or since)), now))
 
 
 def _incidents(conn: Connection, since: datetime) -> list[Incident]:
-    """Critical alerts of the orchestration, each once, by when it was raised."""
+    """Critical alerts of the orchestration raised at `since` or later, each once, by when it was raised."""
     mine = or_(*(or_(_ALERT.c.trigger == word, _ALERT.c.trigger.startswith(f"{word}_", autoescape=True)) for word in ORCHESTRATION))
-    query = select(_ALERT.c.alert_id, _ALERT.c.raised_at).where(mine, _ALERT.c.severity == "critical", _ALERT.c.raised_at > since)
+    query = select(_ALERT.c.alert_id, _ALERT.c.raised_at).where(mine, _ALERT.c.severity == "critical", _ALERT.c.raised_at >= since)
     return [Incident(incident_id=row.alert_id, at=row.raised_at) for row in conn.execute(query.order_by(_ALERT.c.raised_at))]
 
 
-def _critical_days(conn: Connection, since: datetime, now: datetime) -> set[date]:
-    """Local days on which the replay backlog of some clinic, or of all, was critical."""
-    critical = (_FIRING.c.signal == BACKLOG, _FIRING.c.level == str(SignalLevel.CRITICAL))
-    over = or_(_FIRING.c.ended_at.is_(None), _FIRING.c.ended_at > since)
+def _critical_days(conn: Connection, since: datetime) -> set[date]:
+    """Local days on which the replay backlog of some clinic, or of all, was measured critical.
+
+    Not the days of a firing: a level that rose stays until all is below warning, which may be days after the backlog was critical.
+    """
     zones: dict[str, ZoneInfo] = {}
     days: set[date] = set()
-    for row in conn.execute(select(_FIRING.c.scope, _FIRING.c.at, _FIRING.c.ended_at).where(*critical, over)):
+    for row in conn.execute(
+        select(_CRITICAL.c.scope, _CRITICAL.c.at).where(_CRITICAL.c.signal == BACKLOG, _CRITICAL.c.at >= since)
+    ):
         if row.scope not in zones:
             zones[row.scope] = ZoneInfo(load(conn, row.scope)["timezone"])
-        first = max(row.at, since).astimezone(zones[row.scope]).date()
-        last = min(row.ended_at or now, now).astimezone(zones[row.scope]).date()
-        days |= {first + timedelta(days=n) for n in range((last - first).days + 1)}
+        days.add(row.at.astimezone(zones[row.scope]).date())
     return days
 
 

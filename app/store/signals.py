@@ -22,10 +22,10 @@ from app.store.bulk import insert_rows
 from app.store.events import publish
 from app.store.lanes import GLOBAL_SCOPE
 from app.store.signal_facts import Gathered, gather, keep, minute_of
-from app.store.tables import Alert, SettingsDoc, SignalFiring, SignalPoint, SignalRound, SignalStateRow, table
+from app.store.tables import Alert, SettingsDoc, SignalCritical, SignalFiring, SignalPoint, SignalRound, SignalStateRow, table
 
 _ROUND, _STATE, _POINT, _FIRING = table(SignalRound), table(SignalStateRow), table(SignalPoint), table(SignalFiring)
-_ALERT, _DOC = table(Alert), table(SettingsDoc)
+_ALERT, _DOC, _CRITICAL = table(Alert), table(SettingsDoc), table(SignalCritical)
 
 ROUND: Final = "signals"
 POINT_EVERY: Final = timedelta(minutes=1)
@@ -33,8 +33,12 @@ POINT_EVERY: Final = timedelta(minutes=1)
 POINT_AT_LEAST: Final = timedelta(hours=1)
 """A signal that is not at rest is kept this often also when it stays the same."""
 POINTS_KEPT: Final = timedelta(days=8)
+CRITICAL_KEPT: Final = timedelta(days=16)
+"""A little over the window in which the deferred item counts days."""
 PRUNE_MAX: Final = 500
 """Points dropped per round: never many at once beside commits."""
+
+COUNTED: Final = tuple(name for name, signal in SIGNALS.items() if signal.counts_days)
 
 Limits = Mapping[str, Mapping[str, Mapping[str, float]]]
 """Signal -> level -> metric -> limit, as settings say it."""
@@ -60,6 +64,8 @@ class Look:
 
     gathered: Gathered
     changes: list[Change] = field(default_factory=list)
+    critical: list[tuple[str, str]] = field(default_factory=list)
+    """(scope, signal) of those measured critical now whose days are counted."""
     summary: dict[str, Any] = field(default_factory=dict)
 
 
@@ -116,6 +122,8 @@ def look(conn: Connection, now: datetime, folded_minute: int, limits: Mapping[st
             if before is None and not found.values:
                 continue
             signal = limited(default, given)
+            if signal.counts_days and measure(signal, found.values) is SignalLevel.CRITICAL:
+                result.critical.append((scope, name))
             change = _decide(scope, signal, before, found, now)
             shown[name].add(change.state.level, found)
             if change.rises or change.ends or change.point or _differs(change):
@@ -217,6 +225,8 @@ def record(conn: Connection, token: str, result: Look, took_ms: float) -> list[F
         ],
         ignore_conflicts=True,
     )
+    slots = [{"scope": scope, "signal": name, "at": slot_of(now)} for scope, name in result.critical]
+    insert_rows(conn, _CRITICAL, slots, ignore_conflicts=True)
     _prune(conn, now)
     for scope in sorted(changed):
         publish(conn, None if scope == GLOBAL_SCOPE else scope, "signals", [], now)
@@ -313,6 +323,12 @@ def _prune(conn: Connection, now: datetime) -> None:
     )
     for row in conn.execute(old).all():
         conn.execute(delete(_POINT).where(_POINT.c.scope == row.scope, _POINT.c.signal == row.signal, _POINT.c.at == row.at))
+    conn.execute(delete(_CRITICAL).where(_CRITICAL.c.signal.in_(COUNTED), _CRITICAL.c.at < now - CRITICAL_KEPT))
+
+
+def slot_of(moment: datetime) -> datetime:
+    """The quarter of an hour that a moment lies in: midnight of every time zone begins one."""
+    return moment - timedelta(minutes=moment.minute % 15, seconds=moment.second, microseconds=moment.microsecond)
 
 
 def dedup_key(name: str) -> str:

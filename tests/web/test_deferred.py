@@ -1,6 +1,5 @@
 """The deferred item S-PC-P1-001: its trigger on live facts, the reopening with alert and evidence, people's decision."""
 
-from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -10,16 +9,18 @@ from sqlalchemy import select
 from app.bootstrap import Services
 from app.clock import ManualClock
 from app.engine.deferred import DeferredWatch
+from app.engine.signals import SignalWatch
+from app.metrics import Metrics
 from app.store.alerts import raise_alert
-from app.store.bulk import insert_rows
-from app.store.tables import Alert, AuditEntry, EvidencePack, SignalFiring, table
+from app.store.tables import Alert, AuditEntry, EvidencePack, table
 from app.store.verify import verify
 from app.web.app import create_app
+from tests.engine.signal_world import clear_commands, waiting
 from tests.web.api_client import Api, open_api
 from tests.web.conftest import add_key, add_person, browser_client, sign_in
 
 pytestmark = pytest.mark.story("S-PC-P1-001")
-ALERT, PACK, FIRING, AUDIT = table(Alert), table(EvidencePack), table(SignalFiring), table(AuditEntry)
+ALERT, PACK, AUDIT = table(Alert), table(EvidencePack), table(AuditEntry)
 
 
 @pytest.fixture
@@ -86,17 +87,41 @@ async def test_incidents_a_fortnight_apart_do_not(superadmin: Api) -> None:
     assert (await looked(superadmin))["incidents"]["count"] == 1
 
 
-@pytest.mark.parametrize(("days", "state"), [((0, 1), "deferred_with_trigger"), ((0, 1, 2), "reopen_triggered"),
-                                             ((0, 2, 3), "deferred_with_trigger")])  # fmt: skip
-async def test_critical_backlog_on_three_days_in_a_row_reopens_it(superadmin: Api, days: tuple[int, ...], state: str) -> None:
-    start = superadmin.now
-    for n in days:
-        at = start + timedelta(days=n)
-        row = {"firing_id": f"f-{n}", "scope": superadmin.clinic.tenant_id, "signal": "replay_backlog", "level": "critical"}
-        told = {"at": at, "owner": "sre", "values_json": "{}", "ended_at": at + timedelta(hours=1)}
-        await superadmin.services.db.write(insert_rows, FIRING, [row | told])
-    clock(superadmin).advance(days=4)
-    assert (await looked(superadmin))["state"] == state
+async def backlog(api: Api, n: int) -> None:
+    """So many items wait for their replay from now on, and the signal is measured."""
+    tenant_id, now = api.clinic.tenant_id, api.now
+    await api.services.db.write(clear_commands, tenant_id, now)
+    await api.services.db.write(waiting, tenant_id, now, n, 1, "pending_contingency")
+    await SignalWatch(api.services.db, api.services.clock, Metrics()).tick()
+
+
+@pytest.mark.parametrize(("daily", "state"), [((81, 81), "deferred_with_trigger"), ((81, 81, 81), "reopen_triggered"),
+                                              ((81, 0, 81, 81), "deferred_with_trigger"),
+                                              ((81, 40, 40, 40), "deferred_with_trigger")])  # fmt: skip
+async def test_a_critical_backlog_on_three_days_in_a_row_reopens_it(superadmin: Api, daily: tuple[int, ...], state: str) -> None:
+    """81 are critical, 40 a warning: a level that rose stays, but a day on which it was not reached again does not count."""
+    for n in daily:
+        await backlog(superadmin, n)
+        await backlog(superadmin, min(n, 40))
+        await looked(superadmin)
+        clock(superadmin).advance(hours=23, minutes=59)
+    seen = await looked(superadmin)
+    assert (seen["state"], seen["critical_replay_backlog"]["days_in_a_row"]) == (state, _longest(daily))
+
+
+def _longest(daily: tuple[int, ...]) -> int:
+    runs = "".join("x" if n > 80 else " " for n in daily).split()
+    return max(map(len, runs))
+
+
+async def test_an_incident_exactly_a_fortnight_old_counts_and_one_from_before_the_decision_does_not(superadmin: Api) -> None:
+    await incident(superadmin)
+    clock(superadmin).advance(days=14)
+    await incident(superadmin)
+    seen = await looked(superadmin)
+    assert (seen["state"], seen["incidents"]["count"]) == ("reopen_triggered", 2)
+    decided = await superadmin.call("POST", "/deferred/decision", json={"reason": "aguardar", "rev": seen["rev"]})
+    assert (decided.status_code, (await looked(superadmin))["incidents"]["count"]) == (200, 0)
 
 
 async def test_a_person_defers_it_again_and_what_met_it_does_not_count_again(superadmin: Api, api: Api) -> None:

@@ -21,7 +21,7 @@ from app.store.tables.queue_alarm import QueueAlarm
 from app.store.tables.replays import ReplayBatch, ReplayItem
 from app.store.tables.retention import RetentionRound
 from app.store.tables.safe_mode import ContingencyNotice, HealthProbe, HealthSample, SafeCause, SafeEpisode, SafeStep
-from app.store.tables.signals import SignalFiring, SignalMinute, SignalPoint, SignalRound, SignalStateRow
+from app.store.tables.signals import SignalCritical, SignalFiring, SignalMinute, SignalPoint, SignalRound, SignalStateRow
 from app.store.tables.steering import AuditEntry, AuditHead, EventLog, Hold, ModeRow, Node, PhoneMessage, ScaledTime
 
 __all__ = [
@@ -73,6 +73,7 @@ __all__ = [
     "SavedView",
     "ScaledTime",
     "SettingsDoc",
+    "SignalCritical",
     "SignalFiring",
     "SignalMinute",
     "SignalPoint",

@@ -70,6 +70,16 @@ class SignalPoint(SQLModel, table=True):
     values_json: str = doc()
 
 
+class SignalCritical(SQLModel, table=True):
+    """A quarter of an hour (from `at` on) in which a signal that `counts_days` was measured critical, whatever its level says."""
+
+    __tablename__ = "signal_critical"
+    __table_args__ = (Index("ix_signal_critical_at", "signal", "at"),)
+    scope: str = key(40)
+    signal: str = key(60)
+    at: datetime = when(primary_key=True)
+
+
 class SignalFiring(SQLModel, table=True):
     """One rise of a signal's level: whom it was given to, what was measured, and when all was normal again."""
 

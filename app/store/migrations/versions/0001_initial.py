@@ -1096,6 +1096,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("scope", name=op.f("pk_settings_doc")),
     )
     op.create_table(
+        "signal_critical",
+        sa.Column("scope", sa.String(length=40), nullable=False),
+        sa.Column("signal", sa.String(length=60), nullable=False),
+        sa.Column("at", UTCDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("scope", "signal", "at", name=op.f("pk_signal_critical")),
+    )
+    op.create_index("ix_signal_critical_at", "signal_critical", ["signal", "at"], unique=False)
+    op.create_table(
         "signal_firing",
         sa.Column("firing_id", sa.String(length=40), nullable=False),
         sa.Column("scope", sa.String(length=40), nullable=False),
@@ -1371,6 +1379,8 @@ def downgrade() -> None:
     op.drop_table("signal_minute")
     op.drop_index("ix_signal_firing_signal", table_name="signal_firing")
     op.drop_table("signal_firing")
+    op.drop_index("ix_signal_critical_at", table_name="signal_critical")
+    op.drop_table("signal_critical")
     op.drop_table("settings_doc")
     op.drop_table("scaled_time")
     op.drop_index(op.f("ix_safe_step_episode_id"), table_name="safe_step")
@@ -1871,6 +1881,13 @@ def _raise_walls() -> None:
     op.execute("ALTER TABLE settings_doc ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
         "CREATE POLICY tenant_wall_ed06e76d ON settings_doc USING ((SELECT current_setting('kora.tenants', "
+        "true)) = '*' OR scope = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', true), "
+        "''), ','))::text[]) OR (scope = 'global' AND NULLIF((SELECT current_setting('kora.tenants', true)), "
+        "'') IS NOT NULL))"
+    )
+    op.execute("ALTER TABLE signal_critical ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_ed06e76d ON signal_critical USING ((SELECT current_setting('kora.tenants', "
         "true)) = '*' OR scope = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', true), "
         "''), ','))::text[]) OR (scope = 'global' AND NULLIF((SELECT current_setting('kora.tenants', true)), "
         "'') IS NOT NULL))"
