@@ -57,7 +57,7 @@ def expected() -> dict[str, list[datetime]]:
 
 async def furnish(api: Api) -> None:
     hours = {day: [["09:00", "18:00"]] for day in ("mon", "tue", "wed", "thu", "fri", "sat", "sun")}
-    await api.put(f"/settings/{api.clinic.slug}", {"timezone": "America/Santiago", "hours": hours, "national_holidays": None})
+    await api.put(f"/settings/{api.clinic.slug}", {"timezone": "America/Santiago", "hours": hours, "national_holidays": ""})
     visits = [
         {
             "tenant_id": api.clinic.tenant_id,
