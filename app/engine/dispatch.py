@@ -137,8 +137,10 @@ class Dispatch:
             if not keys:
                 return False
             left = self._effects_left(grant)
-            written = await self._apply([p for p in await self._plan(keys, left) if p.changes_anything], grant)
-            written += await self._go_on([key for key in keys if key in self._alone], grant)
+            plans = await self._plan(keys, left)
+            unsound = [key for key in keys if key in self._alone]  # not those that the database refuses from here on
+            written = await self._apply([p for p in plans if p.changes_anything], grant)
+            written += await self._go_on(unsound, grant)
             if grant.mode == "fallback":
                 effects = sum(entry.decision.effect is not None for plan in written for entry in plan.entries)
                 self._limits.applied(effects, self._clock.now())

@@ -89,7 +89,6 @@ async def test_a_lane_that_not_even_a_person_can_be_handed_is_left_alone_and_nob
 ) -> None:
     tried: list[int] = []
     monkeypatch.setattr(dispatch, "apply", refusing(1_000, tried))
-    monkeypatch.setattr(dispatch, "LEFT_ALONE_S", 60.0)
     async with engine.running():
         await _send(engine)
 
