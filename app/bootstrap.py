@@ -18,6 +18,7 @@ from app.channels.addresses import AllowList
 from app.channels.factory import World
 from app.channels.http import new_client
 from app.clock import Clock, SystemClock
+from app.domain.fallback import FallbackLimits
 from app.engine.alerts import AlertLoop
 from app.engine.channel_book import ChannelBook
 from app.engine.channel_watch import ChannelWatch
@@ -164,11 +165,12 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
     channels = ChannelBook(database, World(client=http, phone=PhoneWriter(database, clock), allowed=allowed))
     intake = Intake(database, clock, policies, metrics, tracing=traces)
     conversations = Conversations(database, clock)
-    dispatch = Dispatch(database, clock, locks, policies, metrics, node_id=settings.node_id, tracing=traces)
+    limits = FallbackLimits()
+    dispatch = Dispatch(database, clock, locks, policies, metrics, node_id=settings.node_id, tracing=traces, limits=limits)
     outbox = OutboxLoop(database, clock, channels, metrics, tracing=traces)
     takeovers = Takeovers(database, clock)
     drain = Drain(database, clock)
-    drills = Drills(database, clock, intake, locks, node_id=settings.node_id)
+    drills = Drills(database, clock, intake, locks, limits=limits, node_id=settings.node_id)
     alerts = AlertLoop(database, clock, channels, metrics, public_url=settings.public_url, secret_key=settings.secret_key)
     evidence = Evidence(database, clock, metrics, secret_key=settings.secret_key)
     replay = Replay(database, clock, policies)

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+TENANT: Final = "drill"
+"""Id and slug of the drill's own clinic; nothing of it counts as a clinic's life."""
+
 NORMAL_AFTER: Final = 2
 """Clean runs in a row after which the drill counts as normal."""
 
@@ -51,6 +54,8 @@ class DrillMeasures:
     commits_in_fallback: int | None = None
     restored: bool = False
     """Redis path and tenant are as they were before."""
+    fallback_before_cut: int = 0
+    """Decisions of the baseline under a fallback lock: Redis was not well before anybody cut it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +105,8 @@ def _unproven(measures: DrillMeasures) -> list[str]:
 
 def _warnings(measures: DrillMeasures, limits: DrillLimits) -> list[str]:
     found = []
+    if measures.fallback_before_cut:
+        found.append("fallback_before_cut")
     if measures.detection_s is not None and measures.detection_s > limits.detection_s:
         found.append("slow_detection")
     if measures.lock_p95_ms is not None and measures.lock_p95_ms > limits.lock_p95_critical_ms:

@@ -155,7 +155,7 @@ def assemble(
     """
     story = timeline(facts, timezone)
     if document is not None:
-        story += _document_row(story, kind, subject, correlation_id, document)
+        story = _with_document(story, kind, subject, correlation_id, document)
     flows = flows_of(kind, facts)
     own = [_alert(row, facts, "own") for row in facts.get("alerts", ())]
     return {
@@ -180,15 +180,26 @@ def assemble(
     }
 
 
-def _document_row(
+def _with_document(
     story: Sequence[Row], kind: EvidenceKind, subject: str, correlation_id: str, document: Mapping[str, Any]
 ) -> list[Document]:
-    """The place of a handed-over report in the story: its own time, or after everything else."""
+    """The story with a handed-over report at its own time, or after everything else, and with the phases that it tells."""
     at = next((document[name] for name in ("finished_at", "ended_at", "at", "started_at") if document.get(name)), None)
     at = stamp(at) if isinstance(at, datetime) else at or (story[-1]["at"] if story else None)
     about = {"pt_BR": f"Relatório anexado: {kind} {subject}.", "en": f"Report attached: {kind} {subject}."}
-    said = {"flow_id": FLOW_OF_KIND[kind], "event": "document", "id": subject, "correlation_id": correlation_id}
-    return [{"n": len(story) + 1, "at": at, **said, **about}]
+    said = {"flow_id": FLOW_OF_KIND[kind], "id": subject, "correlation_id": correlation_id}
+    phases = [
+        {"at": phase["at"], "event": "drill_phase", "status": phase["phase"], **said}
+        | {
+            "pt_BR": f"Fase {phase['phase']}: {phase['requests']} pedidos decididos, {phase['in_fallback']} com travas no banco.",
+            "en": f"Phase {phase['phase']}: {phase['requests']} requests decided, {phase['in_fallback']} under database locks.",
+        }
+        for phase in document.get("phases") or ()
+        if isinstance(phase, Mapping) and phase.get("at")
+    ]
+    told = [*map(dict, story), *phases, {"at": at, "event": "document", **said, **about}]
+    told.sort(key=lambda row: str(row["at"]))  # stable: what happened at one moment keeps its order; no time comes last
+    return [row | {"n": n} for n, row in enumerate(told, 1)]
 
 
 def _plain(row: Row) -> Document:

@@ -18,6 +18,7 @@ import structlog
 from sqlalchemy import Connection, Row
 
 from app.clock import Clock
+from app.domain.drill import TENANT as DRILL_TENANT
 from app.domain.evidence import Completeness, EvidenceResult, completeness
 from app.domain.evidence_check import content_files, seal
 from app.domain.evidence_html import page
@@ -244,7 +245,8 @@ class Evidence:
         found = gathered if gathered is not None else Gathered()
         first, last = _span(found, row)
         around = await self._part("metrics", surroundings, row.tenant_id, first, last)
-        lines = await self._part("logs", log_lines.of, row.tenant_id, _correlations(row, found))
+        whose = DRILL_TENANT if row.kind == EvidenceKind.DRILL else row.tenant_id
+        lines = await self._part("logs", log_lines.of, whose, _correlations(row, found))
         # telling a long story takes a while: nobody else waits for it
         return await asyncio.to_thread(_told, row, gathered, around, lines, full=full)
 
@@ -309,7 +311,7 @@ def _told(
         document["flow_id"], document["flows"] = row.flow_id, [row.flow_id]
     if gathered is None:
         document |= dict.fromkeys(("timeline", "logs", "alerts", "ledger", "attempts", "chains", "terminal_state"))
-    elif not found.found and given is None:
+    elif not found.found and (given is None or kind is EvidenceKind.DRILL):
         document["ledger"] = document["attempts"] = None  # nothing of that name: there is nothing to prove
     if not full:
         document = redacted(document, found.private)

@@ -5,16 +5,16 @@ here names any other tenant: a drill cannot touch a real one's rows.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Row, delete, func, or_, select, update
+from sqlalchemy import Connection, Row, and_, delete, func, or_, select, update
 
-from app.domain.drill import DrillMeasures, DrillPhase, DrillResult, DrillVerdict, is_normal
+from app.domain.drill import TENANT, DrillMeasures, DrillPhase, DrillResult, DrillVerdict, is_normal
 from app.domain.envelopes import canonical_json
-from app.domain.evidence_kinds import EvidenceKind
+from app.domain.evidence_kinds import EvidenceKind, stamp
 from app.domain.states import EFFECT_RESULTS
 from app.errors import Conflict
 from app.ids import new_id
@@ -24,13 +24,11 @@ from app.store.bulk import insert_rows
 from app.store.events import publish
 from app.store.people import By
 from app.store.settings import GLOBAL_SCOPE, load, save
-from app.store.tables import Appointment, AppointmentVersion, Drill, InboxCommand, Lane, Ledger, ModeRow, Outbox, table
+from app.store.tables import Alert, Appointment, AppointmentVersion, Drill, InboxCommand, Lane, Ledger, ModeRow, Outbox, table
 
-_DRILL, _MODE, _LEDGER, _COMMAND = table(Drill), table(ModeRow), table(Ledger), table(InboxCommand)
+_DRILL, _MODE, _LEDGER, _COMMAND, _ALERT = table(Drill), table(ModeRow), table(Ledger), table(InboxCommand), table(Alert)
 _VERSION, _OUTBOX, _LANE, _APPOINTMENT = table(AppointmentVersion), table(Outbox), table(Lane), table(Appointment)
 
-TENANT: Final = "drill"
-"""Id and slug of the drill's own clinic."""
 TOPIC: Final = "drills"
 REQUESTED: Final = "requested"
 INTERRUPTED: Final = "interrupted"
@@ -49,8 +47,7 @@ _PERMISSION: Final = {
 
 def ask(conn: Connection, by: By, reason: str) -> str:
     """Ask for a run; returns its id. Raises Conflict while one is open, or while anything is not in its normal mode."""
-    state = conn.execute(select(_MODE.c.scope).where(or_(_MODE.c.state != "normal", _MODE.c.contingency))).first()
-    if state is not None:
+    if not all_normal(conn):
         raise Conflict("Safe mode or contingency holds somewhere. A drill waits until everything is normal; nothing was started.")
     drill_id = new_id()
     row = {"drill_id": drill_id, "kind": "redis", "requested_at": by.now, "requested_by": by.actor[:200], "reason": reason[:500]}
@@ -72,11 +69,33 @@ def ask(conn: Connection, by: By, reason: str) -> str:
     return drill_id
 
 
+def all_normal(conn: Connection) -> bool:
+    """Whether neither safe mode nor contingency holds anywhere."""
+    return conn.execute(select(_MODE.c.scope).where(or_(_MODE.c.state != "normal", _MODE.c.contingency))).first() is None
+
+
+def trouble(conn: Connection, drill_id: str, since: datetime) -> str | None:
+    """What has gone wrong in the installation since a run began, which it must not make worse; None when nothing has."""
+    if not all_normal(conn):
+        return "mode_not_normal"
+    mine = (_ALERT.c.correlation_id != f"drill-{drill_id}", _ALERT.c.severity == "critical", _ALERT.c.raised_at >= since)
+    if conn.execute(select(_ALERT.c.alert_id).where(*mine, _ALERT.c.resolved_at.is_(None)).limit(1)).first() is not None:
+        return "critical_alert"
+    return None
+
+
+def next_due(conn: Connection) -> datetime | None:
+    """When the schedule asks for the next run; None without a schedule, and before the first run (then it is due now)."""
+    days = float(load(conn, GLOBAL_SCOPE).get("drill_every_d") or 0)
+    last: datetime | None = conn.execute(select(func.max(_DRILL.c.requested_at))).scalar()
+    return last + timedelta(days=days) if days > 0 and last is not None else None
+
+
 def schedule_if_due(conn: Connection, now: datetime) -> str | None:
     """Ask for a scheduled run when the last one began `drill_every_d` days ago (0 = never); returns its id."""
     days = float(load(conn, GLOBAL_SCOPE).get("drill_every_d") or 0)
-    last = conn.execute(select(func.max(_DRILL.c.requested_at))).scalar()
-    if days <= 0 or (last is not None and now - last < timedelta(days=days)):
+    due = next_due(conn)
+    if days <= 0 or (due is not None and now < due):
         return None
     try:
         return ask(conn, By(actor=ACTOR, now=now), "scheduled")
@@ -101,7 +120,9 @@ def normal(conn: Connection) -> bool:
 
 
 def claim(conn: Connection, node_id: str, now: datetime) -> Row[Any] | None:
-    """Take the run that waits, for this node; None when there is none."""
+    """Take the run that waits, for this node; None when there is none, and while not everything is normal: it waits on."""
+    if not all_normal(conn):
+        return None
     row = conn.execute(select(_DRILL).where(_DRILL.c.phase == REQUESTED, _DRILL.c.ended_at.is_(None))).first()
     if row is None or not _move(conn, row.drill_id, REQUESTED, DrillPhase.BASELINE, now, node_id=node_id, started_at=now):
         return None
@@ -136,6 +157,13 @@ def withdraw(conn: Connection, drill_id: str) -> bool:
     return conn.execute(delete(_DRILL).where(*mine)).rowcount == 1
 
 
+def kept(row: Row[Any]) -> tuple[DrillMeasures, list[dict[str, Any]]]:
+    """What a run had measured when it last wrote it down, and its phases."""
+    told = msgspec.json.decode(row.measures_json or "{}")
+    known = {f.name for f in fields(DrillMeasures)}
+    return DrillMeasures(**{name: value for name, value in told.items() if name in known}), list(told.get("phases", []))
+
+
 def orphans(conn: Connection, now: datetime) -> list[str]:
     """Runs whose process died."""
     dead = (_DRILL.c.ended_at.is_(None), _DRILL.c.phase != REQUESTED, _DRILL.c.lease_until <= now)
@@ -148,6 +176,7 @@ def end(
     """Write the verdict; with a risk an alert, and always an evidence pack. False when it has ended already."""
     mine = (_DRILL.c.drill_id == drill_id, _DRILL.c.ended_at.is_(None))
     document = report | {"result": str(found.result), "risks": list(found.risks), "warnings": list(found.warnings)}
+    document |= asdict(measures) | {"ended_at": stamp(now)}
     values = {
         "phase": DrillPhase.DONE,
         "ended_at": now,
@@ -245,7 +274,25 @@ def invalid_effects(conn: Connection, drill_id: str) -> list[str]:
         elif n > 1:
             found.append(f"{name} had its effect {n} times")
     found += [f"{name} has its entry, but no effect" for name in happened - changes.keys() - messages.keys()]
-    return found + _order(conn)
+    return found + _order(conn) + _heads(conn)
+
+
+def _heads(conn: Connection) -> list[str]:
+    """Per family of the drill: the lane's head is the ledger's last entry. A commit without its compare-and-set breaks this."""
+    last = select(_LEDGER.c.contact_id, func.max(_LEDGER.c.commit_order).label("place")).where(_LEDGER.c.tenant_id == TENANT)
+    ends = last.group_by(_LEDGER.c.contact_id).subquery()
+    entry = and_(_LEDGER.c.tenant_id == TENANT, _LEDGER.c.contact_id == ends.c.contact_id, _LEDGER.c.commit_order == ends.c.place)
+    lane = and_(_LANE.c.tenant_id == TENANT, _LANE.c.contact_id == ends.c.contact_id)
+    query = (
+        select(ends.c.contact_id, ends.c.place, _LANE.c.last_committed, (_LANE.c.chain_hash == _LEDGER.c.hash).label("chained"))
+        .join_from(ends, _LEDGER, entry)
+        .join(_LANE, lane)
+    )
+    return [
+        f"the lane of {row.contact_id} stands at place {row.last_committed}, its ledger at {row.place}"
+        for row in conn.execute(query)
+        if row.last_committed != row.place or not row.chained
+    ]
 
 
 def _order(conn: Connection) -> list[str]:

@@ -13,6 +13,7 @@ import msgspec
 from sqlalchemy import Connection, Table, and_, or_, select
 
 from app.domain.d1_texts import question_cause
+from app.domain.drill import TENANT as DRILL_TENANT
 from app.domain.envelopes import parse_time
 from app.domain.evidence_kinds import EvidenceKind
 from app.store.bulk import joined_rows
@@ -197,8 +198,15 @@ class _Reader:
                 mine = and_(_COMMAND.c.tenant_id == self.tenant_id, _COMMAND.c.command_id == ticket["cause_id"])
                 self._put("commands", _COMMAND, mine, "accepted_at")
 
+    def drill(self) -> None:
+        """A failure drill: its report is handed over; its alerts are the installation's, everything else is of its own clinic."""
+        self.handed_over()
+        self.tenant_id = DRILL_TENANT
+        mine = and_(_COMMAND.c.tenant_id == DRILL_TENANT, _COMMAND.c.correlation_id == self.pack.correlation_id)
+        self._put("commands", _COMMAND, mine, "accepted_at")
+
     def handed_over(self) -> None:
-        """Drill and deferred item: what they say is in their document; here is what carries the same correlation id."""
+        """Deferred item: what it says is in its document; here is what carries the same correlation id."""
         if self.pack.correlation_id:
             mine = and_(_ALERT.c.correlation_id == self.pack.correlation_id, _ALERT.c.scope == self._scope)
             self._put("alerts", _ALERT, mine, "raised_at")
@@ -423,7 +431,7 @@ _BEGIN: Final = {
     EvidenceKind.SAFE_MODE: _Reader.safe_mode,
     EvidenceKind.REPLAY: _Reader.replay,
     EvidenceKind.TAKEOVER: _Reader.takeover,
-    EvidenceKind.DRILL: _Reader.handed_over,
+    EvidenceKind.DRILL: _Reader.drill,
     EvidenceKind.DEFERRED: _Reader.handed_over,
 }
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, text
 
+from app.domain.drill import TENANT as DRILL_TENANT
 from app.domain.evidence import EvidenceResult
 from app.domain.signal_facts import Facts
 from app.domain.states import State
@@ -32,6 +33,8 @@ GAP: Final = timedelta(minutes=2)
 _ITEMS: Final = frozenset({"done", "unplaced", "heard_s"})
 """Measures that together count everything that was accepted and has ended: what has a correlation id, or had to be given one."""
 RATED: Final = (State.VERSION_CONFLICT_BLOCKED, State.EXPIRED_MANUAL, State.CONFLICT_BLOCKED)
+REAL: Final = f"tenant_id <> '{DRILL_TENANT}'"
+"""A drill judges its own traffic; here it would turn a rehearsal into an outage of the installation."""
 REPLAY_CAUSES: Final = "'expired_manual','conflict_blocked','invalid_event_manual','manual_review_required'"
 """Causes of manual tasks that a replay can leave behind."""
 
@@ -126,7 +129,7 @@ def _count_young(conn: Connection, found: Gathered) -> None:
 
     for row in rows(
         f"SELECT tenant_id, {minute.format('committed_at')} AS minute, result, lock_mode, count(*) AS n "
-        "FROM ledger WHERE committed_at >= :since GROUP BY 1, 2, 3, 4"
+        f"FROM ledger WHERE committed_at >= :since AND {REAL} GROUP BY 1, 2, 3, 4"
     ):
         add(row, "done")
         if row.result in RATED:
@@ -135,26 +138,26 @@ def _count_young(conn: Connection, found: Gathered) -> None:
             add(row, f"lock_{row.lock_mode}", scope=GLOBAL_SCOPE)  # of the installation: one row a minute for all clinics
     for row in rows(
         f"SELECT {minute.format('committed_at')} AS minute, {whole.format('lock_ms')} AS bucket, count(*) AS n "
-        "FROM ledger WHERE committed_at >= :since AND lock_mode = 'fallback' GROUP BY 1, 2"
+        f"FROM ledger WHERE committed_at >= :since AND lock_mode = 'fallback' AND {REAL} GROUP BY 1, 2"
     ):
         add(row, "lock_ms", int(row.bucket), scope=GLOBAL_SCOPE)
     for row in rows(
         f"SELECT tenant_id, {minute.format('done_at')} AS minute, {seconds.format('done_at', 'received_at')} AS bucket, "
-        "correlation_generated AS generated, count(*) AS n FROM message WHERE done_at >= :since GROUP BY 1, 2, 3, 4"
+        f"correlation_generated AS generated, count(*) AS n FROM message WHERE done_at >= :since AND {REAL} GROUP BY 1, 2, 3, 4"
     ):
         add(row, "heard_s", int(row.bucket))
         if row.generated:
             add(row, "generated")
     for row in rows(
         f"SELECT tenant_id, {minute.format('done_at')} AS minute, result, count(*) AS n "
-        "FROM command WHERE commit_order IS NULL AND done_at >= :since GROUP BY 1, 2, 3"
+        f"FROM command WHERE commit_order IS NULL AND done_at >= :since AND {REAL} GROUP BY 1, 2, 3"
     ):
         add(row, "unplaced")
         if row.result == State.BLOCKED_COMMIT_ORDER_VIOLATION:
             add(row, row.result)
     for row in rows(
         f"SELECT tenant_id, {minute.format('done_at')} AS minute, count(*) AS n "
-        "FROM command WHERE correlation_generated AND done_at >= :since GROUP BY 1, 2"
+        f"FROM command WHERE correlation_generated AND done_at >= :since AND {REAL} GROUP BY 1, 2"
     ):
         add(row, "generated")
 

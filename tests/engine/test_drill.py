@@ -1,6 +1,8 @@
 """The Redis failure drill on a real Redis: phases, verdicts, stopping on risk, putting back, never a real clinic."""
 
 import asyncio
+import io
+import zipfile
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,11 +12,15 @@ from sqlalchemy import Connection, select
 
 from app.bootstrap import Services, build, running
 from app.clock import ManualClock
+from app.domain.drill import TENANT, DrillMeasures
+from app.domain.evidence_check import check
+from app.domain.fallback import FallbackLimits
 from app.engine.drill import BROKE, Drills
 from app.engine.redis_locks import RedisLocks
 from app.errors import Conflict
 from app.ids import new_id
-from app.store import drills
+from app.signing import is_signed, key_id_of
+from app.store import drills, evidence, ledger
 from app.store.bulk import insert_rows
 from app.store.people import By, put_guardian
 from app.store.settings import save
@@ -23,16 +29,19 @@ from app.store.tables import Alert, Appointment, Drill, EvidencePack, Lane, Ledg
 from app.store.verify import verify
 from app.web.app import create_app
 from tests.builders import clinic
+from tests.simulation.mutants import no_walls_at_the_boundary
 from tests.web.conftest import add_key, add_person, browser_client, make_settings, sign_in
 
 pytestmark = pytest.mark.story("S-PC-05-002")
 DRILL, ALERT, PACK, LANE, LEDGER = table(Drill), table(Alert), table(EvidencePack), table(Lane), table(Ledger)
+MODE = table(ModeRow)
 
 
 @pytest.fixture
 async def live(database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Services]:
     """A whole process on a real Redis, with one real clinic; Redis counts as stable after half a second."""
     monkeypatch.setattr("app.engine.redis_locks.STABLE_FOR_S", 0.5)
+    monkeypatch.setattr("app.engine.redis_locks.TIMEOUT_S", 1.0)  # a machine that pauses is no Redis that fails
     services = await build(make_settings(database_url, redis_url=redis_url), logs=False)
     await services.db.write(clinic, now=services.clock.now())
     async with running(services):
@@ -54,7 +63,43 @@ async def run_one(services: Services) -> Any:
     return row
 
 
-async def test_a_run_cuts_redis_carries_traffic_proves_it_and_puts_everything_back(live: Services) -> None:
+def applied_plans(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any, Any]]:
+    """From now on: how the drill's plans were applied, each as the function, the plans and what else it was given."""
+    caught: list[tuple[Any, Any, Any]] = []
+    honest = ledger.apply
+
+    def seen(conn: Connection, plans: Any, *rest: Any) -> Any:
+        done = honest(conn, plans, *rest)
+        if any(plan.key[0] == TENANT and plan.entries for plan in done):
+            caught.append((honest, done, rest))
+        return done
+
+    monkeypatch.setattr("app.engine.dispatch.apply", seen)
+    return caught
+
+
+async def its_pack_tells_it(services: Services, row: Any) -> None:
+    """The report is a pack that can be checked offline: phases, every decision, and the chains that prove their order."""
+    async with asyncio.timeout(20):
+        while (content := await services.db.read(evidence.content, row.pack_id)) is None:
+            services.evidence.wake.set()
+            await asyncio.sleep(0.05)
+    found = check(content, is_signed, key_id_of=key_id_of)
+    report = msgspec.json.decode(row.report_json)
+    assert (found.valid, found.entries) == (True, report["requests"])
+    pack = await services.db.read(evidence.pack, row.pack_id)
+    assert pack is not None
+    assert pack.result == "evidence_pack_generated"
+    with zipfile.ZipFile(io.BytesIO(content)) as opened:
+        story = [msgspec.json.decode(line) for line in opened.read("timeline.jsonl").splitlines()]
+    assert [r["status"] for r in story if r["event"] == "drill_phase"] == ["baseline", "cut", "fallback", "restore"]
+    assert [r["at"] for r in story] == sorted(r["at"] for r in story)
+    assert sum(r["event"] == "decided" for r in story) == report["requests"]
+
+
+async def test_a_run_cuts_redis_carries_traffic_proves_it_and_puts_everything_back(
+    live: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = await rows(live, LANE, LANE.c.tenant_id == "ten-sol")
     row = await run_one(live)
     report, measures = msgspec.json.decode(row.report_json), msgspec.json.decode(row.measures_json)
@@ -68,13 +113,27 @@ async def test_a_run_cuts_redis_carries_traffic_proves_it_and_puts_everything_ba
     assert isinstance(live.locks, RedisLocks)
     assert (live.locks.mode, live.locks.is_cut) == ("primary", False)
     assert await rows(live, LANE, LANE.c.tenant_id == "ten-sol") == before
-    assert await rows(live, LEDGER, LEDGER.c.tenant_id != drills.TENANT) == []
+    assert await rows(live, LEDGER, LEDGER.c.tenant_id != TENANT) == []
     booked = table(Appointment)
-    assert {r.status for r in await rows(live, booked, booked.c.tenant_id == drills.TENANT)} == {"cancelled"}
+    assert {r.status for r in await rows(live, booked, booked.c.tenant_id == TENANT)} == {"cancelled"}
     (pack,) = await rows(live, PACK, PACK.c.kind == "drill")
     assert (pack.subject, pack.pack_id) == (row.drill_id, row.pack_id)
+    alerts = await rows(live, ALERT)
+    assert alerts == [], "a rehearsal alarms nobody"
+    facts = await live.db.read(gather, live.clock.now(), 0)
+    assert not facts.of("global").hour.get("lock_fallback"), "and its locks are no outage of the installation"
+    await its_pack_tells_it(live, row)
     assert not await live.db.read(drills.normal)
+
+    caught = applied_plans(monkeypatch)
+
+    def again(conn: Connection, drill_id: str) -> None:
+        """A second node comes with what has been applied already: the walls of the boundary are up, and nothing happens."""
+        assert [honest(conn, plans, *rest) for honest, plans, rest in caught] == [[] for _ in caught]
+
+    live.drills._tamper = again
     assert (await run_one(live)).result == "drill_passed_controlled_continuity"
+    assert caught
     assert await live.db.read(drills.normal)  # two clean ones in a row
     assert await live.db.read(lambda conn: list(verify(conn))) == []
 
@@ -100,6 +159,45 @@ async def test_a_double_effect_stops_the_run_at_once_with_a_critical_alert(live:
     assert facts.of("global").now["drill_invalid_side_effects"] >= 1  # the signal drill_result is critical from 1 on
 
 
+async def test_a_commit_without_its_compare_and_set_fails_the_run_at_once(live: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second node applies what another one has applied already, and nothing at the boundary stops it."""
+    caught = applied_plans(monkeypatch)
+
+    def again(conn: Connection, drill_id: str) -> None:
+        honest, plans, rest = caught[0]
+        counts = {name: LANE.c[name] + 16 for name in ("wait_0", "wait_1", "wait_2", "wait_3")} | {"waiting": LANE.c.waiting + 64}
+        conn.execute(LANE.update().where(LANE.c.tenant_id == TENANT).values(**counts))  # its own check is a wall too
+        with no_walls_at_the_boundary():
+            assert honest(conn, plans, *rest), "with its walls away, it must come through"
+
+    live.drills._tamper = again
+    row = await run_one(live)
+    report = msgspec.json.decode(row.report_json)
+    assert (row.result, report["risks"][0]) == ("drill_failed_side_effect_risk", "invalid_side_effects")
+    assert "stands at place" in report["wrong"][0]
+    assert [p["phase"] for p in report["phases"]] == ["baseline", "cut", "fallback"]  # stopped there
+    (alert,) = await rows(live, ALERT, ALERT.c.trigger == "drill_failed_side_effect_risk")
+    assert alert.severity == "critical"
+
+
+async def test_trouble_in_the_installation_stops_the_run(live: Services) -> None:
+    def trouble(conn: Connection, drill_id: str) -> None:
+        """Contingency begins somewhere while the path is cut."""
+        conn.execute(MODE.update().values(contingency=True))
+
+    row_before = await rows(live, MODE)
+    if not row_before:
+        mode = {"scope": "global", "state": "normal", "epoch": 1, "contingency": False}
+        await live.db.write(insert_rows, MODE, [mode])
+    live.drills._tamper = trouble
+    row = await run_one(live)
+    report = msgspec.json.decode(row.report_json)
+    assert row.result == "drill_failed_side_effect_risk"
+    assert report["risks"][0] == "mode_not_normal"
+    assert isinstance(live.locks, RedisLocks)
+    assert not live.locks.is_cut
+
+
 async def test_a_run_in_which_every_request_was_refused_proves_nothing(live: Services) -> None:
     now = live.clock.now()
     await live.db.write(drills.furnish, now)
@@ -108,7 +206,7 @@ async def test_a_run_in_which_every_request_was_refused_proves_nothing(live: Ser
 
     def refuse_all(conn: Connection) -> None:
         for n in range(drills.FAMILIES):
-            put_guardian(conn, drills.TENANT, f"p-drill-{n}", f"c-drill-{n}", refusing, by=By(actor="user:u1", now=now))
+            put_guardian(conn, TENANT, f"p-drill-{n}", f"c-drill-{n}", refusing, by=By(actor="user:u1", now=now))
 
     await live.db.write(refuse_all)
     row = await run_one(live)
@@ -141,11 +239,17 @@ async def test_a_run_whose_process_died_is_ended_and_nothing_stays_cut(database_
     assert claimed.drill_id == drill_id
     with pytest.raises(Conflict):
         await services.db.write(drills.ask, By(actor="user:u1", now=now), "noch einer")
+    measured = DrillMeasures(detection_s=0.4)
+    phases = {"phases": [{"phase": "baseline", "requests": 36, "per_s": 9.0, "in_fallback": 0}]}
+    assert await services.db.write(drills.phase, drill_id, "baseline", "cut", now, measured, phases)
     clock = ManualClock(now + drills.LEASE)
-    await Drills(services.db, clock, services.intake, services.locks, node_id="other").tick()
+    other = Drills(services.db, clock, services.intake, services.locks, limits=FallbackLimits(), node_id="other")
+    await other.tick()
     row = await services.db.read(drills.drill, drill_id)
     assert row is not None
-    assert (row.result, msgspec.json.decode(row.report_json)["risks"][0]) == ("drill_failed_side_effect_risk", "interrupted")
+    report = msgspec.json.decode(row.report_json)
+    assert (row.result, report["risks"][0]) == ("drill_failed_side_effect_risk", "interrupted")
+    assert (report["detection_s"], report["phases"], row.invalid_side_effects) == (0.4, phases["phases"], 0)
     (alert,) = await rows(services, ALERT)
     assert alert.severity == "high"
     assert isinstance(services.locks, RedisLocks)

@@ -151,7 +151,7 @@ async def test_a_handed_over_report_becomes_part_of_the_pack(history: History) -
     db, clock = history.db, history.clock
     loop = Evidence(db, clock, Metrics(), secret_key=SECRET)
     report = {"verdict": "drill_passed_controlled_continuity", "detection_s": 0.4, "phases": ["cut", "recover"]}
-    asked: dict[str, Any] = {"tenant_id": history.made.tenant_id, "kind": "drill", "subject": "drill-1", "reason": "drill"}
+    asked: dict[str, Any] = {"tenant_id": history.made.tenant_id, "kind": "deferred", "subject": "n8n", "reason": "deferred"}
     pack_id = await db.write(evidence.request, **asked, now=clock.now(), document={"verdict": "running"})
     assert await db.write(evidence.request, **asked, now=clock.now(), document=report) == pack_id
     await loop.tick()

@@ -14,10 +14,11 @@ from sqlalchemy import Connection, Table
 
 from app.domain.delivery import OutboxStatus
 from app.store import bulk, holds, inbox, ledger, messages, outbox
-from app.store.tables import InboxCommand, Lane, Ledger, Outbox, table
+from app.store.tables import Appointment, AppointmentVersion, InboxCommand, Lane, Ledger, Outbox, table
 from tests.simulation import world
 
 _LANE, _COMMAND, _LEDGER, _OUTBOX = table(Lane), table(InboxCommand), table(Ledger), table(Outbox)
+_APPOINTMENT, _VERSION = table(Appointment), table(AppointmentVersion)
 
 
 def _unguarded(module: Any, *tables: Table) -> Any:
@@ -49,6 +50,17 @@ def no_compare_and_set() -> Iterator[None]:
 def no_walls_around_the_order() -> Iterator[None]:
     """Neither the lane's compare-and-set, nor the command's, nor the ledger's key."""
     with _unguarded(ledger, _LANE, _COMMAND), _forgiving(_LEDGER):
+        yield
+
+
+@contextmanager
+def no_walls_at_the_boundary() -> Iterator[None]:
+    """Nothing in the effect's transaction stops a plan that somebody else has applied already."""
+    with (
+        _unguarded(ledger, _LANE, _COMMAND, _APPOINTMENT),
+        _forgiving(_LEDGER, _APPOINTMENT, _VERSION),
+        patch.object(ledger, "_refuse_overlaps", lambda conn, writes: None),
+    ):
         yield
 
 

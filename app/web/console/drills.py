@@ -65,6 +65,8 @@ class DrillNow:
     phases: tuple[Phase, ...]
     since: datetime | None
     normal: bool
+    next_at: datetime | None
+    """When the schedule asks for a run; None without one."""
     runs: tuple[Run, ...]
     csrf: str
 
@@ -79,6 +81,7 @@ def load_drill_now(conn: Connection, visit: Visit) -> DrillNow:
         phases=_phases(visit.words, opened),
         since=opened.started_at if opened is not None else None,
         normal=drills.normal(conn),
+        next_at=drills.next_due(conn),
         runs=tuple(_run(visit, row) for row in rows if row.ended_at is not None),
         csrf=visit.csrf_token,
     )
