@@ -55,9 +55,14 @@ def effective_rank(candidate: LaneCandidate, now: datetime, policy: LanePolicy =
 
 
 def rank(
-    candidates: Iterable[LaneCandidate], now: datetime, *, limit: int | None = None, policy: LanePolicy = DEFAULT_POLICY
+    candidates: Iterable[LaneCandidate],
+    now: datetime,
+    *,
+    limit: int | None = None,
+    per_tenant: int | None = None,
+    policy: LanePolicy = DEFAULT_POLICY,
 ) -> list[LaneCandidate]:
-    """The lanes in the order in which they are served, at most `limit`.
+    """The lanes in the order in which they are served, at most `limit`, and of one tenant at most `per_tenant`.
 
     Highest effective class first; inside a class the tenants take turns, each with its oldest lane, and the tenant whose
     lane waits longest begins. Equal input gives equal output: ties are broken by ids.
@@ -68,7 +73,9 @@ def rank(
     order: list[tuple[int, int, datetime, str, str, LaneCandidate]] = []
     for tenant_id, lanes in tenants.items():
         turns: Counter[int] = Counter()
-        for position, (effective, ready_since, contact_id, lane) in enumerate(sorted(lanes, key=lambda item: item[:3])):
+        for position, (effective, ready_since, contact_id, lane) in enumerate(
+            sorted(lanes, key=lambda item: item[:3])[:per_tenant]
+        ):
             served_as = effective + position // policy.burst
             order.append((served_as, turns[served_as], ready_since, tenant_id, contact_id, lane))
             turns[served_as] += 1

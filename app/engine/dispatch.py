@@ -51,6 +51,11 @@ class DispatchPolicy:
     lanes_per_round: int = 128
     chain: int = 16
     per_tenant: int = 256
+    lanes_beside: int = 16
+    chain_beside: int = 2
+    """While several clinics are at work, of each at most so many lanes and commands: a round stays short, whoever floods."""
+    beside_s: float = 1.0
+    """A clinic counts as at work for this long after it was served."""
 
 
 class Dispatch:
@@ -89,6 +94,10 @@ class Dispatch:
         self._refused: dict[LaneKey, int] = {}
         self._elsewhere: dict[LaneKey, float] = {}
         """Lanes that another node was at, and until when (monotonic) they are left to it."""
+        self._chain = self._policy.chain
+        """Commands of one lane in this round."""
+        self._served_until: dict[str, float] = {}
+        """Clinics that were served a moment ago, and until when (monotonic) they count as at work."""
         self._alone: dict[LaneKey, float] = {}
         """Lanes that cannot be served as they are, and until when (monotonic) nobody tries again."""
 
@@ -111,7 +120,12 @@ class Dispatch:
         ready = [c for c in ready if (c.tenant_id, c.contact_id) not in not_now]
         if not ready:
             return ELSEWHERE_S if self._elsewhere else self._until(due)
-        chosen = rank(ready, now, limit=self._policy.lanes_per_round)
+        self._served_until = {tenant: until for tenant, until in self._served_until.items() if until > started}
+        at_work = {*self._served_until, *(c.tenant_id for c in ready)}
+        self._chain = self._policy.chain if len(at_work) == 1 else self._policy.chain_beside
+        each = None if len(at_work) == 1 else self._policy.lanes_beside
+        chosen = rank(ready, now, limit=self._policy.lanes_per_round, per_tenant=each)
+        self._served_until |= {c.tenant_id: started + self._policy.beside_s for c in chosen}
         keys = [(c.tenant_id, c.contact_id) for c in chosen]
         self._busy.update(keys)
         try:
@@ -164,7 +178,7 @@ class Dispatch:
         return await self._plan(sound, effects_left) if sound else []
 
     async def _read_and_plan(self, keys: Sequence[LaneKey], effects_left: int | None, chain: int | None = None) -> list[LanePlan]:
-        facts = await self._database.read(gather, keys, chain or self._policy.chain)
+        facts = await self._database.read(gather, keys, chain or self._chain)
         policies = await self._policies.get({t for t, _ in keys})
         return plan_lanes(facts, policies, self._clock.now(), effects_left=effects_left)
 

@@ -1,5 +1,6 @@
 """One clinic floods, another sends one command: dispatch gives it its turn after a bounded number of foreign commands."""
 
+import asyncio
 from collections.abc import Sequence
 
 import pytest
@@ -54,6 +55,29 @@ async def test_a_quiet_clinic_is_served_in_the_first_round_beside_a_flood(
     assert foreign <= ROUND.lanes_per_round * ROUND.chain < len(flood)
     ready = await db.read(candidates, manual_clock.now(), ROUND.per_tenant)
     assert all(lane.tenant_id == "ten-noisy" for lane in ready), "nothing of the quiet clinic is left"
+
+
+@pytest.mark.story("S-PC-01-001")
+async def test_rounds_are_short_while_two_clinics_are_at_work_and_long_again_afterwards(
+    sqlite_db: Database, manual_clock: ManualClock
+) -> None:
+    """A flood is served in large rounds only while nobody else is there to wait for them."""
+    for tenant_id in ("ten-noisy", "ten-quiet"):
+        await sqlite_db.write(clinic, tenant_id=tenant_id)
+    flood = [raw(f"c-{n % FLOOD_CONTACTS}", f"flood-{n}", manual_clock, "follow_up") for n in range(FLOOD_CONTACTS * FLOOD_EACH)]
+    await take(sqlite_db, manual_clock, "ten-noisy", flood)
+    policy = DispatchPolicy(lanes_per_round=64, chain=4, lanes_beside=8, chain_beside=2, beside_s=0.3)
+    locks, policies = DatabaseLocks(sqlite_db, manual_clock), PolicyCache(sqlite_db)
+    dispatch = Dispatch(sqlite_db, manual_clock, locks, policies, Metrics(), node_id="n", policy=policy)
+    rounds: list[int] = []
+    dispatch.on_committed.append(lambda plans: rounds.append(sum(len(p.entries) for p in plans if p.key[0] == "ten-noisy")))
+    await dispatch.tick()
+    await take(sqlite_db, manual_clock, "ten-quiet", [raw("c-maria", "quiet-1", manual_clock, "follow_up")])
+    await dispatch.tick()
+    await dispatch.tick()  # it was here a moment ago
+    await asyncio.sleep(policy.beside_s)
+    await dispatch.tick()
+    assert rounds == [64 * 4, 8 * 2, 8 * 2, 64 * 4]
 
 
 @pytest.mark.story("S-PC-01-001")
