@@ -7,7 +7,7 @@ import structlog
 
 from app.channels.factory import default_spec
 from app.clock import Clock
-from app.store.channel_health import follow_health, suspects
+from app.store.channel_health import follow_health, suspects, try_again
 from app.store.database import Database
 from app.store.settings import load
 
@@ -17,7 +17,7 @@ POLL_S = 10.0
 
 
 class ChannelWatch:
-    """Follows the outbox of every clinic whose messages are late."""
+    """Follows the outbox of every clinic whose messages fail."""
 
     name = "channel_watch"
 
@@ -33,6 +33,7 @@ class ChannelWatch:
             channel = spec.partition(":")[0]
             changed = await self._database.write(follow_health, tenant_id, self._clock.now(), channel)
             if changed is None:
+                await self._ask(tenant_id)
                 continue
             log.warning(
                 "contingency_by_health",
@@ -44,3 +45,9 @@ class ChannelWatch:
             for wake in self.on_change:
                 wake()
         return POLL_S / self._clock.scale
+
+    async def _ask(self, tenant_id: str) -> None:
+        """A clinic in contingency that has nothing to send sends one given-up message again."""
+        outbox_id = await self._database.write(try_again, tenant_id, self._clock.now())
+        if outbox_id is not None:
+            log.info("given_up_message_tried_again", flow_id="F-05", tenant_id=tenant_id, outbox_id=outbox_id, status="pending")

@@ -26,6 +26,7 @@ from app.domain.ledger_chain import entry_hash
 from app.domain.reasons import Reason
 from app.domain.states import EFFECT_RESULTS, SENSITIVE, CommandType, State
 from app.store.bulk import insert_rows, joined_rows, update_rows
+from app.store.carried_out import close_carried_out
 from app.store.events import publish_many
 from app.store.lanes import GLOBAL_SCOPE, PARKED_BY, LaneFacts, LaneKey, merge_modes, wanted_slot
 from app.store.outbox import enqueue, outbox_row
@@ -202,6 +203,8 @@ def apply(conn: Connection, plans: Sequence[LanePlan], attempt: Attempt) -> list
     insert_rows(conn, _TICKET, writes.tickets)
     enqueue(conn, writes.outbox)
     open_tasks(conn, writes.tasks)
+    done = (e for plan in applied for e in plan.entries if e.decision.state in EFFECT_RESULTS)
+    close_carried_out(conn, [e.command for e in done if e.command is not None], now)
     publish_many(conn, writes.events, now)
     late = {plan.key for plan in applied if not _in_time(plan, modes[plan.key[0]], attempt.clock())}
     if late:  # rows of others held this transaction up for so long

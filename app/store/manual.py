@@ -17,8 +17,10 @@ from app.domain.manual import NAMED_CAUSES, UNDO_WITHIN, Outcome, Tab, TaskAct, 
 from app.domain.states import EFFECT_RESULTS, RequestedBy
 from app.errors import Conflict, InvalidRequest, NotFound
 from app.store import audit
+from app.store.carried_out import APPLY_KEY
 from app.store.d1 import UNCONFIRMED
 from app.store.events import publish
+from app.store.inbox import Submission, accept
 from app.store.lanes import command_of
 from app.store.people import By
 from app.store.tables import Appointment, Contact, InboxCommand, InboxMessage, Lane, MalformedItem, ManualTask, Outbox, table
@@ -188,17 +190,35 @@ def reopen(conn: Connection, tenant_id: str, task_id: str, by: By, *, rev: int |
 
 def human_command(
     conn: Connection, tenant_id: str, task_id: str, by: By, *, new_id: str, reason: str, confirmed: bool, rev: int | None = None
-) -> Command:
-    """What was asked for, as a new command of a person on the versions of now; the caller submits it to the gate.
+) -> str:
+    """Put what was asked for into its lane again, as a command of a person on the versions of now; returns the command's id.
 
-    The task becomes the caller's and gets a new `rev`, which is part of the idempotency key: the same press twice is one
-    command, a further attempt after a refusal is another. Raises NotFound, Conflict, InvalidRequest for a task without one.
+    The task becomes the caller's; it is closed by the command's effect, in that transaction (`store.carried_out`). While an
+    earlier press is undecided nothing new happens: the answer is that press's command. Raises NotFound, Conflict,
+    InvalidRequest for a task without a request behind it.
     """
     before = _locked(conn, tenant_id, task_id)
     _own(before, by)
+    if before.apply_command_id is not None and _undecided(conn, tenant_id, before.apply_command_id):
+        return str(before.apply_command_id)
     if before.status == TaskStatus.RESOLVED or (rev is not None and rev != before.rev):
         raise Conflict("Somebody changed this task meanwhile. Nothing was done; look at it again.")
-    row = None
+    command = _as_human(conn, before, by, new_id=new_id, confirmed=confirmed)
+    changed = {"status": TaskStatus.CLAIMED, "owner": by.actor[:200], "claimed_at": before.claimed_at or by.now}
+    changed |= {"apply_command_id": new_id, "note": reason[:1000]}
+    _write(conn, before, "manual_task_apply", by, reason=reason, after={"command_id": new_id, "confirmed": confirmed}, **changed)
+    accept(conn, [Submission(tenant_id=tenant_id, item=command, spare_id=new_id, priority=command.priority.rank)], by.now)
+    return new_id
+
+
+def _undecided(conn: Connection, tenant_id: str, command_id: str) -> bool:
+    query = select(_COMMAND.c.done_at).where(_COMMAND.c.tenant_id == tenant_id, _COMMAND.c.command_id == command_id)
+    row = conn.execute(query).first()
+    return row is not None and row.done_at is None
+
+
+def _as_human(conn: Connection, before: Row[Any], by: By, *, new_id: str, confirmed: bool) -> Command:
+    tenant_id, row = before.tenant_id, None
     if before.command_id is not None:
         query = select(_COMMAND).where(_COMMAND.c.tenant_id == tenant_id, _COMMAND.c.command_id == before.command_id)
         row = conn.execute(query).first()
@@ -211,8 +231,8 @@ def human_command(
             _APPOINTMENT.c.tenant_id == tenant_id, _APPOINTMENT.c.appointment_id == (asked.appointment_id or "")
         )
     ).scalar()
-    key = f"task:{task_id}:{before.rev + 1}"
-    command = Command(
+    key = f"{APPLY_KEY}{before.task_id}:{before.rev + 1}"
+    return Command(
         command_id=new_id,
         tenant_id=tenant_id,
         contact_id=asked.contact_id,
@@ -233,9 +253,6 @@ def human_command(
         occurred_at=by.now,
         causation_id=asked.command_id,
     )
-    changed = {"status": TaskStatus.CLAIMED, "owner": by.actor[:200], "claimed_at": before.claimed_at or by.now}
-    _write(conn, before, "manual_task_apply", by, reason=reason, after={"command_id": new_id, "confirmed": confirmed}, **changed)
-    return command
 
 
 def applied(conn: Connection, tenant_id: str, task_id: str, command_id: str, by: By, *, reason: str) -> bool:

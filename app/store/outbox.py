@@ -21,6 +21,7 @@ from app.store.alerts import raise_alert
 from app.store.bulk import insert_rows, joined_rows, update_rows
 from app.store.columns import UTCDateTime
 from app.store.events import publish_many
+from app.store.failing import note_attempts
 from app.store.tables import Contact, DeliveryStatus, InboxMessage, ManualTask, Outbox, table
 from app.store.tasks import open_tasks, task_row
 
@@ -218,6 +219,7 @@ def settle(conn: Connection, settlements: Sequence[Settlement], now: datetime) -
     _catch_up(conn, [row for row in stored if row.provider_message_id])
     _close_tasks(conn, [row for row in stored if row.status == OutboxStatus.SENT], now)
     _announce(conn, stored, now)
+    note_attempts(conn, stored, now)
     return ids
 
 
@@ -321,6 +323,7 @@ def _reconcile(conn: Connection, updates: Sequence[DeliveryUpdate], now: datetim
     rows = _rows(conn, {key[0] for key in won})
     _close_tasks(conn, rows, now)
     _announce(conn, rows, now)
+    note_attempts(conn, rows, now)
 
 
 def _catch_up(conn: Connection, rows: Sequence[Row[Any]]) -> dict[str, str]:

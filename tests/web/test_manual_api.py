@@ -11,6 +11,7 @@ from sqlalchemy import Connection, select
 from app.bootstrap import Services
 from app.store.tables import AuditEntry, table
 from app.store.verify import verify
+from app.web.api import manual
 from tests.web.api_client import CONTACT, Api, open_api
 from tests.web.conftest import add_key
 
@@ -108,6 +109,32 @@ async def test_carrying_it_out_is_a_new_human_command_through_the_gate(api: Api)
     assert done["command"]["correlation_id"] == task["correlation_id"]
     assert (await api.get("/appointments/a-1"))["status"] == "scheduled"
     await call(api, f"{task['task_id']}/reopen", 409)
+    assert await api.services.db.read(lambda conn: list(verify(conn))) == []
+
+
+async def test_what_waits_longer_than_the_answer_closes_its_task_when_it_happens_and_a_second_press_is_harmless(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manual, "WAIT_S", 0.2)
+    task = await expired(api)
+    path = f"{task['task_id']}/replay"
+    await api.put("/contingency", {"channel": "whatsapp", "active": True, "reason": "fora do ar"})
+    parked = await call(api, path, reason="a família ligou", confirmed_by_contact=True, rev=task["rev"])
+    assert (parked["command"]["status"], parked["status"]) == ("pending_contingency", "claimed")
+    again = await call(api, path, reason="de novo", confirmed_by_contact=True, rev=task["rev"])
+    assert again["command"]["command_id"] == parked["command"]["command_id"]
+    await api.put("/contingency", {"channel": "whatsapp", "active": False, "reason": "voltou"})
+    closed = await api.once(f"/manual-tasks/{task['task_id']}", lambda t: t["status"] == "resolved")
+    assert (closed["resolution"], closed["note"], closed["rev"]) == ("applied_by_command", "a família ligou", parked["rev"] + 1)
+    assert (await api.get("/manual-tasks"))["items"] == []
+    assert (await api.get("/appointments/a-1"))["status"] == "scheduled"
+
+    def acts(conn: Connection) -> list[tuple[str, str, str | None]]:
+        query = select(AUDIT).where(AUDIT.c.object == f"manual_task:{task['task_id']}").order_by(AUDIT.c.number)
+        return [(row.action, row.actor, row.reason) for row in conn.execute(query)]
+
+    (_, actor, _), last = await api.services.db.read(acts)
+    assert last == ("manual_task_resolve", actor, "a família ligou")
     assert await api.services.db.read(lambda conn: list(verify(conn))) == []
 
 

@@ -9,7 +9,7 @@ from app.store.tables.alerts import AckRecord, AckToken, Alert, AlertStep
 from app.store.tables.base import metadata, table
 from app.store.tables.clinic import Appointment, AppointmentVersion, Contact, Guardian, Lane, LaneLock, Patient, Therapist
 from app.store.tables.clocks import SourceClock
-from app.store.tables.contingency import ContingencyChannel, DrainRow
+from app.store.tables.contingency import ContingencyChannel, DrainRow, FailingDeliveries
 from app.store.tables.d1 import D1StepRow
 from app.store.tables.deferred import DeferredItem
 from app.store.tables.drills import Drill
@@ -45,6 +45,7 @@ __all__ = [
     "EventLog",
     "EvidenceFile",
     "EvidencePack",
+    "FailingDeliveries",
     "Guardian",
     "HealthProbe",
     "HealthSample",

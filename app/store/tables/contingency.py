@@ -24,6 +24,18 @@ class ContingencyChannel(SQLModel, table=True):
     """person | health (the channel's own state switched it on)."""
 
 
+class FailingDeliveries(SQLModel, table=True):
+    """A clinic whose messages to families have been failing since the last one that left; no row: nothing fails."""
+
+    __tablename__ = "failing_deliveries"
+    tenant_id: str = key(40)
+    since: datetime = when()
+    """When the first attempt after the last success failed, or may have."""
+    last_at: datetime = when()
+    """The latest such attempt."""
+    attempts: int
+
+
 class DrainRow(SQLModel, table=True):
     """One stretch of letting a clinic's parked lanes go, at most one open per clinic; the pace lives here."""
 

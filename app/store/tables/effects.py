@@ -136,6 +136,8 @@ class ManualTask(SQLModel, table=True):
     resolved_at: datetime | None = when(default=None)
     resolution: str | None = Field(default=None, max_length=40)
     note: str | None = Field(default=None, max_length=1000)
+    apply_command_id: str | None = Field(default=None, max_length=200)
+    """The last command that a person sent for it; while it is undecided there is no other, and its effect closes the task."""
 
 
 class Ticket(SQLModel, table=True):

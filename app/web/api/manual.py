@@ -12,7 +12,6 @@ from app.domain.reasons import explain
 from app.errors import Conflict, NotFound
 from app.ids import new_id
 from app.store import items, manual
-from app.store.inbox import Submission
 from app.web.api.common import (
     AnyRequest,
     Cursor,
@@ -173,17 +172,18 @@ async def resolve_many(request: AnyRequest, data: JSONBody[BulkBody]) -> Documen
 async def carry_out(
     request: AnyRequest, tenant_id: str, task_id: str, reason: str, *, confirmed: bool, rev: int | None
 ) -> Document:
-    """Send a person's command for the task through the intake, wait for its result, close the task if it had its effect."""
-    services, who = services_of(request), by(request)
-    command = await services.db.write(
-        manual.human_command, tenant_id, task_id, who, new_id=new_id(), reason=reason, confirmed=confirmed, rev=rev
+    """Put a person's command for the task into its lane and wait a while for its result.
+
+    The command as it is then: when it has to wait longer (contingency), its effect closes the task whenever it happens.
+    """
+    services = services_of(request)
+    command_id = await services.db.write(
+        manual.human_command, tenant_id, task_id, by(request), new_id=new_id(), reason=reason, confirmed=confirmed, rev=rev
     )
-    submission = Submission(tenant_id=tenant_id, item=command, spare_id=new_id(), priority=command.priority.rank)
-    (receipt,) = await services.intake.submit([submission])
-    await services.intake.result(tenant_id, receipt.item_id, WAIT_S)
-    await services.db.write(manual.applied, tenant_id, task_id, receipt.item_id, by(request), reason=reason)
+    services.dispatch.wake.set()
+    await services.intake.result(tenant_id, command_id, WAIT_S)
     tasks_changed(request)
-    found = await services.db.read(items.command, tenant_id, receipt.item_id)
+    found = await services.db.read(items.command, tenant_id, command_id)
     return found if found is not None else {}
 
 

@@ -550,6 +550,14 @@ def upgrade() -> None:
         postgresql_where=sa.text("due_at IS NOT NULL"),
     )
     op.create_table(
+        "failing_deliveries",
+        sa.Column("tenant_id", sa.String(length=40), nullable=False),
+        sa.Column("since", UTCDateTime(), nullable=False),
+        sa.Column("last_at", UTCDateTime(), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant_id", name=op.f("pk_failing_deliveries")),
+    )
+    op.create_table(
         "guardian",
         sa.Column("tenant_id", sa.String(length=40), nullable=False),
         sa.Column("patient_id", sa.String(length=200), nullable=False),
@@ -748,6 +756,7 @@ def upgrade() -> None:
         sa.Column("resolved_at", UTCDateTime(), nullable=True),
         sa.Column("resolution", sa.String(length=40), nullable=True),
         sa.Column("note", sa.String(length=1000), nullable=True),
+        sa.Column("apply_command_id", sa.String(length=200), nullable=True),
         sa.CheckConstraint("status IN ('open','claimed','resolved')", name=op.f("ck_manual_task_status")),
         sa.PrimaryKeyConstraint("task_id", name=op.f("pk_manual_task")),
         sa.UniqueConstraint("tenant_id", "dedup_key", name=op.f("uq_manual_task_tenant_id_dedup_key")),
@@ -1493,6 +1502,7 @@ def downgrade() -> None:
     op.drop_table("health_sample")
     op.drop_table("health_probe")
     op.drop_table("guardian")
+    op.drop_table("failing_deliveries")
     op.drop_index(
         "uq_evidence_pack_pending",
         table_name="evidence_pack",
@@ -1761,6 +1771,12 @@ def _raise_walls() -> None:
         "true)) = '*' OR tenant_id = ANY ((SELECT string_to_array(NULLIF(current_setting('kora.tenants', "
         "true), ''), ','))::text[]) OR (tenant_id IS NULL AND NULLIF((SELECT current_setting('kora.tenants', "
         "true)), '') IS NOT NULL))"
+    )
+    op.execute("ALTER TABLE failing_deliveries ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY tenant_wall_7f36ba66 ON failing_deliveries USING ((SELECT "
+        "current_setting('kora.tenants', true)) = '*' OR tenant_id = ANY ((SELECT "
+        "string_to_array(NULLIF(current_setting('kora.tenants', true), ''), ','))::text[]))"
     )
     op.execute("ALTER TABLE guardian ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     op.execute(
