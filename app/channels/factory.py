@@ -61,6 +61,15 @@ def channel_for(spec: str, credentials: Mapping[str, Any], world: World) -> Chan
         raise ChannelUnavailable("bad_channel_url") from error
 
 
+def results_channel(_spec: str, credentials: Mapping[str, Any], world: World) -> Channel:
+    """The webhook that hears of results: `webhook_url`, signed with `webhook_secret`. Raises ChannelUnavailable."""
+    url = _word(credentials, "webhook_url")
+    if url is None:
+        raise ChannelUnavailable("webhook_not_configured")
+    secret = _word(credentials, "webhook_secret")
+    return WebhookChannel(world.client, url, allowed=world.allowed, limits=world.limits, secret=secret)
+
+
 def is_apprise(spec: str) -> bool:
     """Whether a spec is one of apprise's services, which take half a second to load once."""
     scheme, _, rest = spec.strip().partition(":")

@@ -59,12 +59,13 @@ async def call(
     client: httpx.AsyncClient,
     url: str | httpx.URL,
     *,
-    json: object,
+    json: object = None,
+    content: bytes | None = None,
     headers: Mapping[str, str],
     limits: Limits,
     extensions: Mapping[str, Any] | None = None,
 ) -> Answer | SendResult:
-    """POST `json`; an `Answer` when one arrived whole, else the `SendResult` that follows from how it broke."""
+    """POST `json`, or the bytes of `content`; an `Answer` when one arrived whole, else the `SendResult` of how it broke."""
     started = False
 
     async def trace(event: str, _info: object) -> None:
@@ -75,7 +76,7 @@ async def call(
     timeout = httpx.Timeout(limits.read_s, connect=limits.connect_s, pool=limits.connect_s)
     try:
         async with asyncio.timeout(limits.total_s):
-            request = client.build_request("POST", url, json=json, headers=dict(headers), timeout=timeout)
+            request = client.build_request("POST", url, json=json, content=content, headers=dict(headers), timeout=timeout)
             request.extensions = {**request.extensions, **(extensions or {}), "trace": trace}
             response = await client.send(request, stream=True)
             try:
@@ -94,7 +95,14 @@ async def call(
 
 
 async def checked_call(
-    client: httpx.AsyncClient, url: str | httpx.URL, *, allowed: AllowList, json: object, headers: Mapping[str, str], limits: Limits
+    client: httpx.AsyncClient,
+    url: str | httpx.URL,
+    *,
+    allowed: AllowList,
+    json: object = None,
+    content: bytes | None = None,
+    headers: Mapping[str, str],
+    limits: Limits,
 ) -> Answer | SendResult:
     """`call` to a URL that a clinic may choose: only to a permitted address, and to the very one that was checked."""
     try:
@@ -117,6 +125,7 @@ async def checked_call(
         client,
         url.copy_with(host=str(address)),
         json=json,
+        content=content,
         headers={"host": host, **headers},
         limits=limits,
         extensions={"sni_hostname": url.host},

@@ -12,6 +12,9 @@ from urllib.parse import urlsplit
 
 PROVIDERS: Final = ("whatsapp", "evolution", "uazapi")
 TEXT_MAX: Final = 2_000
+SECRET_MIN: Final = 16
+MASK: Final = "***"
+"""Stands for a secret that is shown, and in a patch for the one that is stored."""
 ENTRIES_MAX: Final = 200
 WORDS: Final = frozenset(
     {
@@ -41,6 +44,10 @@ def faults(key: str, value: Any) -> Iterator[tuple[str, str]]:
         yield from _section_faults(key, value)
     elif key == "phone" and not (_PHONE.fullmatch(value) and sum(c.isdigit() for c in value) >= 3):
         yield "/phone", "must be a phone number as families dial it, such as +55 11 3000-0000"
+    elif key == "webhook_url" and value and not (len(value) <= TEXT_MAX and _is_plain_url(value)):
+        yield "/webhook_url", "must be an address that begins with https:// or http://, without a password in it"
+    elif key == "webhook_secret" and not (SECRET_MIN <= len(value) <= TEXT_MAX or value == MASK):
+        yield "/webhook_secret", f"must be a text of at least {SECRET_MIN} characters"
     elif key == "outbound_allow":
         yield from _list_faults("/outbound_allow", value, _is_host_or_network, "must be a host name, an address or a network")
 
@@ -77,6 +84,10 @@ def _is_network(text: str) -> bool:
 
 def _is_host_or_network(text: str) -> bool:
     return _is_network(text) or (len(text) <= 253 and _HOST.fullmatch(text) is not None)
+
+
+def _is_plain_url(text: str) -> bool:
+    return _is_http_url(text) and "@" not in urlsplit(text).netloc
 
 
 def _is_http_url(text: str) -> bool:

@@ -2,17 +2,22 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from app.channels.addresses import AllowList
-from app.channels.factory import ChannelUnavailable, World, channel_for, default_spec, is_apprise, spec_fault
+import httpx
+
+from app.channels.addresses import AllowList, checked_address
+from app.channels.factory import ChannelUnavailable, World, channel_for, default_spec, is_apprise, results_channel, spec_fault
+from app.channels.http import RESOLVE_S
 from app.channels.outbound import Channel
 from app.domain.envelopes import FieldError
+from app.domain.provider_settings import MASK
 from app.store.database import Database
 from app.store.outbox import Due
-from app.store.settings import GLOBAL_SCOPE, MASK, load
+from app.store.results import RESULTS
+from app.store.settings import GLOBAL_SCOPE, load
 
 FRESH_FOR_S: Final = 1.0
 CHANNELS_MAX: Final = 1_000
@@ -60,7 +65,19 @@ class ChannelBook:
             fault = await run if run is not None else spec_fault(spec, self._world, to_families=to_families)
             if fault is not None:
                 found.append(FieldError(pointer, fault))
+        url = patch.get("webhook_url")
+        if isinstance(url, str) and url and await self._leads_inside(url):
+            found.append(FieldError("/webhook_url", "leads to a private address that outbound_allow does not name"))
         return found
+
+    async def _leads_inside(self, url: str) -> bool:
+        """Whether an address is refused as it resolves now; one that does not resolve may do so later, and is asked again then."""
+        try:
+            parsed = httpx.URL(url)
+            async with asyncio.timeout(RESOLVE_S):
+                return bool(parsed.host) and await checked_address(parsed.host, parsed.port or 443, await self.allowed()) is None
+        except (httpx.InvalidURL, OSError, UnicodeError, TimeoutError):
+            return False
 
     async def channel(self, tenant_id: str, spec: str) -> Channel | NoChannel:
         """The channel of `spec` with the tenant's credentials."""
@@ -81,20 +98,27 @@ class ChannelBook:
         spec = delivery.body.get("channel")
         if not isinstance(spec, str) or not spec:
             spec = default_spec(settings)
-        channel = await self._channel(delivery.tenant_id, spec, settings)
+        build = results_channel if spec == RESULTS and delivery.kind == "webhook" else channel_for
+        channel = await self._channel(delivery.tenant_id, spec, settings, build)
         if isinstance(channel, NoChannel):
             return channel
         if delivery.contact_id is not None and not channel.addressable:
             return NoChannel("channel_cannot_reach_contacts")
         return channel
 
-    async def _channel(self, tenant_id: str, spec: str, settings: Mapping[str, Any]) -> Channel | NoChannel:
+    async def _channel(
+        self,
+        tenant_id: str,
+        spec: str,
+        settings: Mapping[str, Any],
+        build: Callable[[str, Mapping[str, Any], World], Channel] = channel_for,
+    ) -> Channel | NoChannel:
         entries = (await self.settings(GLOBAL_SCOPE)).get("outbound_allow") or []
         known = self._channels.get((tenant_id, spec))
         if known is not None and known[0] == (settings, entries):
             return known[1]
         try:
-            channel = channel_for(spec, settings, replace(self._world, allowed=self._allowed(entries)))
+            channel = build(spec, settings, replace(self._world, allowed=self._allowed(entries)))
         except ChannelUnavailable as error:
             return NoChannel(str(error))
         if len(self._channels) >= CHANNELS_MAX:

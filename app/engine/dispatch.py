@@ -217,7 +217,8 @@ class Dispatch:
         except Exception as error:  # noqa: BLE001  # its trace stands beside `lane_unreadable`
             log.warning("command_unreadable", error=repr(error)[:200], **told)
         try:
-            return handed_over(await self._database.read(front_of, key), key)
+            policy = (await self._policies.get([key[0]]))[key[0]]
+            return handed_over(await self._database.read(front_of, key), key, tell_results=policy.tell_results)
         except (StorageError, OSError):
             raise
         except Exception:

@@ -36,6 +36,8 @@ class TenantPolicy:
 
     gate: GatePolicy
     timezone: str
+    tell_results: bool = False
+    """Whether it has a webhook for results."""
 
 
 def is_held(blocked_by: str | None, mode: Mode, now: datetime) -> bool:
@@ -51,7 +53,7 @@ def plan_lanes(
     return [planner.lane(lane, policies[lane.row.tenant_id]) for lane in facts.lanes.values()]
 
 
-def handed_over(facts: Facts, key: LaneKey) -> LanePlan | None:
+def handed_over(facts: Facts, key: LaneKey, *, tell_results: bool = False) -> LanePlan | None:
     """The lane's first command for a person, undecided; None when it has none, or a place before it is still empty."""
     lane = facts.lanes.get(key)
     if lane is None or not lane.commands or lane.commands[0].commit_order != lane.row.last_committed + 1:
@@ -60,7 +62,8 @@ def handed_over(facts: Facts, key: LaneKey) -> LanePlan | None:
     decision = Decision(state=State.MANUAL_REVIEW_REQUIRED, reason=Reason.UNEXPECTED_FAILURE, terminal=True)
     order, accepted_at = lane.row.last_committed + 1, lane.rows[0].accepted_at
     entry = Entry(order=order, decision=decision, command=command, accepted_at=accepted_at, new_id=new_id())
-    plan = LanePlan(facts=lane, mode=facts.mode_of(key[0]), entries=[entry], next_ready_since=lane.more)
+    mode = facts.mode_of(key[0])
+    plan = LanePlan(facts=lane, mode=mode, entries=[entry], next_ready_since=lane.more, tell_results=tell_results)
     plan.steps_used = int(lane.row.paused_at is not None)
     return plan.poisoned()
 
@@ -112,7 +115,8 @@ class _Planner:
     def lane(self, lane: LaneFacts, policy: TenantPolicy) -> LanePlan:
         row = lane.row
         mode = self.facts.mode_of(row.tenant_id)
-        plan = LanePlan(facts=lane, mode=mode, timezone=policy.timezone, ttl=policy.gate.replay_ttl[CommandType.RESCHEDULE])
+        ttl = policy.gate.replay_ttl[CommandType.RESCHEDULE]
+        plan = LanePlan(facts=lane, mode=mode, timezone=policy.timezone, ttl=ttl, tell_results=policy.tell_results)
         plan.late_after = policy.gate.late_after
         expected = row.last_committed + 1
         takeover = row.takeover_id is not None

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, select
 from app.domain.queue_alarm import QueueLimits
 from app.engine.planning import TenantPolicy
 from app.store.database import Database
+from app.store.results import wants_results
 from app.store.settings import gate_policy, load
 from app.store.tables import Tenant, table
 
@@ -51,5 +52,6 @@ def _load(conn: Connection, tenant_ids: list[str]) -> list[tuple[str, TenantPoli
         document = load(conn, tenant_id)
         zone = document.get("timezone") or zones.get(tenant_id, "America/Sao_Paulo")
         limits = QueueLimits(size=int(document["max_queue_size"]), alert_share=float(document["queue_alert_share"]))
-        found.append((tenant_id, TenantPolicy(gate=gate_policy(document), timezone=zone), limits))
+        policy = TenantPolicy(gate=gate_policy(document), timezone=zone, tell_results=wants_results(document))
+        found.append((tenant_id, policy, limits))
     return found

@@ -21,6 +21,8 @@ from app.domain.states import PRIORITY_BY_RANK, State
 from app.store.alerts import raise_alert
 from app.store.bulk import insert_rows, joined_rows, update_rows
 from app.store.events import publish_many
+from app.store.outbox import enqueue
+from app.store.results import results_at_acceptance
 from app.store.tables import Contact, InboxCommand, InboxMessage, Lane, MalformedItem, ManualTask, table
 from app.store.tasks import open_tasks, task_row
 
@@ -544,6 +546,7 @@ def _write(conn: Connection, batch: _Batch) -> None:
     insert_rows(conn, _MESSAGE, batch.messages)
     insert_rows(conn, _COMMAND, batch.commands)
     _write_malformed(conn, batch)
+    enqueue(conn, results_at_acceptance(conn, batch.commands, batch.now))
     open_tasks(conn, batch.tasks)
     lanes = [_lane_update(key, lane, batch.now) for key, lane in batch.lanes.items() if lane.touched]
     if lanes:

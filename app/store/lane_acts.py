@@ -22,6 +22,8 @@ from app.store.events import publish_many
 from app.store.lanes import LaneFacts, gather
 from app.store.ledger import Attempt, Entry, LanePlan, apply
 from app.store.people import By
+from app.store.results import wants_results
+from app.store.settings import load
 from app.store.tables import Lane, table
 
 _LANE = table(Lane)
@@ -94,7 +96,11 @@ def skip(conn: Connection, tenant_id: str, contact_id: str, by: By, reason: str,
     entry = _skipped(lane, number, by.now)
     rest = [row for row in lane.rows if row.commit_order > number]
     plan = LanePlan(
-        facts=lane, mode=facts.mode_of(tenant_id), entries=[entry], next_ready_since=rest[0].accepted_at if rest else lane.more
+        facts=lane,
+        mode=facts.mode_of(tenant_id),
+        entries=[entry],
+        next_ready_since=rest[0].accepted_at if rest else lane.more,
+        tell_results=wants_results(load(conn, tenant_id)),
     )
     plan.stay_shut()
     attempt = Attempt(token=new_id(), node_id=node_id, clock=lambda: by.now, lock_backend="none", lock_mode="person", lock_ms=0.0)

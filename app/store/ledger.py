@@ -30,6 +30,7 @@ from app.store.carried_out import close_carried_out
 from app.store.events import publish_many
 from app.store.lanes import GLOBAL_SCOPE, PARKED_BY, LaneFacts, LaneKey, merge_modes, wanted_slot
 from app.store.outbox import enqueue, outbox_row
+from app.store.results import result_row
 from app.store.tables import Appointment, AppointmentVersion, InboxCommand, Lane, Ledger, ModeRow, Proposal, Ticket, table
 from app.store.tasks import open_tasks, task_row
 
@@ -121,6 +122,8 @@ class LanePlan:
     blocked_by: str | None = None
     next_ready_since: datetime | None = None
     steps_used: int = 0
+    tell_results: bool = False
+    """Whether the clinic's webhook hears of every result."""
     park_rest: tuple[State, int] | None = None
     """Every command after this place is parked in this state too, also those beyond what was read."""
 
@@ -194,6 +197,8 @@ def apply(conn: Connection, plans: Sequence[LanePlan], attempt: Attempt) -> list
     for plan in applied:
         writes.ledger.extend(chains[plan.key])
         _collect(writes, plan, now)
+        if plan.tell_results:
+            writes.outbox.extend(result_row(row, now) for row in chains[plan.key] if row["command_id"] is not None)
     _write_agenda(conn, writes)
     insert_rows(conn, _LEDGER, writes.ledger)
     insert_rows(conn, _VERSION, writes.versions)

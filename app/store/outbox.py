@@ -30,6 +30,8 @@ _CONTACT, _MESSAGE = table(Contact), table(InboxMessage)
 
 ACTIVE = (OutboxStatus.PENDING, OutboxStatus.SENDING)
 TASK_DUE = timedelta(minutes=15)
+NOT_WANTED = "webhook_not_configured"
+"""Why a result is not delivered any more once the clinic took its webhook away: nobody has to see to that."""
 _KEEP_LAST_ERROR = 500
 
 
@@ -420,7 +422,7 @@ def _announce(conn: Connection, rows: Sequence[Row[Any]], now: datetime) -> None
     tasks = []
     for row in rows:
         cause = _TASK_OF.get(OutboxStatus(row.status))
-        if cause is not None:
+        if cause is not None and row.last_error != NOT_WANTED:
             reason = row.last_error if row.last_error in ("template_required", "contact_without_phone") else cause
             tasks.append(_task(row, cause, reason, now))
     open_tasks(conn, tasks)

@@ -18,6 +18,7 @@ from app.domain.contingency_texts import faults as text_faults
 from app.domain.envelopes import FieldError, canonical_json
 from app.domain.facts import GatePolicy
 from app.domain.opening_hours import faults as hour_faults
+from app.domain.provider_settings import MASK
 from app.domain.provider_settings import faults as provider_faults
 from app.domain.retention import faults as retention_faults
 from app.domain.signals import SIGNALS, clean_limits, limit_disorder, limit_faults, limited
@@ -32,7 +33,6 @@ from app.store.tables import SettingsDoc, Tenant, table
 _DOC, _TENANT = table(SettingsDoc), table(Tenant)
 
 GLOBAL_SCOPE: Final = "global"
-MASK: Final = "***"
 
 DEFAULTS: Final[Mapping[str, Any]] = {
     "timezone": "America/Sao_Paulo",
@@ -60,12 +60,16 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "routing": {},
     "phone": None,
     "outbound_allow": [],
+    "webhook_url": None,
+    "webhook_secret": None,
     "retention": {},
     "drill_every_d": 0,
 }
 """What holds where nothing was set."""
 
-_SECRET_KEYS: Final = frozenset({"app_secret", "verify_token", "access_token", "secret", "token", "apikey", "api_key"})
+_SECRET_KEYS: Final = frozenset(
+    {"app_secret", "verify_token", "access_token", "secret", "token", "apikey", "api_key", "webhook_secret"}
+)
 _SECRET_SECTIONS: Final = frozenset({"channels"})
 """Sections whose values are URLs that may carry credentials."""
 
@@ -97,6 +101,8 @@ _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "routing": dict,
     "phone": str,
     "outbound_allow": list,
+    "webhook_url": str,
+    "webhook_secret": str,
     "retention": dict,
     "drill_every_d": (int, float),
 }
@@ -172,6 +178,10 @@ def save(
     after = _patched(before, _keep_masked(patch, before))
     if "thresholds" in patch:
         _check_order(conn, scope, after)
+    if after.get("webhook_url") and not after.get("webhook_secret"):
+        # the scope's own: a clinic's address never gets calls signed with what all clinics share
+        fault = {"pointer": "/webhook_secret", "detail": "is needed beside webhook_url: it signs what is sent there"}
+        raise InvalidRequest("The settings were not saved: the webhook has no secret.", errors=[fault])
     values = {"data_json": canonical_json(after), "updated_at": now, "updated_by": actor[:200]}
     if row is None:
         insert_rows(conn, _DOC, [{"scope": scope, "version": 1, **values}])

@@ -547,3 +547,15 @@ async def test_many_messages_drain_in_batches(clinic: Database, manual_clock: Ma
         found = await until(clinic, loop, lambda found: all(r.status == "sent" for r in found), limit_s=20)
     assert len(found) == 300
     assert len(await clinic.read(chats, (TENANT,), 500)) == 300
+
+
+async def test_a_webhook_for_results_that_leads_inside_is_refused_when_it_is_saved(
+    clinic: Database, manual_clock: ManualClock
+) -> None:
+    patch = {"webhook_url": "http://127.0.0.1:9/x", "webhook_secret": "a-secret-of-the-clinic"}
+    async with new_client() as client:
+        book = ChannelBook(clinic, World(client=client, phone=PhoneWriter(clinic, manual_clock), allowed=AllowList()))
+        assert [fault.pointer for fault in await book.faults(patch)] == ["/webhook_url"]
+        await clinic.write(configure, '{"outbound_allow": ["127.0.0.0/8"]}', "global")
+        book.forget()
+        assert await book.faults(patch) == []

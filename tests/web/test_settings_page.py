@@ -128,3 +128,22 @@ async def test_a_version_wants_a_reason_a_difference_and_a_superadmin(
         await admin_session.client.post("/settings", data=form | {"_csrf": "x", "act": "save"}, headers=PAGE)
     ).status_code == 403
     assert await audited(services) == []
+
+
+async def test_the_secret_of_the_webhook_goes_in_and_never_comes_out(
+    services: Services, admin_session: Browser, tenant: Clinic
+) -> None:
+    where, secret = f"?clinic={tenant.slug}", "a-secret-of-the-clinic"
+    form = await form_of(admin_session, where)
+    wanted = {"webhook_url": "https://192.0.2.7/results", "webhook_secret": secret}
+    assert secret not in plain(await post(admin_session, where, form, "preview", **wanted))
+    assert (await post(admin_session, where, form, "save", **wanted)).status_code == 303
+    page = await admin_session.client.get(f"/settings{where}", headers=PAGE)
+    assert secret not in page.text
+    again = await form_of(admin_session, where)
+    assert (again["webhook_url"], again["webhook_secret"]) == ("https://192.0.2.7/results", "***")
+    assert (await post(admin_session, where, again, "save", wait_limit_s="200")).status_code == 303
+    assert (await services.db.read(settings.load, tenant.tenant_id))["webhook_secret"] == secret
+    assert all(secret not in f"{entry.before_json} {entry.after_json}" for entry in await audited(services))
+    alone = await post(admin_session, where, await form_of(admin_session, where), "save", webhook_secret="")
+    assert alone.status_code == 400  # an address without a secret

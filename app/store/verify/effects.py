@@ -114,6 +114,8 @@ def effects_have_their_entry(conn: Connection) -> Iterator[Violation]:
             query = query.where(_TICKET.c.kind == "takeover")
         if source is not _VERSION:  # tickets and messages may have other causes: an alert, an episode, a clock
             query = query.where(_COMMAND.c.command_id.is_not(None))
+        if source is _OUTBOX:  # what got no place in its lane ended at acceptance, and its result is told all the same
+            query = query.where(or_(_OUTBOX.c.step != "result", _COMMAND.c.commit_order.is_not(None)))
         for row in stream(conn, query):
             sentence = f"It was caused by the command {row.cause}, whose ledger entry says no such thing."
             yield Violation("effect_without_entry", row.tenant_id, f"{kind} {row.name}", sentence)

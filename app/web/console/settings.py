@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from app.domain.frustration import FrustrationPolicy
 from app.domain.opening_hours import WEEKDAYS
+from app.domain.provider_settings import MASK
 from app.domain.retention import LIMITS, Periods
 from app.domain.takeover import SlaPolicy
 from app.store import settings as store
@@ -32,7 +33,7 @@ Path = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Field:
-    """One setting of the form; `kind`: number, whole, percent, text, shifts, dates, lines."""
+    """One setting of the form; `kind`: number, whole, percent, text, secret, shifts, dates, lines."""
 
     path: Path
     label: str
@@ -100,6 +101,10 @@ SECTIONS: Final[Mapping[str, tuple[Field, ...]]] = {
         Field(path=("retention", "replays_d"), label=mark("Replays"), unit=_D),
         Field(path=("retention", "signals_d"), label=mark("What signals fired"), unit=_D),
     ),
+    mark("Results to your own systems"): (
+        Field(path=("webhook_url",), label=mark("Address that is told every result"), kind="text"),
+        Field(path=("webhook_secret",), label=mark("Secret that signs it"), kind="secret"),
+    ),
     mark("Installation"): (
         Field(path=("outbound_allow",), label=mark("Private addresses that webhooks may reach"), kind="lines", everywhere=True),
         Field(path=("drill_every_d",), label=mark("Redis drill every (0: never)"), unit=_D, everywhere=True),
@@ -110,6 +115,7 @@ HINTS: Final[Mapping[str, str]] = {
     "shifts": mark("such as 08:00-12:00, 13:00-18:00; - for closed"),
     "dates": mark("dates such as 2026-12-24, with commas"),
     "lines": mark("with commas"),
+    "secret": mark("at least 16 characters; never shown again"),
 }
 
 
@@ -257,6 +263,8 @@ def draft_of(conn: Connection, words: Words, scope: str, typed: Mapping[str, str
             continue
         _put(patch, line.field.path, value)
         before, after = line.own or line.otherwise, text or line.otherwise
+        if line.field.kind == "secret" and text:
+            after = MASK
         changes.append((line.label, _with_unit(before, line.unit), _with_unit(after, line.unit)))
     for error in store.check(patch):
         name = next((n for n in lines if error.pointer[1:] == n or error.pointer[1:].startswith(n + "/")), "")
@@ -335,7 +343,7 @@ def _value(kind: str, text: str) -> Any:
     """A typed text as it is stored; None = no own value. Raises ValueError."""
     if not text:
         return None
-    if kind == "text":
+    if kind in ("text", "secret"):
         return text
     parts = [part for raw in text.replace("\n", ",").split(",") if (part := raw.strip())]
     if kind == "shifts":

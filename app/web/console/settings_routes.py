@@ -8,6 +8,7 @@ from litestar.response import Redirect
 from app.errors import Conflict, InvalidRequest, NotFound
 from app.store import settings
 from app.store.lanes import GLOBAL_SCOPE
+from app.web.api.channels import refuse_unusable
 from app.web.api.common import by, storable
 from app.web.auth import authenticator
 from app.web.console.pages import SUPERADMIN
@@ -48,6 +49,7 @@ async def change(request: AnyRequest) -> Response[Any]:
         return await _shown(request, draft, words.text("Say why; it stays in the audit trail. Nothing was done."), 400)
     seen, who = typed.get("version", ""), by(request)
     try:
+        await refuse_unusable(request, draft.patch)
         await services.db.write(
             settings.save,
             scope,
