@@ -177,10 +177,10 @@ def _signature_faults(
 def _ledger_faults(files: Mapping[str, bytes], faults: list[PackFault]) -> int:
     """Compute every entry's hash again, and walk each lane's links to its head; returns how many entries were computed."""
     seen = 0
-    hashes: dict[tuple[str, str], tuple[Any, Any]] = {}
+    hashes: dict[tuple[str, str, str], tuple[Any, Any]] = {}
     for number, row in enumerate(_rows(files, "ledger.jsonl"), 1):
         fields = {name: row.get(name) for name in LEDGER_FIELDS}
-        hashes[_place(row, row)] = (row.get("prev_hash"), row.get("hash"))
+        hashes[_place(row, row)] = hashes[_place({**row, "tenant_id": None}, row)] = (row.get("prev_hash"), row.get("hash"))
         if any(is_hidden(value) for value in fields.values()):
             continue  # an id that looks like a number of a phone is hidden: its entry is proven by its links alone
         seen += 1
@@ -201,9 +201,9 @@ def _rows(files: Mapping[str, bytes], name: str) -> list[dict[str, Any]]:
     return [row for row in found if isinstance(row, dict)]
 
 
-def _place(lane: Mapping[str, Any], entry: Mapping[str, Any]) -> tuple[str, str]:
-    """Lane and number of an entry, of any type that a file may hold."""
-    return str(lane.get("contact_id")), str(entry.get("commit_order"))
+def _place(lane: Mapping[str, Any], entry: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Lane and number of an entry, of any type that a file may hold; chains of older packs name no clinic: they had one only."""
+    return str(lane.get("tenant_id")), str(lane.get("contact_id")), str(entry.get("commit_order"))
 
 
 def _follows(link: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
@@ -211,7 +211,7 @@ def _follows(link: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
     return isinstance(number, int) and isinstance(last, int) and number == last + 1 and link.get("prev_hash") == before.get("hash")
 
 
-def _linked(chain: Mapping[str, Any], hashes: Mapping[tuple[str, str], tuple[Any, Any]]) -> bool:
+def _linked(chain: Mapping[str, Any], hashes: Mapping[tuple[str, str, str], tuple[Any, Any]]) -> bool:
     """Whether a lane's links are dense, each over the one before, those of the pack's entries, and end at the lane's head."""
     links, head = chain.get("links"), chain.get("head")
     if not isinstance(links, list) or not isinstance(head, dict) or not all(isinstance(link, dict) for link in links):

@@ -1,7 +1,8 @@
 """What an evidence pack rests on: every stored row about a flow, a contact and time, an alert, an episode, a batch, a takeover.
 
 Rows are found by indexes that begin with the tenant, so a pack costs what it contains and not what history holds. Nothing is
-judged or redacted here. A tenant's pack never reads another tenant's row.
+judged or redacted here. A tenant's pack never reads another tenant's row, and of what was everybody's only its own slice; a
+pack of the whole installation holds every clinic's rows, up to the same bounds.
 """
 
 from collections.abc import Iterable, Sequence
@@ -105,11 +106,10 @@ class _Reader:
     def read(self) -> Gathered:
         self._timezone()
         _BEGIN[EvidenceKind(self.pack.kind)](self)
-        if self.tenant_id is not None:
-            self._follow_commands()
-            self._outbox()
-            self._chains()
-            self._people()
+        self._follow_commands()
+        self._outbox()
+        self._chains()
+        self._people()
         self._alert_rows()
         self._around()
         self.found.cut = tuple(sorted(self._cut))
@@ -156,29 +156,24 @@ class _Reader:
 
     def alert(self) -> None:
         """By alert: with the safe mode that it caused."""
-        self._put("alerts", _ALERT, and_(_ALERT.c.alert_id == self.pack.subject, _ALERT.c.scope == self._scope), "raised_at")
+        self._put("alerts", _ALERT, and_(_ALERT.c.alert_id == self.pack.subject, self._seen(_ALERT)), "raised_at")
         caused = select(_CAUSE.c.episode_id).where(_CAUSE.c.cause_id == self.pack.subject)
         for row in self.found.rows("alerts"):
-            mine = and_(_TICKET.c.tenant_id == self.tenant_id, _TICKET.c.correlation_id == row["correlation_id"])
+            mine = and_(self._own(_TICKET), _TICKET.c.correlation_id == row["correlation_id"])
             self._put("tickets", _TICKET, mine, "opened_at")
-        mine = and_(_EPISODE.c.scope == self._scope, _EPISODE.c.episode_id.in_(caused))
-        self._put("episodes", _EPISODE, mine, "entered_at")
+        self._put("episodes", _EPISODE, and_(self._seen(_EPISODE), _EPISODE.c.episode_id.in_(caused)), "entered_at")
         self._episode_rows()
+        self._families_told()
 
     def safe_mode(self) -> None:
         """By episode: with its causes, their alerts, and the families who were told."""
-        mine = and_(_EPISODE.c.episode_id == self.pack.subject, _EPISODE.c.scope == self._scope)
-        self._put("episodes", _EPISODE, mine, "entered_at")
+        self._put("episodes", _EPISODE, and_(_EPISODE.c.episode_id == self.pack.subject, self._seen(_EPISODE)), "entered_at")
         self._episode_rows()
         causes = [row["cause_id"] for row in self.found.rows("causes")]
-        self._put("alerts", _ALERT, and_(_ALERT.c.alert_id.in_(causes), _ALERT.c.scope == self._scope), "raised_at")
-        if self.tenant_id is not None:
-            mine = and_(_NOTICE.c.tenant_id == self.tenant_id, _NOTICE.c.episode_id == self.pack.subject)
-            self._put("notices", _NOTICE, mine, "at")
-            mine = and_(_TICKET.c.tenant_id == self.tenant_id, _TICKET.c.cause_id == self.pack.subject)
-            self._put("tickets", _TICKET, mine, "opened_at")
-            for episode in self.found.rows("episodes"):
-                self._committed(episode["entered_at"], episode["ended_at"])
+        self._put("alerts", _ALERT, and_(_ALERT.c.alert_id.in_(causes), self._seen(_ALERT)), "raised_at")
+        self._families_told()
+        for episode in self.found.rows("episodes"):
+            self._committed(episode["entered_at"], episode["ended_at"])
 
     def replay(self) -> None:
         """By replay batch: every item with what came of it."""
@@ -234,7 +229,9 @@ class _Reader:
         for name in ("versions", "proposals"):
             for row in self.found.rows(name):
                 row.update(contact_id=contact_of.get(row["command_id"]), correlation_id=correlation_of.get(row["command_id"]))
-        self.found.facts["ledger"] = sorted(self.found.rows("ledger"), key=lambda r: (r["contact_id"], r["commit_order"]))
+        self.found.facts["ledger"] = sorted(
+            self.found.rows("ledger"), key=lambda r: (r["tenant_id"], r["contact_id"], r["commit_order"])
+        )
 
     def _old_starts(self) -> None:
         """When the appointment was before each change."""
@@ -262,9 +259,9 @@ class _Reader:
         causes = [*ids, *(f"takeover:{row['ticket_id']}" for row in self.found.rows("tickets"))]
         self._join("outbox", _OUTBOX, [{"cause_id": cause} for cause in causes])
         known = {row["outbox_id"] for row in self.found.rows("outbox")}
-        told = [{"outbox_id": row["outbox_id"]} for row in self.found.rows("notices") if row["outbox_id"] not in known]
+        told = [_keys(row, "outbox_id") for row in self.found.rows("notices") if row["outbox_id"] not in known]
         self._join("outbox", _OUTBOX, told)
-        sent = [{"provider_message_id": r["provider_message_id"]} for r in self.found.rows("outbox") if r["provider_message_id"]]
+        sent = [_keys(row, "provider_message_id") for row in self.found.rows("outbox") if row["provider_message_id"]]
         self._join("deliveries", _DELIVERY, sent)
 
     def _day_before(self, name: str) -> None:
@@ -312,6 +309,18 @@ class _Reader:
         self._put("causes", _CAUSE, _CAUSE.c.episode_id.in_(ids), "at")
         self._put("safe_steps", _SAFE_STEP, _SAFE_STEP.c.episode_id.in_(ids), "position")
 
+    def _families_told(self) -> None:
+        """Notices and tickets of the episodes: of every clinic where the pack is the whole installation's."""
+        ids = [row["episode_id"] for row in self.found.rows("episodes")]
+        self._put("notices", _NOTICE, and_(self._own(_NOTICE), _NOTICE.c.episode_id.in_(ids)), "at")
+        before = self.found.rows("tickets")
+        known = {row["ticket_id"] for row in before}
+        since = min((row["entered_at"] for row in self.found.rows("episodes")), default=self.pack.requested_at)
+        self._put(
+            "tickets", _TICKET, and_(self._own(_TICKET), _TICKET.c.cause_id.in_(ids), _TICKET.c.opened_at >= since), "opened_at"
+        )
+        self.found.facts["tickets"] = [*before, *(r for r in self.found.rows("tickets") if r["ticket_id"] not in known)]
+
     def _alert_rows(self) -> None:
         ids = [row["alert_id"] for row in self.found.rows("alerts")]
         self._put("alert_steps", _STEP, _STEP.c.alert_id.in_(ids), "due_at")
@@ -336,46 +345,54 @@ class _Reader:
         self.found.around = [row for row in rows if row["alert_id"] not in own][:AROUND_MAX]
 
     def _committed(self, since: datetime, until: datetime | None) -> None:
-        """Ledger entries of the clinic in an interval: what took effect, and what did not, while safe mode held."""
-        mine = [_LEDGER.c.tenant_id == self.tenant_id, _LEDGER.c.committed_at >= since]
+        """Ledger entries of the clinic, or of all, in an interval: what took effect, and what did not, while safe mode held."""
+        mine = [_LEDGER.c.committed_at >= since]
         if until is not None:
             mine.append(_LEDGER.c.committed_at <= until)
-        self._put("ledger", _LEDGER, and_(*mine), "committed_at")
+        if self.tenant_id is not None:
+            mine.append(_LEDGER.c.tenant_id == self.tenant_id)
+        self._put("ledger", _LEDGER, and_(*mine), "committed_at", newest=self.tenant_id is None)
 
     def _chains(self) -> None:
         """The hash links of every lane in the pack, from its first entry here to the lane's head."""
-        firsts: dict[str, int] = {}
+        firsts: dict[tuple[str, str], int] = {}
         for row in self.found.rows("ledger"):
-            firsts[row["contact_id"]] = min(firsts.get(row["contact_id"], row["commit_order"]), row["commit_order"])
-        for contact_id, first in sorted(firsts.items())[:AROUND_MAX]:
-            mine = and_(_LEDGER.c.tenant_id == self.tenant_id, _LEDGER.c.contact_id == contact_id, _LEDGER.c.commit_order >= first)
+            lane = (row["tenant_id"], row["contact_id"])
+            firsts[lane] = min(firsts.get(lane, row["commit_order"]), row["commit_order"])
+        if len(firsts) > AROUND_MAX:
+            self._cut.add("chains")
+        for (tenant_id, contact_id), first in sorted(firsts.items())[:AROUND_MAX]:
+            mine = and_(_LEDGER.c.tenant_id == tenant_id, _LEDGER.c.contact_id == contact_id, _LEDGER.c.commit_order >= first)
             query = select(_LEDGER.c.commit_order, _LEDGER.c.prev_hash, _LEDGER.c.hash).where(mine)
             links = [dict(row._mapping) for row in self.conn.execute(query.order_by(_LEDGER.c.commit_order).limit(LINKS_MAX))]
-            lane = self.conn.execute(
+            at_head = self.conn.execute(
                 select(_LANE.c.last_committed, _LANE.c.last_assigned, _LANE.c.chain_hash).where(
-                    _LANE.c.tenant_id == self.tenant_id, _LANE.c.contact_id == contact_id
+                    _LANE.c.tenant_id == tenant_id, _LANE.c.contact_id == contact_id
                 )
             ).first()
-            head = dict(lane._mapping) if lane is not None else {}
-            self.found.chains.append({"contact_id": contact_id, "first": first, "head": head, "links": links})
+            head = dict(at_head._mapping) if at_head is not None else {}
+            self.found.chains.append(
+                {"tenant_id": tenant_id, "contact_id": contact_id, "first": first, "head": head, "links": links}
+            )
 
     def _people(self) -> None:
         """Names and numbers that must not be in a redacted pack, wherever somebody may have typed them."""
         parts = ("commands", "messages", "tickets", "ledger", "notices", "outbox", "tasks")
-        contacts = {row["contact_id"] for name in parts for row in self.found.rows(name) if row["contact_id"]}
-        if self.pack.kind == EvidenceKind.CONTACT:
-            contacts.add(self.pack.subject)
+        contacts = {(row["tenant_id"], row["contact_id"]) for name in parts for row in self.found.rows(name) if row["contact_id"]}
+        if self.tenant_id is not None and self.pack.kind == EvidenceKind.CONTACT:
+            contacts.add((self.tenant_id, self.pack.subject))
         if not contacts:
             return
         names: set[str] = set()
-        keys = [{"tenant_id": self.tenant_id, "contact_id": c} for c in sorted(contacts)]
+        keys = [{"tenant_id": t, "contact_id": c} for t, c in sorted(contacts)]
         pair = ("tenant_id", "contact_id")
         for row in joined_rows(self.conn, _CONTACT, keys, keys=pair, columns=("name", "phone")):
             names |= {row.name, row.phone}
-        patients = {row["patient_id"] for row in self.found.rows("commands") if row["patient_id"]}
-        patients |= {r.patient_id for r in joined_rows(self.conn, _GUARDIAN, keys, keys=pair, columns=("patient_id",))}
+        patients = {(row["tenant_id"], row["patient_id"]) for row in self.found.rows("commands") if row["patient_id"]}
+        guardians = joined_rows(self.conn, _GUARDIAN, keys, keys=pair, columns=("tenant_id", "patient_id"))
+        patients |= {(row.tenant_id, row.patient_id) for row in guardians}
         if patients:
-            keys = [{"tenant_id": self.tenant_id, "patient_id": p} for p in sorted(patients)]
+            keys = [{"tenant_id": t, "patient_id": p} for t, p in sorted(patients)]
             names |= {r.name for r in joined_rows(self.conn, _PATIENT, keys, keys=("tenant_id", "patient_id"), columns=("name",))}
         self.found.private = tuple(sorted(name for name in names if name))
 
@@ -384,6 +401,14 @@ class _Reader:
     @property
     def _scope(self) -> str:
         return self.tenant_id or GLOBAL_SCOPE
+
+    def _seen(self, of: Table) -> Any:
+        """Of what has a scope: the pack's own; in a clinic's pack also the installation's, which held for it too."""
+        return of.c.scope.in_(sorted({self._scope, GLOBAL_SCOPE}))
+
+    def _own(self, of: Table) -> Any:
+        """Of what belongs to a clinic: the pack's clinic, or every one, so that the indexes that begin with it serve."""
+        return of.c.tenant_id == self.tenant_id if self.tenant_id is not None else of.c.tenant_id.in_(select(_TENANT.c.tenant_id))
 
     def _timezone(self) -> None:
         zone = self.conn.execute(select(_TENANT.c.timezone).where(_TENANT.c.tenant_id == self.tenant_id)).scalar()
@@ -410,7 +435,7 @@ class _Reader:
         self.found.facts[name] = sorted(rows, key=lambda r: (r[order] is not None, r[order]))
 
     def _join(self, name: str, of: Table, keys: Sequence[Document]) -> None:
-        """Rows of one table by the given keys of this clinic, added to what is there."""
+        """Rows of one table by the given keys, of this clinic where they name none, added to what is there."""
         if not keys:
             return
         if len(keys) > ROWS_MAX:
@@ -452,6 +477,11 @@ _MOMENTS: Final = (
 
 def _moments(rows: Iterable[Document]) -> Iterable[datetime]:
     return (row[name] for row in rows for name in _MOMENTS if isinstance(row.get(name), datetime))
+
+
+def _keys(row: Document, name: str) -> Document:
+    """The key of another table's row of the same clinic."""
+    return {"tenant_id": row["tenant_id"], name: row[name]}
 
 
 def _wish(row: Document) -> Document:

@@ -14,7 +14,9 @@ from app.domain.evidence_check import Checked, check, document_of
 from app.domain.evidence_schema import PACK_SCHEMA
 from app.engine.d1 import D1
 from app.signing import is_signed, key_id_of
+from app.store import alerts
 from tests.web.api_client import CONTACT, PATIENT, Api, open_api
+from tests.web.conftest import add_key
 from tests.web.safe_mode_driver import DONE, acknowledge, deliver, hear, look, post, raise_alert, send, serve
 
 pytestmark = pytest.mark.story("S-PC-04-003")
@@ -214,6 +216,52 @@ async def test_a_stay_in_safe_mode_and_its_alert_have_their_packs(api: Api, manu
 
 
 @BOTH
+async def test_everybodys_safe_mode_has_the_families_of_every_clinic_and_each_clinic_its_slice(
+    api: Api, services: Services, client: httpx.AsyncClient, manual_clock: ManualClock
+) -> None:
+    other = await open_api(services, client, "clinica-vizinha")  # its contact has the same id
+    everybody = Api(client, services, api.clinic, await add_key(services, None))
+    cause: dict[str, Any] = {"tenant_id": None, "severity": "critical", "correlation_id": "corr-redis", "now": manual_clock.now()}
+    alert_id = (
+        await services.db.write(alerts.raise_alert, trigger="redis_down", summary="Redis caiu", dedup_key="redis", **cause)
+    ).alert_id
+    quiet_id = (
+        await services.db.write(alerts.raise_alert, trigger="certificate", summary="Vence logo", dedup_key="tls", **cause)
+    ).alert_id
+    await acknowledge(everybody, quiet_id)
+    manual_clock.advance(minutes=15)
+    await look(api, manual_clock)
+    episode_id = (await api.get("/safe-mode"))["episode_id"]
+    for clinic in (api, other):
+        await send(clinic, clinic.command("takeover", {"reason": "family_request"}), clinic.command(payload=clinic.slot(1, "a-1")))
+        await serve(clinic)
+        await hear(clinic, "quero remarcar, Maria da Silva")
+    await api.services.conversations.tick()
+    await look(api, manual_clock, times=2)
+    await acknowledge(everybody, alert_id)
+    theirs = {api.clinic.tenant_id, other.clinic.tenant_id}
+    for kind, subject in (("safe_mode", episode_id), ("alert", alert_id)):
+        made = (await everybody.call("POST", "/evidence", json={"kind": kind, "subject": subject})).json()
+        assert made["tenant_id"] is None, made
+        whole = await pack_of(everybody, made["pack_id"])
+        told = [row for row in whole["timeline"] if row["event"] == "family_told"]
+        assert {row["event"] for row in whole["timeline"]} >= {"alert_raised", "safe_mode", "ticket_opened", "family_told"}
+        assert {row["kind"] for row in whole["attempts"]} >= {"delivery", "alert_step"}
+        if kind == "safe_mode":
+            assert {row["tenant_id"] for row in whole["ledger"]} == {row["tenant_id"] for row in whole["chains"]} == theirs
+        for clinic in (api, other):
+            made = (await clinic.call("POST", "/evidence", json={"kind": kind, "subject": subject})).json()
+            assert made["tenant_id"] == clinic.clinic.tenant_id, made
+            slice_ = await pack_of(clinic, made["pack_id"])
+            own = [row for row in slice_["timeline"] if row["event"] == "family_told"]
+            assert 0 < len(own) < len(told)
+            assert {row["tenant_id"] for row in slice_["ledger"]} <= {clinic.clinic.tenant_id}
+            assert [row["alert_id"] for row in slice_["alerts"] if row["relation"] == "own"] == [alert_id]
+    refused = await api.call("POST", "/evidence", json={"kind": "alert", "subject": quiet_id})
+    assert refused.status_code == 404  # it stopped nobody
+
+
+@BOTH
 async def test_a_contact_and_time_have_their_pack(api: Api, manual_clock: ManualClock) -> None:
     await book(api, "a-1")
     manual_clock.advance(minutes=10)
@@ -230,6 +278,15 @@ async def test_a_contact_and_time_have_their_pack(api: Api, manual_clock: Manual
     assert (later["from"][:19], later["status"]) == (middle[:19], "evidence_pack_generated")
     document = (await api.call("GET", f"/evidence-packs/{later['pack_id']}.json")).json()
     assert [row["commit_order"] for row in document["ledger"]] == [2]
+
+
+async def pack_of(api: Api, pack_id: str) -> Any:
+    """A stored pack, checked."""
+    data = await zip_of(api, f"/evidence-packs/{pack_id}.zip")
+    await proven(api, data)
+    document = document_of(data)
+    SHAPE.validate(document)
+    return document
 
 
 # --- the life of a pack -------------------------------------------------------------------------------------------------

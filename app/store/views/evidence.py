@@ -8,8 +8,9 @@ from sqlalchemy import Connection, Row, select
 from app.domain.evidence_kinds import EvidenceKind
 from app.store import evidence
 from app.store.lanes import GLOBAL_SCOPE
-from app.store.tables import Alert, SafeEpisode, table
+from app.store.tables import Alert, SafeCause, SafeEpisode, table
 
+_EPISODE, _CAUSE = table(SafeEpisode), table(SafeCause)
 _SCOPE_OF = {
     EvidenceKind.ALERT: (table(Alert).c.alert_id, table(Alert).c.scope),
     EvidenceKind.SAFE_MODE: (table(SafeEpisode).c.episode_id, table(SafeEpisode).c.scope),
@@ -21,6 +22,21 @@ def scope_of_subject(conn: Connection, kind: str, subject: str) -> tuple[bool, s
     key, scope = _SCOPE_OF[EvidenceKind(kind)]
     found: str | None = conn.execute(select(scope).where(key == subject)).scalar()
     return found is not None, None if found in (None, GLOBAL_SCOPE) else found
+
+
+def held_for_every_clinic(conn: Connection, kind: str, subject: str) -> bool:
+    """Whether something of the installation stopped the clinics too: its safe mode, or an alert that led there.
+
+    Of that a clinic may have its own slice; the installation's other alerts are none of its business.
+    """
+    stopped = select(_EPISODE.c.episode_id).where(_EPISODE.c.scope == GLOBAL_SCOPE)
+    if kind == EvidenceKind.SAFE_MODE:
+        query = stopped.where(_EPISODE.c.episode_id == subject)
+    else:
+        query = stopped.join_from(_EPISODE, _CAUSE, _CAUSE.c.episode_id == _EPISODE.c.episode_id).where(
+            _CAUSE.c.cause_id == subject
+        )
+    return conn.execute(query.limit(1)).first() is not None
 
 
 def document(row: Row[Any], now: datetime) -> dict[str, Any]:

@@ -151,13 +151,21 @@ def may_see(request: AnyRequest) -> None:
 
 
 async def subject_tenant(request: AnyRequest, kind: str, subject: str, given: str | None) -> str | None:
-    """The clinic of what a pack is asked about; None for the whole installation. Raises NotFound, Forbidden."""
+    """The clinic of what a pack is asked about; None for the whole installation. Raises NotFound, Forbidden.
+
+    Of a safe mode of the whole installation, and of the alerts that led there, a clinic gets its slice: `given`, or its only one.
+    """
     may_see(request)
     if kind not in (EvidenceKind.ALERT, EvidenceKind.SAFE_MODE):
         return await tenant_of(request, given)
-    exists, tenant_id = await services_of(request).db.read(views.scope_of_subject, kind, subject)
+    database = services_of(request).db
+    exists, tenant_id = await database.read(views.scope_of_subject, kind, subject)
     actor = actor_of(request)
-    if not exists or (actor.tenant_ids is not None and (tenant_id is None or not actor.sees(tenant_id))):
+    if exists and tenant_id is None and actor.tenant_ids is not None:
+        if await database.read(views.held_for_every_clinic, kind, subject):
+            return await tenant_of(request, given)
+        exists = False
+    if not exists or (tenant_id is not None and not actor.sees(tenant_id)):
         raise NotFound("There is nothing of that name.")
     return tenant_id
 
