@@ -222,9 +222,31 @@ def _logs(story: Sequence[Row], lines: Sequence[Row], tenant_id: str | None) -> 
     # what the builder says about building this very pack is no part of the story, and would make every pack a new one
     told = (line for line in lines if not str(line.get("event")).startswith("evidence_"))
     kept = [_plain(line) | {"source": "log"} for line in told]
-    said = {(line.get("event"), line.get("commit_order")) for line in kept}
-    made = [_line(row, tenant_id) for row in story if (_LOGGED_AS.get(row["event"]), row.get("commit_order")) not in said]
+    said = {(line.get("event"), line.get("commit_order"), None) for line in kept}
+    said |= {(line.get("event"), None, line[name]) for line in kept for name in _IDS if line.get(name)}
+    made = [_line(row, tenant_id) for row in story if _as_logged(row) not in said]
     return sorted([*kept, *made], key=lambda line: (str(line["ts"]), str(line["event"])))
+
+
+_IDS: Final = ("ticket_id", "alert_id", "task_id")
+
+_LOGGED_BY_ID: Final = {
+    "ticket_opened": "ticket_opened",
+    "ticket_started": "ticket_start",
+    "ticket_answered": "takeover_reply",
+    "ticket_closed": "ticket_close",
+    "alert_raised": "alert_raised",
+    "alert_resolved": "alert_resolved",
+    "task_claimed": "manual_task_claim",
+    "task_resolved": "manual_task_resolve",
+}
+"""The same for those whose line names what it is about."""
+
+
+def _as_logged(row: Row) -> tuple[str | None, int | None, str | None]:
+    """Name, place and subject of the log line that says what a step of the timeline says."""
+    by_id = _LOGGED_BY_ID.get(row["event"])
+    return (by_id, None, row["id"]) if by_id is not None else (_LOGGED_AS.get(row["event"]), row.get("commit_order"), None)
 
 
 _LOGGED_AS: Final = {

@@ -80,7 +80,9 @@ class D1:
                     flow_id="F-03",
                     correlation_id=f"d1-{of.appointment_id}",
                     tenant_id=of.tenant_id,
+                    intent="d1_confirmation",
                     status=outcome,
+                    appointment_id=of.appointment_id,
                     step=step.action,
                     late=late,
                 )

@@ -6,7 +6,7 @@ import structlog
 
 from app.clock import Clock
 from app.store.database import Database
-from app.store.deferred import look, reopen
+from app.store.deferred import TRIGGER, look, reopen
 
 log = structlog.get_logger("engine.deferred")
 
@@ -32,6 +32,6 @@ class DeferredWatch:
                 alert_id, correlation_id = reopened
                 log.warning(
                     "deferred_item_reopened", flow_id="F-06", correlation_id=correlation_id, status="reopen_triggered",
-                    trigger_id=alert_id,
+                    trigger_id=TRIGGER, alert_id=alert_id,
                 )  # fmt: skip
         return max(0.5, EVERY_S / self._clock.scale)

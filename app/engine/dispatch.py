@@ -319,6 +319,9 @@ class Dispatch:
                 ttl_limit=decision.ttl_limit_s,
                 expected_version=decision.expected_version,
                 event_version=decision.event_version,
+                idempotency_key=command.idempotency_key if command else None,
+                version_guard=command.entity_version if command else None,
+                as_of=command.as_of if command else None,
             )
 
 

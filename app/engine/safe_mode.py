@@ -57,6 +57,7 @@ class _Failures:
 
     causes: tuple[str, ...]
     again_at: datetime
+    correlation_id: str
     count: int = 0
     alerted: bool = False
     alert_count: int = 0
@@ -116,7 +117,7 @@ class SafeModeLoop:
     async def enter_by_hand(self, scope: str, reason: str, by: By) -> Entry:
         """A superadmin switches it on, or adds a reason to an episode that is open."""
         entry = await self._database.write(enter_by_hand, scope, reason, by)
-        self._entered(scope, entry.episode_id, entry.reentered)
+        self._notify()
         self.wake.set()
         return entry
 
@@ -134,14 +135,13 @@ class SafeModeLoop:
         await self._database.write(
             record_recovery, scope, by, action=action, runbook_step=runbook_step, checklist=checklist, rev=rev
         )
-        log.info("recovery", flow_id="F-06", scope=scope, status="recorded", recovery_action=action is not None)
         self._acted()
 
     async def leave(self, scope: str, by: By) -> ExitAnswer:
         """Ask for the exit. Raises Conflict where there never was anything to leave."""
         answer = await self._database.write(ask_exit, scope, self.policy, by)
         log.info(
-            "safe_mode_exit",
+            "safe_mode_exit",  # that somebody asked: also where the story says nothing, because nothing came of it
             flow_id="F-06",
             correlation_id=by.correlation_id,
             scope=scope,
@@ -170,11 +170,19 @@ class SafeModeLoop:
         if down_at is not None and await self._activate(STORES_DOWN, GLOBAL_SCOPE, (STORES_DOWN,), now, enter_stores_down, down_at):
             self._health.stores_up()
         for scope, causes in late.items():
-            await self._activate(scope, scope, tuple(c.cause_id for c in causes), now, enter_overdue, scope)
+            own = causes[0].correlation_id
+            await self._activate(scope, scope, tuple(c.cause_id for c in causes), now, enter_overdue, scope, correlation_id=own)
         return bool(late) or down_at is not None
 
     async def _activate(
-        self, name: str, scope: str, causes: tuple[str, ...], now: datetime, write: Callable[..., Entry | None], *args: object
+        self,
+        name: str,
+        scope: str,
+        causes: tuple[str, ...],
+        now: datetime,
+        write: Callable[..., Entry | None],
+        *args: object,
+        correlation_id: str | None = None,
     ) -> bool:
         """Write the entry; one that fails is tried again, ever more slowly, and people hear of it at once. Whether it is done."""
         failed = self._failures.get(name)
@@ -185,12 +193,14 @@ class SafeModeLoop:
             entry = await self._database.write(write, *args, now)
         except (StorageError, DBAPIError) as error:
             if failed is None or failed.causes != causes:
-                failed = self._failures[name] = _Failures(causes, again_at=now)
+                failed = self._failures[name] = _Failures(
+                    causes, again_at=now, correlation_id=correlation_id or f"safe-mode-{name}"
+                )
             await self._activation_failed(scope, failed, error, now)
             return False
         self._failures.pop(name, None)
         if entry is not None:
-            self._entered(scope, entry.episode_id, entry.reentered)
+            self._notify()
             if entry.reentered:
                 await self._alert_reentry(scope, entry.episode_id, "another cause")
         return True
@@ -199,7 +209,16 @@ class SafeModeLoop:
         failed.count += 1
         failed.again_at = now + timedelta(seconds=activation_retry_s(failed.count))
         result = SafeModeResult.SAFE_MODE_ACTIVATION_FAILED
-        log.critical("safe_mode", flow_id="F-06", scope=scope, status=result, attempt=failed.count, reason=type(error).__name__)
+        log.critical(
+            "safe_mode",
+            flow_id="F-06",
+            correlation_id=failed.correlation_id,
+            tenant_id=tenant_of(scope),
+            scope=scope,
+            status=result,
+            attempt=failed.count,
+            reason=type(error).__name__,
+        )
         await self._alert_failure(scope, failed, now)
 
     async def _alert_failure(self, scope: str, failed: _Failures, now: datetime) -> None:
@@ -217,10 +236,6 @@ class SafeModeLoop:
             failed.alert_count += 1
             failed.alert_again_at = now + timedelta(seconds=activation_retry_s(failed.alert_count))
 
-    def _entered(self, scope: str, episode_id: str, again: bool) -> None:
-        log.warning("safe_mode", flow_id="F-06", scope=scope, status=ModeState.SAFE_MODE_ACTIVE, episode_id=episode_id, again=again)
-        self._notify()
-
     # --- stay and exit --------------------------------------------------------------------------------------------------
 
     async def _note(self, scope: str, progress: Progress) -> None:
@@ -228,9 +243,6 @@ class SafeModeLoop:
             self._notify()
         if not progress.changed:
             return
-        level = "warning" if progress.state is ModeState.SAFE_MODE_ACTIVE else "info"
-        said = {"scope": scope, "status": progress.result or progress.state, "reason": progress.reason}
-        getattr(log, level)("safe_mode", flow_id="F-06", **said)
         if progress.reentered:
             await self._alert_reentry(scope, progress.episode_id, progress.reason or "")
 
@@ -274,14 +286,14 @@ class SafeModeLoop:
             try:
                 await self._database.write(critical_tickets.open_ticket, scope, tenant_id, self._public_url, now)
             except (StorageError, DBAPIError) as error:
-                await self._ticket_failed(tenant_id, error)
+                await self._ticket_failed(ticket_id, tenant_id, error)
                 self._tickets_failed.add(ticket_id)
             else:
                 self._tickets_failed.discard(ticket_id)
 
-    async def _ticket_failed(self, tenant_id: str, error: Exception) -> None:
-        result = ContingencyResult.TICKET_OPEN_FAILED_ALERTED
-        log.critical("ticket", flow_id="F-06", tenant_id=tenant_id, status=result, reason=type(error).__name__)
+    async def _ticket_failed(self, ticket_id: str, tenant_id: str, error: Exception) -> None:
+        said = {"tenant_id": tenant_of(tenant_id), "status": ContingencyResult.TICKET_OPEN_FAILED_ALERTED, "ticket_id": ticket_id}
+        log.critical("ticket", flow_id="F-06", correlation_id=f"ticket-{ticket_id}", reason=type(error).__name__, **said)
         await self._alert_ticket(tenant_id)
 
     async def _alert_ticket(self, tenant_id: str) -> None:

@@ -59,10 +59,11 @@ class SignalWatch:
             log.warning(
                 "signal_fired",
                 flow_id="F-06",
+                correlation_id=one.correlation_id,
                 tenant_id=None if one.scope == GLOBAL_SCOPE else one.scope,
-                status=one.signal,
-                signal_level=str(one.level),
-                trigger_id=one.alert_id,
+                status=str(one.level),
+                trigger_id=one.signal,
+                alert_id=one.alert_id,
                 owner=one.owner,
             )
         if fired:

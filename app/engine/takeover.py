@@ -6,13 +6,9 @@ costs one poll period.
 
 import asyncio
 
-import structlog
-
 from app.clock import Clock
 from app.store import takeovers
 from app.store.database import Database
-
-log = structlog.get_logger("engine.takeover")
 
 POLL_S = 2.0
 
@@ -29,9 +25,7 @@ class Takeovers:
     async def tick(self) -> float:
         """Let every clock that calls have its say."""
         for tenant_id, ticket_id in await self._database.read(takeovers.due, self._clock.now()):
-            happened = await self._database.write(takeovers.advance, tenant_id, ticket_id, self._clock.now())
-            for event in happened:
-                log.warning("takeover_sla", flow_id="F-04", tenant_id=tenant_id, ticket_id=ticket_id, status=event)
+            await self._database.write(takeovers.advance, tenant_id, ticket_id, self._clock.now())
         due = await self._database.read(takeovers.next_call)
         left_s = (due - self._clock.now()).total_seconds() / self._clock.scale if due is not None else POLL_S
         return min(POLL_S, max(0.05, left_s))

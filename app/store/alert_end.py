@@ -19,6 +19,7 @@ from app.store.audit import append
 from app.store.events import publish
 from app.store.incidents import close_incident
 from app.store.lanes import GLOBAL_SCOPE
+from app.store.lines import Level, say
 from app.store.safe_deadline import Moment, ease_deadline, lock_mode, moment
 from app.store.tables import Alert, table
 
@@ -66,6 +67,21 @@ def resolve(
     return conn.execute(select(_ALERT).where(_ALERT.c.alert_id == alert_id)).one()
 
 
+def say_alert(conn: Connection, row: Row[Any], event: str, status: str, *, level: Level = "info", **fields: Any) -> None:
+    """A line about what became of an alert; `trigger_id` is what went off."""
+    told = {"trigger_id": row.trigger, "alert_id": row.alert_id, "severity": row.severity, **fields}
+    say(
+        conn,
+        event,
+        flow_id="F-06",
+        correlation_id=row.correlation_id,
+        tenant_id=row.tenant_id,
+        status=status,
+        level=level,
+        **told,
+    )
+
+
 def supersede(conn: Connection, row: Row[Any], now: datetime, reason: str) -> None:
     """End a locked alert because a new one of the same key takes its place; that is no going off and on."""
     _end(conn, row, now, by=SYSTEM, changes=row.changes_json, reason=reason, origin=None)
@@ -101,6 +117,7 @@ def _end(conn: Connection, row: Row[Any], now: datetime, *, by: str, changes: st
         correlation_id=row.correlation_id,
         now=now,
     )
+    say_alert(conn, row, "alert_resolved", "resolved")
     publish(conn, row.tenant_id, "alerts", [row.alert_id], now)
     evidence.ended(conn, row.tenant_id, "alert", row.alert_id, now)
 

@@ -27,6 +27,7 @@ from app.store.alert_end import (
     recent_changes,
     resolve,
     resolve_by_key,
+    say_alert,
     settle_flapping,
     supersede,
     times_of,
@@ -189,6 +190,7 @@ def raise_alert(
         correlation_id=stored.correlation_id,
         now=now,
     )
+    say_alert(conn, stored, "alert_raised", severity, level="warning")
     publish(conn, tenant_id, "alerts", [alert_id], now)
     return Raised(alert_id=alert_id, fresh=True, safe_mode_at=safe_mode_at)
 
@@ -351,6 +353,7 @@ def _take_on(conn: Connection, row: Row[Any], act: Act) -> bool:
         correlation_id=row.correlation_id,
         now=act.now,
     )
+    say_alert(conn, row, "alert_acknowledged", result, ack_id=row.alert_id, how=act.how, ack_delay_s=round(delay_s, 3))
     publish(conn, row.tenant_id, "alerts", [row.alert_id], act.now)
     return True
 

@@ -12,6 +12,7 @@ from app.domain.states import State
 from app.store.audit import append
 from app.store.bulk import insert_rows
 from app.store.events import publish
+from app.store.lines import say
 from app.store.people import By
 from app.store.tables import ContingencyChannel, InboxCommand, ModeRow, table
 
@@ -56,6 +57,17 @@ def switch(
         origin=by.origin,
         correlation_id=by.correlation_id,
         now=by.now,
+    )
+    say(
+        conn,
+        "contingency",
+        flow_id="F-05",
+        correlation_id=by.correlation_id or f"contingency-{channel}-{int(by.now.timestamp())}",
+        tenant_id=tenant_id,
+        status="on" if active else "off",
+        level="warning" if active else "info",
+        channel=channel,
+        origin=origin,
     )
     for topic in ("safe_mode", "replay", "queue"):
         publish(conn, tenant_id, topic, [channel], by.now)

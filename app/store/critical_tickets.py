@@ -22,6 +22,7 @@ from app.store.bulk import insert_rows
 from app.store.episodes import causes_of, open_episode
 from app.store.events import publish
 from app.store.lanes import GLOBAL_SCOPE
+from app.store.lines import say
 from app.store.people import By
 from app.store.safe_story import tell
 from app.store.settings import load
@@ -228,7 +229,10 @@ def _change(conn: Connection, ticket_id: str, rev: int, by: By, action: str, val
         correlation_id=changed.correlation_id,
         now=by.now,
     )
-    publish(conn, None if changed.tenant_id == GLOBAL_SCOPE else changed.tenant_id, "tickets", [ticket_id], by.now)
+    mine = None if changed.tenant_id == GLOBAL_SCOPE else changed.tenant_id
+    told = {"correlation_id": changed.correlation_id, "tenant_id": mine, "status": values["state"], "ticket_id": ticket_id}
+    say(conn, action.replace(".", "_"), flow_id="F-06", **told)
+    publish(conn, mine, "tickets", [ticket_id], by.now)
 
 
 def close_tickets(conn: Connection, episode_id: str, now: datetime) -> None:

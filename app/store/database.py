@@ -31,6 +31,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import QueuePool
 
 from app.errors import ConfigError, OutcomeUnknown, StorageUnavailable
+from app.store import lines
 from app.store.tenancy import SETTING, current_scope
 
 P = ParamSpec("P")
@@ -140,9 +141,9 @@ class Database:
         if self._async is not None:
             engine = self._async
 
-            async def once() -> T:
+            async def once() -> tuple[T, lines.Said]:
                 async with engine.connect() as conn:
-                    result = await conn.run_sync(lambda c: fn(c, *args, **kwargs))
+                    result = await conn.run_sync(lambda c: lines.heard(c, fn, *args, **kwargs))
                     try:
                         await conn.commit()
                     except IntegrityError:
@@ -153,14 +154,18 @@ class Database:
                         raise OutcomeUnknown("the connection was lost while committing") from error
                     return result
 
-            return await self._guarded(once)
+            done, said = await self._guarded(once)
+            lines.write(said)
+            return done
         loop = asyncio.get_running_loop()
 
-        def in_thread() -> T:
+        def in_thread() -> tuple[T, lines.Said]:
             with self._writer.begin() as conn:
-                return fn(conn, *args, **kwargs)
+                return lines.heard(conn, fn, *args, **kwargs)
 
-        return await self._guarded(lambda: loop.run_in_executor(self._write_thread, in_thread))
+        done, said = await self._guarded(lambda: loop.run_in_executor(self._write_thread, in_thread))
+        lines.write(said)
+        return done
 
     async def _guarded(self, once: Callable[[], Awaitable[T]]) -> T:
         delay_s = 0.01

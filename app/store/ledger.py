@@ -29,6 +29,7 @@ from app.store.bulk import insert_rows, joined_rows, update_rows
 from app.store.carried_out import close_carried_out
 from app.store.events import publish_many
 from app.store.lanes import GLOBAL_SCOPE, PARKED_BY, LaneFacts, LaneKey, merge_modes, wanted_slot
+from app.store.lines import say
 from app.store.outbox import enqueue, outbox_row
 from app.store.results import result_row
 from app.store.tables import Appointment, AppointmentVersion, InboxCommand, Lane, Ledger, ModeRow, Proposal, Ticket, table
@@ -206,6 +207,9 @@ def apply(conn: Connection, plans: Sequence[LanePlan], attempt: Attempt) -> list
     _park_rest(conn, applied, now)
     _write_proposals(conn, writes, now)
     insert_rows(conn, _TICKET, writes.tickets)
+    for ticket in writes.tickets:
+        told = {name: ticket[name] for name in ("correlation_id", "tenant_id", "contact_id", "ticket_id")}
+        say(conn, "ticket_opened", flow_id="F-04", status="open", **told)
     enqueue(conn, writes.outbox)
     open_tasks(conn, writes.tasks)
     done = (e for plan in applied for e in plan.entries if e.decision.state in EFFECT_RESULTS)

@@ -22,6 +22,7 @@ from app.store.d1 import UNCONFIRMED
 from app.store.events import publish
 from app.store.inbox import Submission, accept
 from app.store.lanes import command_of
+from app.store.lines import say
 from app.store.people import By
 from app.store.tables import Appointment, Contact, InboxCommand, InboxMessage, Lane, MalformedItem, ManualTask, Outbox, table
 from app.store.views.scope import Scope, within
@@ -310,6 +311,17 @@ def _write(
         origin=by.origin,
         correlation_id=before.correlation_id,
         now=by.now,
+    )
+    say(
+        conn,
+        action,
+        flow_id="F-02",
+        correlation_id=before.correlation_id,
+        tenant_id=before.tenant_id,
+        status=str(changed.get("status", before.status)),
+        contact_id=before.contact_id,
+        task_id=before.task_id,
+        cause=before.cause,
     )
     publish(conn, before.tenant_id, "manual", [before.task_id], by.now)
 

@@ -42,6 +42,7 @@ from app.store.events import publish_many
 from app.store.inbox import Submission, accept
 from app.store.lanes import PARKED_BY, command_of
 from app.store.ledger import MANUAL_RESULTS
+from app.store.lines import say
 from app.store.manual import applied
 from app.store.people import By
 from app.store.tables import InboxCommand, Lane, ManualTask, ReplayBatch, ReplayItem, table
@@ -257,6 +258,8 @@ def _audit(
         correlation_id=f"replay-{replay_id}",
         now=by.now,
     )
+    own = f"replay-{replay_id}"
+    say(conn, "replay_act", flow_id="F-05", correlation_id=own, tenant_id=tenant_id, status=action, replay_id=replay_id)
 
 
 # --- running ------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, insert, select
 
 from app.store.events import publish
+from app.store.lanes import GLOBAL_SCOPE
+from app.store.lines import say
 from app.store.tables import Alert, SafeCause, SafeEpisode, SafeStep, table
 
 _ALERT, _EPISODE, _CAUSE, _STEP = table(Alert), table(SafeEpisode), table(SafeCause), table(SafeStep)
@@ -15,9 +17,21 @@ SYSTEM: Final = "system:safe_mode"
 
 
 def tell(conn: Connection, episode_id: str, kind: str, now: datetime, *, actor: str = SYSTEM, detail: str | None = None) -> None:
-    """Add a sentence to the episode's story."""
+    """Add a sentence to the episode's story, and the same to the log."""
     row = {"episode_id": episode_id, "at": now, "kind": kind, "actor": actor[:200], "detail": detail[:1000] if detail else None}
     conn.execute(insert(_STEP).values(row))
+    own = select(_EPISODE.c.scope, _EPISODE.c.correlation_id).where(_EPISODE.c.episode_id == episode_id)
+    episode = conn.execute(own).one()
+    say(
+        conn,
+        "safe_mode_step",
+        flow_id="F-06",
+        correlation_id=episode.correlation_id,
+        tenant_id=None if episode.scope == GLOBAL_SCOPE else episode.scope,
+        status=kind,
+        scope=episode.scope,
+        episode_id=episode_id,
+    )
 
 
 def taken_on(conn: Connection, alert_ids: Sequence[str]) -> list[Row[Any]]:

@@ -78,6 +78,8 @@ class Fired:
     level: SignalLevel
     owner: str
     alert_id: str | None
+    correlation_id: str
+    """Of its alert; without one, its own."""
 
 
 # --- rounds -------------------------------------------------------------------------------------------------------------
@@ -294,7 +296,15 @@ def _fire(conn: Connection, change: Change, gathered: Gathered, now: datetime) -
         "alert_id": alert_id,
     }
     insert_rows(conn, _FIRING, [firing])
-    return Fired(scope=scope, signal=signal.name, level=level, owner=signal.owner, alert_id=alert_id)
+    own = conn.execute(select(_ALERT.c.correlation_id).where(_ALERT.c.alert_id == alert_id)).scalar()
+    return Fired(
+        scope=scope,
+        signal=signal.name,
+        level=level,
+        owner=signal.owner,
+        alert_id=alert_id,
+        correlation_id=own or f"signal-{firing['firing_id']}",
+    )
 
 
 def _end(conn: Connection, change: Change, now: datetime) -> None:

@@ -29,6 +29,7 @@ from app.errors import Conflict, NotFound
 from app.store import audit, evidence, settings
 from app.store.alerts import raise_alert, resolve_by_key
 from app.store.events import publish
+from app.store.lines import Level, say
 from app.store.notices import hours_of
 from app.store.outbox import enqueue, outbox_row
 from app.store.people import By
@@ -301,6 +302,8 @@ def advance(conn: Connection, tenant_id: str, ticket_id: str, now: datetime) -> 
         return []
     if happened:
         _audit(conn, row, "takeover_sla", by, changed, after={"events": [str(e) for e in happened]})
+    for event in happened:
+        _say(conn, row, "takeover_sla", str(event), level="warning")
     publish(conn, tenant_id, "tickets", [ticket_id], now)
     if TakeoverEvent.BREACH in happened:
         resolve_by_key(conn, tenant_id=tenant_id, dedup_key=alert_key(ticket_id, TakeoverEvent.WARN), by=by.actor, now=now)
@@ -365,7 +368,22 @@ def _write(
     if conn.execute(update(_TICKET).where(*own).values(rev=before.rev + 1, **changed)).rowcount != 1:
         raise Conflict("Somebody changed this ticket meanwhile. Nothing was done; look at it again.")
     _audit(conn, before, action, by, changed, reason=reason, after=after)
+    _say(conn, before, action, str(changed.get("state", before.state)))
     publish(conn, before.tenant_id, "tickets", [before.ticket_id], by.now)
+
+
+def _say(conn: Connection, row: Row[Any], event: str, status: str, *, level: Level = "info") -> None:
+    say(
+        conn,
+        event,
+        flow_id="F-04" if row.kind == TAKEOVER else "F-06",
+        correlation_id=row.correlation_id,
+        tenant_id=row.tenant_id,
+        status=status,
+        level=level,
+        contact_id=row.contact_id,
+        ticket_id=row.ticket_id,
+    )
 
 
 def _audit(

@@ -93,17 +93,7 @@ async def act_on_ack(request: AnyRequest, token: FromPath[str]) -> Response[Any]
     if form.get("act") == "pass":
         await services.db.write(_pass_on, opened, clock(), origin)
     elif state != "resolved":
-        done = await services.db.write(_acknowledge, opened, clock, origin)
-        log.info(
-            "alert_acknowledged",
-            flow_id="F-06",
-            correlation_id=done.row.correlation_id,
-            tenant_id=done.row.tenant_id,
-            trigger_id=done.row.trigger,
-            ack_id=done.row.alert_id,
-            status=done.row.result,
-            effective=done.effective,
-        )
+        await services.db.write(_acknowledge, opened, clock, origin)
     services.alerts.wake.set()
     services.hub.wake()
     return Redirect(f"/ack/{token}", status_code=303, headers=HEADERS)

@@ -17,7 +17,7 @@ from app.signing import is_signed, key_id_of
 from app.store import alerts
 from tests.web.api_client import CONTACT, PATIENT, Api, open_api
 from tests.web.conftest import add_key
-from tests.web.safe_mode_driver import DONE, acknowledge, deliver, hear, look, post, raise_alert, send, serve
+from tests.web.safe_mode_driver import DONE, acknowledge, deliver, hear, look, post, raise_alert, send, serve, tell
 
 pytestmark = pytest.mark.story("S-PC-04-003")
 
@@ -237,7 +237,8 @@ async def test_everybodys_safe_mode_has_the_families_of_every_clinic_and_each_cl
         await serve(clinic)
         await hear(clinic, "quero remarcar, Maria da Silva")
     await api.services.conversations.tick()
-    await look(api, manual_clock, times=2)
+    await tell(api)
+    await deliver(api)
     await acknowledge(everybody, alert_id)
     theirs = {api.clinic.tenant_id, other.clinic.tenant_id}
     for kind, subject in (("safe_mode", episode_id), ("alert", alert_id)):

@@ -229,17 +229,7 @@ async def _acknowledged(request: Request[Any, Any, Any], item: Message | Malform
     if e164(number) != item.phone:
         log.warning("ack_button_refused", flow_id="F-06", status="other_phone", channel=item.channel)
         return False
-    done = await services.db.write(lambda conn: ack_tokens.acknowledge(conn, opened, how="whatsapp_button", now=services.clock.now))
-    log.info(
-        "alert_acknowledged",
-        flow_id="F-06",
-        correlation_id=done.row.correlation_id,
-        tenant_id=done.row.tenant_id,
-        trigger_id=done.row.trigger,
-        ack_id=done.row.alert_id,
-        channel=item.channel,
-        status=done.row.result,
-    )
+    await services.db.write(lambda conn: ack_tokens.acknowledge(conn, opened, how="whatsapp_button", now=services.clock.now))
     services.alerts.wake.set()
     services.hub.wake()
     return True
