@@ -45,6 +45,7 @@ _OPTIONS: Final[dict[str, Any]] = {
         401: ResponseSpec(None, description="Signature or secret missing or wrong; nothing was stored"),
         404: ResponseSpec(None, description="Unknown tenant"),
         413: ResponseSpec(None, description="Body over 3 MiB"),
+        429: ResponseSpec(None, description="Too many requests"),
         503: ResponseSpec(None, description="Storage unavailable; nothing was accepted"),
     },
 }
@@ -56,6 +57,12 @@ _OPTIONS: Final[dict[str, Any]] = {
     opt=_OPTIONS["opt"],
     tags=["webhooks"],
     summary="Cloud API verification handshake",
+    responses={
+        403: ResponseSpec(None, description="The verify token is not the one in the clinic's settings"),
+        404: ResponseSpec(None, description="Unknown tenant"),
+        429: ResponseSpec(None, description="Too many requests"),
+        503: ResponseSpec(None, description="Storage unavailable"),
+    },
 )
 async def verify_whatsapp(
     request: Request[Any, Any, Any],
