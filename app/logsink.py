@@ -7,6 +7,7 @@ is back (S-PC-04-001: `log_emitted_structured`, `log_emit_failed_alerted`).
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from enum import StrEnum
@@ -15,6 +16,8 @@ from typing import Final
 CAPACITY: Final = 10_000
 """Lines kept while the sink does not take them."""
 CHUNK_BYTES: Final = 64 * 1024
+STUCK_S: Final = 30.0
+"""How long a write may hang (a pipe that nobody reads is full and says nothing) before that is an outage too."""
 GATHER_S: Final = 0.005
 RETRY_FIRST_S: Final = 0.05
 RETRY_LAST_S: Final = 2.0
@@ -35,6 +38,7 @@ class LogSink:
         fd: int,
         *,
         capacity: int = CAPACITY,
+        stuck_s: float = STUCK_S,
         on_failure: Callable[[str], None] | None = None,
         write: Callable[[int, bytes], int] = os.write,
     ) -> None:
@@ -48,6 +52,8 @@ class LogSink:
         """Calls of `on_failure` that failed themselves."""
         self._fd = fd
         self._capacity = capacity
+        self._stuck_s = stuck_s
+        self._writing_since: float | None = None
         self._on_failure = on_failure
         self._write = write
         self._lines: deque[bytes] = deque()
@@ -73,6 +79,7 @@ class LogSink:
         """Queue one line (without line end)."""
         data = line.encode("utf-8", "backslashreplace") + b"\n"
         overflow = False
+        since = self._writing_since
         with self._changed:
             if len(self._lines) >= self._capacity:
                 self._lines.popleft()
@@ -83,6 +90,8 @@ class LogSink:
                 self._changed.notify_all()
         if overflow:
             self._alert("the log buffer is full: the sink does not take lines")
+        elif since is not None and time.monotonic() - since > self._stuck_s:
+            self._alert(f"log lines have waited for more than {self._stuck_s:g} s: the sink does not take them")
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything queued so far was taken; False when it was not in time."""
@@ -109,6 +118,7 @@ class LogSink:
                     # one write for what a busy moment says, not a thread switch per line
                     self._changed.wait_for(lambda: self._closing, GATHER_S)
                     self._take_chunk()
+            self._writing_since = time.monotonic()
             try:
                 written = self._write(self._fd, self._rest)
             except (OSError, ValueError) as error:
@@ -118,6 +128,8 @@ class LogSink:
                     self._changed.wait_for(lambda: self._closing, delay_s)
                 delay_s = min(delay_s * 2, RETRY_LAST_S)
                 continue
+            finally:
+                self._writing_since = None
             delay_s = RETRY_FIRST_S
             with self._changed:
                 self._rest = self._rest[written:]

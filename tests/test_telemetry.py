@@ -251,6 +251,24 @@ def test_a_second_outage_is_alerted_again() -> None:
     sink.close()
 
 
+def test_a_reader_that_stops_reading_is_alerted_long_before_the_buffer_is_full() -> None:
+    target, alerts = Target(), list[str]()
+    target.gate.clear()
+    sink = LogSink(1, write=target.write, stuck_s=0.05, on_failure=alerts.append)
+    sink.emit("stuck")
+    assert target.entered.wait(5)
+
+    def alerted() -> bool:
+        sink.emit("later")
+        return bool(alerts)
+
+    wait_until(alerted, "a write that hangs must be alerted")
+    assert (len(alerts), sink.dropped, sink.state) == (1, 0, "log_emit_failed_alerted")
+    target.gate.set()
+    assert sink.close(5)
+    assert sink.state == "log_emitted_structured"
+
+
 def test_a_sink_that_hangs_never_holds_the_caller_and_the_buffer_is_bounded() -> None:
     target, alerts = Target(), list[str]()
     target.gate.clear()

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, and_, func, select
+from sqlalchemy import Connection, and_, func, or_, select
 
 from app.domain.evidence_kinds import EvidenceKind
 from app.store.bulk import joined_rows
@@ -73,7 +73,9 @@ def _ends(conn: Connection, lanes: Sequence[dict[str, Any]]) -> list[Ended]:
 
 
 def _known(conn: Connection, tenant_id: str, correlation_id: str) -> bool:
+    """Whether it has a pack, or one on its way; one that was made while the flow ran, and given up, says nothing about its end."""
     mine = and_(_PACK.c.scope == tenant_id, _PACK.c.kind == EvidenceKind.FLOW, _PACK.c.subject == correlation_id[:300])
+    mine = and_(mine, or_(_PACK.c.due_at.is_not(None), _PACK.c.running.is_(False)))
     return conn.execute(select(_PACK.c.pack_id).where(mine).limit(1)).first() is not None
 
 

@@ -220,6 +220,27 @@ async def test_a_tampered_store_is_found_by_the_checker(history: History) -> Non
     assert sorted(found.code for found in await db.read(verify)) == ["evidence_changed", "evidence_without_entry"]
 
 
+async def test_a_pack_looked_at_too_early_is_built_again_when_the_flow_ends(history: History) -> None:
+    db, clock = history.db, history.clock
+    loop = Evidence(db, clock, Metrics(), secret_key=SECRET)
+    await loop.tick()
+    await history.asks("c-slow", "follow_up", {"text": "oi"}, correlation_id="corr-slow")
+    scope = history.made.tenant_id
+    wanted = evidence.Wanted(tenant_id=scope, kind="flow", subject="corr-slow", reason="test", requested_at=clock.now())
+    assert await loop.on_demand(wanted, By(actor="user:1", now=clock.now())) is not None
+    for wait_s in (60, 300, 900):
+        clock.advance(seconds=wait_s)
+        await loop.tick()
+    (row,) = await db.read(evidence.packs, (scope,))
+    assert (row.running, row.due_at) == (True, None)  # given up: it still runs
+    await history.settle()
+    await loop.tick()
+    clock.advance(seconds=11)
+    await loop.tick()
+    newest = (await db.read(evidence.packs, (scope,)))[0]
+    assert (newest.subject, newest.result, newest.running) == ("corr-slow", "evidence_pack_generated", False)
+
+
 async def test_messages_are_asked_for_and_what_a_person_has_in_hand_is_not(history: History) -> None:
     db, clock = history.db, history.clock
     loop = Evidence(db, clock, Metrics(), secret_key=SECRET)
