@@ -41,7 +41,7 @@ def test_a_secretary_finds_a_late_request_sees_why_and_settles_it_with_a_new_one
     expect(page.locator("#manual_count")).to_contain_text("3")
     rows.filter(has_text="Maria").get_by_role("link").click()
     detail = page.locator("#manual_detail")
-    expect(detail).to_contain_text("O prazo do pedido já tinha passado. Fale com a família antes de refazer.")
+    expect(detail).to_contain_text("O pedido chegou há 3 h e o prazo era 2 h. Fale com a família antes de refazer.")
     clean(page, noise)
     detail.get_by_role("button", name="Eu cuido").click()
     expect(detail).to_contain_text("com Secretary")

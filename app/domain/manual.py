@@ -66,6 +66,18 @@ UNDO_WITHIN: Final = timedelta(minutes=10)
 """How long a closed task can be opened again."""
 
 
+DUE_AFTER: Final = (timedelta(minutes=5), timedelta(minutes=15), timedelta(minutes=30), timedelta(minutes=60))
+"""Deadline of a task by the rank of its request's priority class, the most urgent first.
+
+Tasks come by deadline, so a more urgent intent stands first, and an older one of a lesser class is not overtaken for ever.
+"""
+
+
+def due_after(rank: int) -> timedelta:
+    """How long a task of this rank may wait."""
+    return DUE_AFTER[min(max(rank, 0), len(DUE_AFTER) - 1)]
+
+
 def is_outcome(code: str) -> bool:
     """Whether a program may close a task with this code: one of ours, or one written like ours."""
     return code != Outcome.APPLIED_BY_COMMAND and _CODE.match(code) is not None

@@ -304,7 +304,7 @@ class Dispatch:
                 )  # fmt: skip
             log.info(
                 "decided",
-                flow_id="F-02",
+                flow_id="F-05" if decision.late else "F-02",
                 correlation_id=command.correlation_id if command else None,
                 tenant_id=plan.key[0],
                 contact_id=plan.key[1],

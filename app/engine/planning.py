@@ -16,6 +16,7 @@ from app.domain.envelopes import Command
 from app.domain.facts import Appointment, BookAppointment, ChangeAppointment, Decision, GatePolicy, Mode, OpenTakeover, Snapshot
 from app.domain.gate import decide
 from app.domain.reasons import Reason
+from app.domain.replay_batch import item_result
 from app.domain.states import SENSITIVE, AppointmentStatus, CommandType, State
 from app.ids import new_id
 from app.store.holds import EVERYTHING
@@ -68,21 +69,39 @@ def handed_over(facts: Facts, key: LaneKey, *, tell_results: bool = False) -> La
     return plan.poisoned()
 
 
-def foresee(facts: Facts, policies: Mapping[str, TenantPolicy], now: datetime) -> dict[str, Decision]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How a batch leaves: at most `rate_per_s` items a second after a first handful, in the order of the plan."""
+
+    rate_per_s: float
+    parked: frozenset[str]
+    """Command ids of items that leave whatever is foreseen; of the others only what would be replayed leaves."""
+    again: frozenset[str] = frozenset()
+
+    def after(self, left: int) -> timedelta:
+        """How long an item waits for its turn when so many left before it."""
+        return timedelta(seconds=max(0.0, left + 1 - max(1.0, self.rate_per_s)) / self.rate_per_s)
+
+
+def foresee(facts: Facts, policies: Mapping[str, TenantPolicy], now: datetime, pace: Pace) -> dict[str, Decision]:
     """What the gate would say to every command of these lanes, by command id: a dry run, which changes nothing.
 
-    Lane after lane in the order given, each command on what those before it leave behind, in a mode that parks nothing.
+    Lane after lane in the order given, each command on what those before it leave behind, in a mode that parks nothing, at
+    the time when its turn comes at this pace: what expires before that is foreseen to expire.
     """
-    planner = _Planner(facts, now)
+    planner, left = _Planner(facts, now), 0
     facts.modes.clear()
     found: dict[str, Decision] = {}
     for lane in facts.lanes.values():
         policy, takeover = policies[lane.row.tenant_id].gate, lane.row.takeover_id is not None
         for command in lane.commands:
+            planner.now = now + pace.after(left)
             decision = planner.decide(lane, command, (command.commit_order or 1) - 1, takeover, Mode(), policy)
             planner.remember(lane.key, command, decision)
             takeover = takeover or isinstance(decision.effect, OpenTakeover)
             found[command.command_id] = decision
+            leaves = command.command_id in pace.again and item_result(decision.state) is State.REPLAYED
+            left += command.command_id in pace.parked or leaves
     return found
 
 

@@ -1,7 +1,7 @@
 """Replay batches (S-PC-02-003, F-05): making a plan with the gate's own answer for each item, and running it step by step.
 
-`plan` gathers facts, asks the gate about every item as if it were decided now, and freezes the answers: a dry run that
-changes nothing but its own rows. The loop steps every open batch (`store.replays.advance`); all state is in the database.
+`plan` gathers facts, asks the gate about every item as if it were decided when its turn comes, and freezes the answers: a dry
+run that changes nothing but its own rows. The loop steps every open batch (`store.replays.advance`); all state is in the database.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from app.domain.facts import Decision
 from app.domain.replay_batch import BatchAct, Family, ItemKind, item_result, order_families
 from app.domain.replay_filter import ReplayFilter
 from app.domain.states import State
-from app.engine.planning import TenantPolicy, agenda_names, foresee
+from app.engine.planning import Pace, TenantPolicy, agenda_names, foresee
 from app.engine.policies import PolicyCache
 from app.errors import InvalidRequest
 from app.ids import new_id
@@ -67,7 +67,7 @@ class Replay:
                 errors=[{"pointer": "/filter", "detail": f"finds more than {replays.ITEMS_MAX}"}],
             )
         policies = await self._policies.get([tenant_id])
-        items = _items(draft, policies, by.now)
+        items = _items(draft, policies, by.now, rate_per_s or RATE_PER_S)
         replay_id = new_id()
         await self._database.write(
             lambda conn: replays.save_plan(
@@ -156,10 +156,12 @@ def _draft(conn: Connection, tenant_id: str, wanted: ReplayFilter) -> _Draft:
     return _Draft(ordered, facts)
 
 
-def _items(draft: _Draft, policies: Mapping[str, TenantPolicy], now: datetime) -> list[dict[str, Any]]:
+def _items(draft: _Draft, policies: Mapping[str, TenantPolicy], now: datetime, rate_per_s: float) -> list[dict[str, Any]]:
     """The rows of the plan."""
+    ids = {kind: frozenset(c.command.command_id for c in draft.chosen if c.kind is kind) for kind in ItemKind}
+    pace = Pace(rate_per_s=rate_per_s, parked=ids[ItemKind.PARKED], again=ids[ItemKind.AGAIN])
     starts = {key: appointment.start_at for key, appointment in draft.facts.appointments.items()}
-    decisions = foresee(draft.facts, policies, now)
+    decisions = foresee(draft.facts, policies, now, pace)
     return [_item(draft.facts, item, decisions[item.command.command_id], policies, starts) for item in draft.chosen]
 
 

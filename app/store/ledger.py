@@ -23,6 +23,7 @@ from app.domain.envelopes import Command
 from app.domain.facts import Appointment as AppointmentFact
 from app.domain.facts import BookAppointment, ChangeAppointment, Decision, Mode, OpenTakeover, SendMessage
 from app.domain.ledger_chain import entry_hash
+from app.domain.manual import due_after
 from app.domain.reasons import Reason
 from app.domain.states import EFFECT_RESULTS, SENSITIVE, CommandType, State
 from app.store.bulk import insert_rows, joined_rows, update_rows
@@ -417,7 +418,7 @@ def _collect_entry(writes: _Writes, plan: LanePlan, entry: Entry, now: datetime)
                 command_id=command.command_id if command else None,
                 correlation_id=command.correlation_id if command else f"lane-{tenant_id}-{contact_id}"[:220],
                 now=now,
-                due_at=now + timedelta(minutes=15),
+                due_at=now + due_after(command.priority.rank if command else 1),
             )
         )
     if command is None:

@@ -5,7 +5,7 @@ people who claim one task, one gets it and the other a Conflict, and nothing hap
 `store.tasks`: in the transaction of their cause.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -24,15 +24,26 @@ from app.store.inbox import Submission, accept
 from app.store.lanes import command_of
 from app.store.lines import say
 from app.store.people import By
-from app.store.tables import Appointment, Contact, InboxCommand, InboxMessage, Lane, MalformedItem, ManualTask, Outbox, table
+from app.store.tables import (
+    Appointment,
+    Contact,
+    InboxCommand,
+    InboxMessage,
+    Lane,
+    Ledger,
+    MalformedItem,
+    ManualTask,
+    Outbox,
+    table,
+)
 from app.store.views.scope import Scope, within
 
-_TASK, _COMMAND, _CONTACT, _LANE = table(ManualTask), table(InboxCommand), table(Contact), table(Lane)
+_TASK, _COMMAND, _CONTACT, _LANE, _LEDGER = table(ManualTask), table(InboxCommand), table(Contact), table(Lane), table(Ledger)
 _APPOINTMENT, _MALFORMED, _MESSAGE, _OUTBOX = table(Appointment), table(MalformedItem), table(InboxMessage), table(Outbox)
 
 _FIELDS = (
     "task_id tenant_id cause reason priority status rev contact_id command_id item_id correlation_id created_at due_at owner "
-    "claimed_at resolved_at resolution note"
+    "claimed_at resolved_at resolution note apply_command_id"
 ).split()
 _AT_STAKE = ("appointment_id", "therapist_id", "start_at", "end_at", "status", "version")
 
@@ -66,6 +77,32 @@ def tasks(
     return [_document(row) for row in conn.execute(query)]
 
 
+def closed(conn: Connection, scope: Scope, since: datetime, *, limit: int = 100) -> list[dict[str, Any]]:
+    """Tasks that were closed since then, the latest first."""
+    query = _joined().where(within(_TASK.c.tenant_id, scope), _TASK.c.status == TaskStatus.RESOLVED, _TASK.c.resolved_at >= since)
+    return [_document(row) for row in conn.execute(query.order_by(_TASK.c.resolved_at.desc(), _TASK.c.task_id).limit(limit))]
+
+
+def closed_count(conn: Connection, scope: Scope, since: datetime) -> int:
+    """How many were."""
+    query = select(func.count()).where(
+        within(_TASK.c.tenant_id, scope), _TASK.c.status == TaskStatus.RESOLVED, _TASK.c.resolved_at >= since
+    )
+    return int(conn.execute(query).scalar_one())
+
+
+def some(conn: Connection, scope: Scope, task_ids: Sequence[str]) -> list[dict[str, Any]]:
+    """These tasks, as far as the caller sees them."""
+    found = conn.execute(_joined().where(within(_TASK.c.tenant_id, scope), _TASK.c.task_id.in_(list(task_ids))))
+    return [_document(row) for row in found]
+
+
+def can_reopen(task: Mapping[str, Any], now: datetime) -> bool:
+    """Whether a closing can still be undone."""
+    done_by_command = task["resolution"] == Outcome.APPLIED_BY_COMMAND
+    return task["resolved_at"] is not None and not done_by_command and now - task["resolved_at"] <= UNDO_WITHIN
+
+
 def counts(conn: Connection, scope: Scope) -> dict[str, int]:
     """Tasks that are not closed, by cause."""
     query = (
@@ -85,16 +122,36 @@ def task(conn: Connection, scope: Scope, task_id: str) -> dict[str, Any] | None:
 def _joined() -> Any:
     contact = and_(_CONTACT.c.tenant_id == _TASK.c.tenant_id, _CONTACT.c.contact_id == _TASK.c.contact_id)
     command = and_(_COMMAND.c.tenant_id == _TASK.c.tenant_id, _COMMAND.c.command_id == _TASK.c.command_id)
+    place = and_(
+        _LEDGER.c.tenant_id == _COMMAND.c.tenant_id,
+        _LEDGER.c.contact_id == _COMMAND.c.contact_id,
+        _LEDGER.c.commit_order == _COMMAND.c.commit_order,
+        _LEDGER.c.command_id == _COMMAND.c.command_id,
+    )
     return (
-        select(_TASK, _CONTACT.c.name.label("contact_name"), _CONTACT.c.phone.label("contact_phone"), _COMMAND.c.command_type)
+        select(
+            _TASK,
+            _CONTACT.c.name.label("contact_name"),
+            _CONTACT.c.phone.label("contact_phone"),
+            _COMMAND.c.command_type,
+            _COMMAND.c.occurred_at,
+            _LEDGER.c.ttl_limit_s,
+        )
         .outerjoin(_CONTACT, contact)
         .outerjoin(_COMMAND, command)
+        .outerjoin(_LEDGER, place)
     )
 
 
 def _document(row: Row[Any]) -> dict[str, Any]:
     found = {name: getattr(row, name) for name in _FIELDS}
-    return found | {"contact_name": row.contact_name, "contact_phone": row.contact_phone, "command_type": row.command_type}
+    return found | {
+        "contact_name": row.contact_name,
+        "contact_phone": row.contact_phone,
+        "command_type": row.command_type,
+        "occurred_at": row.occurred_at,
+        "ttl_limit_s": row.ttl_limit_s,
+    }
 
 
 def _behind(conn: Connection, row: Row[Any]) -> dict[str, Any]:
@@ -111,6 +168,7 @@ def _behind(conn: Connection, row: Row[Any]) -> dict[str, Any]:
         appointment = conn.execute(
             select(_APPOINTMENT).where(_APPOINTMENT.c.tenant_id == row.tenant_id, _APPOINTMENT.c.appointment_id == appointment_id)
         ).first()
+    applying = row.apply_command_id is not None and _undecided(conn, row.tenant_id, row.apply_command_id)
     shown = None
     if appointment is not None:
         shown = {
@@ -120,9 +178,9 @@ def _behind(conn: Connection, row: Row[Any]) -> dict[str, Any]:
     return {
         "payload": payload,
         "patient_id": command.patient_id if command is not None else appointment.patient_id if appointment is not None else None,
-        "occurred_at": command.occurred_at if command is not None else None,
         "appointment": shown,
-        "can_apply": command is not None and row.status != TaskStatus.RESOLVED,
+        "can_apply": command is not None and row.status != TaskStatus.RESOLVED and not applying,
+        "applying": applying,
     }
 
 

@@ -9,13 +9,14 @@ waits. All of it is in the database: any node goes on with a batch, after any cr
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
 from sqlalchemy import Connection, Row, select, update
 
 from app.domain.envelopes import Command, sha256_hex
+from app.domain.manual import due_after
 from app.domain.reasons import Reason
 from app.domain.replay_batch import (
     REPLAYABLE,
@@ -32,7 +33,7 @@ from app.domain.replay_batch import (
     step,
 )
 from app.domain.replay_filter import ReplayFilter
-from app.domain.states import PARKED, PRIORITY_BY_RANK, Source, State
+from app.domain.states import PARKED, PRIORITY_BY_RANK, PRIORITY_OF_COMMAND, CommandType, Source, State
 from app.errors import Conflict, NotFound
 from app.store import evidence
 from app.store.audit import append
@@ -579,16 +580,17 @@ def _needs_task(item: Mapping[str, Any]) -> bool:
 
 
 def _task(batch: Row[Any], item: Mapping[str, Any], task_id: str, now: datetime) -> dict[str, Any]:
+    rank = PRIORITY_OF_COMMAND[CommandType(item["command_type"])].rank
     return task_row(
         tenant_id=batch.tenant_id,
         task_id=task_id,
         dedup_key=f"replay:{item['command_id']}",
         cause=item["result"],
         reason=item["reason"],
-        priority=1,
+        priority=rank,
         correlation_id=item["correlation_id"],
         now=now,
-        due_at=now + timedelta(minutes=15),
+        due_at=now + due_after(rank),
         contact_id=item["contact_id"],
         command_id=item["run_command_id"] if item["commit_order"] is not None else item["command_id"],
     )

@@ -147,6 +147,18 @@ def results(outage: Outage) -> tuple[dict[str, tuple[str, str]], bool]:
     return answer
 
 
+def predictions(outage: Outage, replay_id: str) -> dict[str, tuple[str, str]]:
+    """What the dry run says of each command: state and reason."""
+    found: dict[str, tuple[str, str]] = {}
+    cursor: dict[str, str] = {}
+    while True:
+        page = outage.get(f"/replays/{replay_id}", limit=1_000, **cursor)
+        found |= {i["command_id"]: (i["predicted"]["status"], i["predicted"]["reason"]) for i in page["items"]}
+        if page["next_cursor"] is None:
+            return found
+        cursor = {"cursor": page["next_cursor"]}
+
+
 @pytest.mark.story("S-PC-02-003")
 def test_two_thousand_parked_requests_end_as_the_dry_run_said_although_the_process_is_killed(outage: Outage) -> None:
     outage.send("PUT", "/settings/sol", {"drain_per_s": 1_000})
@@ -157,14 +169,7 @@ def test_two_thousand_parked_requests_end_as_the_dry_run_said_although_the_proce
     outage.until("/contingency", lambda c: c["parked"] == COMMANDS)
     plan = outage.send("POST", "/replays", {"filter": {"state": "pending_contingency"}, "dry_run": True, "rate": 1_000})
     assert plan["total"] == COMMANDS
-    foreseen: dict[str, tuple[str, str]] = {}
-    cursor: dict[str, str] = {}
-    while True:
-        page = outage.get(f"/replays/{plan['replay_id']}", limit=1_000, **cursor)
-        foreseen |= {i["command_id"]: (i["predicted"]["status"], i["predicted"]["reason"]) for i in page["items"]}
-        if page["next_cursor"] is None:
-            break
-        cursor = {"cursor": page["next_cursor"]}
+    foreseen = predictions(outage, plan["replay_id"])
     outage.send("POST", f"/replays/{plan['replay_id']}/run", {})
     outage.contingency(False)
     outage.until(f"/replays/{plan['replay_id']}?limit=1", lambda b: b["done"] > COMMANDS // 4)
@@ -190,8 +195,8 @@ def test_the_drain_ends_the_same_when_the_process_is_killed(outage: Outage) -> N
     outage.contingency(True)
     outage.send("POST", "/commands", {"commands": commands()[:500]})
     outage.until("/contingency", lambda c: c["parked"] == 500)
-    plan = outage.send("POST", "/replays", {"filter": {"state": "pending_contingency"}, "dry_run": True})
-    foreseen = {i["command_id"]: (i["predicted"]["status"], i["predicted"]["reason"]) for i in plan["items"]}
+    plan = outage.send("POST", "/replays", {"filter": {"state": "pending_contingency"}, "dry_run": True, "rate": 1_000})
+    foreseen = predictions(outage, plan["replay_id"])
     outage.contingency(False)
     outage.until("/contingency", lambda c: 0 < c["parked"] < 400)
     outage.server.kill()

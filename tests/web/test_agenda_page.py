@@ -224,3 +224,9 @@ async def test_undecided_requests_beyond_the_limit_are_not_hidden_in_silence(
         await api.one(api.command("schedule", slot), wait=0)
         page = (await desk.client.get("/agenda", params={"day": DAY}, headers=PAGE)).text
         assert (said in page) is shown
+
+
+async def test_contingency_says_that_the_request_waits(desk: Browser, api: Api) -> None:
+    assert "guarda o lugar" not in (await desk.client.get("/agenda", headers=PAGE)).text
+    await api.put("/contingency", {"channel": "whatsapp", "active": True, "reason": "fora do ar"})
+    assert "Contingência ligada desde" in (await desk.client.get("/agenda", headers=PAGE)).text

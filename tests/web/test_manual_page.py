@@ -1,12 +1,15 @@
 """The manual review page over HTTP, without scripts: tabs, one task, what a secretary does to it."""
 
+import re
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import httpx
 import pytest
+from sqlalchemy import update
 
 from app.bootstrap import Services
+from app.store.tables import ManualTask, table
 from app.web.app import create_app
 from tests.web.api_client import Api, open_api
 from tests.web.conftest import Browser, add_person, browser_client, sign_in
@@ -46,7 +49,7 @@ async def send(browser: Browser, path: str, **form: object) -> httpx.Response:
 async def test_a_secretary_finds_an_expired_request_sees_why_and_settles_it(api: Api, rita: Browser) -> None:
     task_id = await expired(api)
     page = await shown(rita)
-    assert "prazo" in page
+    assert "O pedido chegou há 3 h e o prazo era 2 h." in page
     assert "Sem responsável" in page
     assert (await send(rita, "/manual/act", task_id=task_id, act="claim", rev="1")).status_code == 303
     assert f'value="{task_id}"' in await shown(rita, task=task_id)
@@ -99,8 +102,33 @@ async def test_closing_many_asks_first_and_leaves_what_others_hold(api: Api, rit
     assert (await send(rita, "/manual/close", **form)).status_code == 400
     assert len((await api.get("/manual-tasks"))["items"]) == 3
     done = await send(rita, "/manual/close", **form, sure="on")
-    assert "changed=1" in done.headers["location"]
     assert [t["task_id"] for t in (await api.get("/manual-tasks"))["items"]] == [ids[2]]
+    page = (await rita.client.get(done.headers["location"], headers=PAGE)).text
+    assert "2 tarefas foram encerradas. 1 ficou como estava:" in page
+    assert re.search(r"<li>Maria: está com [^<]+</li>", page)
+    assert "Nada foi feito" not in page
+
+
+async def test_what_was_closed_together_is_seen_and_undone_singly_or_together(api: Api, rita: Browser) -> None:
+    ids = [await expired(api, n) for n in (1, 2, 3, 4)]
+    await send(rita, "/manual/act", task_id=ids[3], act="apply", rev="1", reason="confirmado", confirmed="on")
+    await send(rita, "/manual/close", task=ids[:3], resolution="not_needed", sure="on")
+    page = await shown(rita, tab="closed")
+    assert all(f'name="task" value="{task_id}"' in page for task_id in ids[:3])
+    assert f'id="task_{ids[3]}"' in page  # carried out: seen, not undone
+    assert f'name="task" value="{ids[3]}"' not in page
+    undone = await send(rita, "/manual/reopen?tab=closed", task=[ids[0], ids[1], ids[3]])
+    page = (await rita.client.get(undone.headers["location"], headers=PAGE)).text
+    assert "2 tarefas estão abertas de novo. 1 ficou como estava:" in page
+    assert "<li>Maria: foi executada</li>" in page
+    assert {t["task_id"] for t in (await api.get("/manual-tasks"))["items"]} == {ids[0], ids[1]}
+    assert (await send(rita, "/manual/reopen")).status_code == 400
+    task = table(ManualTask)
+    long_ago = update(task).where(task.c.task_id == ids[2]).values(resolved_at=api.now - timedelta(minutes=11))
+    await api.services.db.write(lambda conn: conn.execute(long_ago))
+    assert f'name="task" value="{ids[2]}"' not in await shown(rita, tab="closed")
+    late = await api.call("POST", "/manual-tasks/reopen", json={"task_ids": [ids[2], "nothing"]})
+    assert [entry["reopened"] for entry in late.json()["items"]] == [False, False]
 
 
 async def test_tasks_of_another_clinic_do_not_exist(api: Api, rita: Browser) -> None:

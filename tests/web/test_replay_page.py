@@ -1,8 +1,11 @@
 """The replay page over HTTP: who sees it, what its forms do, and when nothing can be sent."""
 
 import asyncio
+import html
 import re
+from datetime import timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from litestar import Litestar
@@ -96,7 +99,7 @@ async def test_nothing_can_be_sent_without_a_fresh_dry_run(api: Api, manager: Br
     made = await post(manager, "/plan", tenant=api.clinic.tenant_id, state="pending_contingency", rate="300")
     text = await shown(manager)
     assert re.search(r'id="run">\s*Reenviar 2\s*<', text)
-    assert "de 3 pedidos, 2 saem, 1 precisa de uma pessoa. Nada foi enviado ainda." in text
+    assert "de 3 pedidos, 2 saem, 1 está sem permissão. Nada foi enviado ainda." in text
     manual_clock.advance(minutes=11)
     stale = await shown(manager)
     assert 'id="run"' not in stale
@@ -122,6 +125,44 @@ async def test_the_number_on_the_button_is_the_number_of_results(api: Api, manag
     assert "3 de 3 prontos: 2 saíram, 1 foram para uma pessoa." in text
     report = await manager.client.get(re.search(r'href="(/api/v1/replays/[^"]+csv[^"]*)"', text)[1].replace("&amp;", "&"))  # type: ignore[index]
     assert report.text.count("\r\n") == 4
+
+
+async def test_every_row_of_a_long_dry_run_can_be_seen_before_it_runs(
+    api: Api, manager: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.web.console.replay.ROWS", 2)
+    await park(api, *(api.command(payload=api.slot(n)) for n in (1, 3, 5)))
+    await post(manager, "/plan", tenant=api.clinic.tenant_id, state="pending_contingency")
+    first = await shown(manager)
+    assert "Linhas 1 a 2 de 3" in first
+    assert re.findall(r'id="item_(\d+)"', first) == ["1", "2"]
+    onwards = re.search(r'rel="next" href="([^"]+)"', first)
+    assert onwards is not None
+    rest = (await manager.client.get(html.unescape(onwards[1]), headers=PAGE)).text
+    assert "Linhas 3 a 3 de 3" in rest
+    assert re.findall(r'id="item_(\d+)"', rest) == ["3"]
+    assert 'rel="next"' not in rest
+
+
+async def test_a_dry_run_is_narrowed_by_priority_and_by_the_clinics_own_time(
+    api: Api, manager: Browser, manual_clock: ManualClock
+) -> None:
+    await park(api, api.command(payload=api.slot(1)))
+    manual_clock.advance(minutes=10)
+    await park(api, api.command(payload=api.slot(3)))
+    here = (api.now - timedelta(minutes=5)).astimezone(ZoneInfo("America/Sao_Paulo"))
+    asked = {"tenant": api.clinic.tenant_id, "state": "pending_contingency"}
+    for more, found in (
+        ({"from": f"{here:%Y-%m-%dT%H:%M}"}, 1),
+        ({"to": f"{here:%Y-%m-%dT%H:%M}"}, 1),
+        ({"priority": "new_lead"}, 2),
+        ({"priority": "urgent_takeover"}, 0),
+    ):
+        made = await post(manager, "/plan", **asked, **more)
+        replay_id = made.headers["location"].split("batch=")[1]
+        items = (await api.get(f"/replays/{replay_id}"))["items"]
+        assert sum(not item["pulled_in"] for item in items) == found, more  # what stands before it comes along
+    assert (await post(manager, "/plan", **asked, **{"from": "ontem"})).status_code == 400
 
 
 async def test_an_act_on_a_batch_that_changed_meanwhile_does_nothing(api: Api, manager: Browser) -> None:

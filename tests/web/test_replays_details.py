@@ -63,6 +63,29 @@ async def test_what_ended_badly_is_asked_again_as_a_new_command_on_the_same_vers
     assert await tasks(api) == [("manual_review_required", "guardian_not_verified")]
 
 
+async def test_what_would_expire_before_its_turn_at_this_pace_is_foreseen_and_is_no_surprise(
+    api: Api, manual_clock: ManualClock
+) -> None:
+    await switch(api, True)
+    for n in range(3):
+        await family(api, f"c-{n}")
+        await parked(api, contact_id=f"c-{n}", payload=api.slot(n))
+    manual_clock.advance(minutes=118)  # two minutes are left: time for the first two, one a minute and a bit
+    plan = await replay(api, PARKED, rate=1 / 90)
+    assert [i["predicted"]["result"] for i in plan["items"]] == ["replayed", "replayed", "expired_manual"]
+    assert [i["event_age_s"] for i in plan["items"]] == [7080, 7170, 7260]
+    assert (await replay(api, PARKED, rate=1))["would_replay"] == 3
+    await act(api, plan["replay_id"], "run")
+    await switch(api, False)
+    path = f"/replays/{plan['replay_id']}"
+    await api.once(path, lambda b: b["done"] == 1)
+    manual_clock.advance(seconds=90)
+    await api.once(path, lambda b: b["done"] == 2)
+    manual_clock.advance(seconds=90)
+    end = await finished(api, plan["replay_id"])
+    assert (end["drift"], end["counts"]["replayed"], end["counts"]["expired_manual"]) == (0, 2, 1)
+
+
 async def test_the_rate_holds_and_a_paused_batch_stands_still(api: Api, manual_clock: ManualClock) -> None:
     await switch(api, True)
     for n in range(4):

@@ -196,6 +196,13 @@ def safe_mode_since(conn: Connection, tenant_id: str, now: datetime) -> datetime
     return min(since) if since else None
 
 
+def contingency_since(conn: Connection, tenant_id: str) -> datetime | None:
+    """Since when contingency parks changes of this clinic's agenda; None while it does not."""
+    query = select(_MODE.c.contingency_since).where(_MODE.c.scope == tenant_id, _MODE.c.contingency)
+    found: datetime | None = conn.execute(query).scalar()
+    return found
+
+
 def _visits(tenant_id: str) -> Any:
     patient = and_(_PATIENT.c.tenant_id == _APPOINTMENT.c.tenant_id, _PATIENT.c.patient_id == _APPOINTMENT.c.patient_id)
     therapist = and_(_THERAPIST.c.tenant_id == _APPOINTMENT.c.tenant_id, _THERAPIST.c.therapist_id == _APPOINTMENT.c.therapist_id)

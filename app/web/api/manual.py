@@ -82,6 +82,13 @@ class BulkBody(msgspec.Struct):
     tenant_id: str | None = None
 
 
+class UndoBody(msgspec.Struct):
+    """Several closed tasks; each is judged alone."""
+
+    task_ids: list[str]
+    tenant_id: str | None = None
+
+
 @get("/api/v1/manual-tasks", summary="Tasks by deadline, the oldest first", responses=problems(404), **READ)
 async def list_tasks(
     request: AnyRequest,
@@ -154,14 +161,19 @@ async def apply(request: AnyRequest, task_id: FromPath[str], data: JSONBody[Appl
     return await _shown(request, tenant_id, task_id) | {"command": command}
 
 
+@post("/api/v1/manual-tasks/reopen", summary="Undo several closings", **ACT)
+async def reopen_many(request: AnyRequest, data: JSONBody[UndoBody]) -> Document:
+    """Each is judged alone: `items` says of each whether it is open again, and if not, why."""
+    _few(data.task_ids)
+    tenant_id = await tenant_of(request, data.tenant_id)
+    return {"items": await reopen_all(request, dict.fromkeys(data.task_ids, tenant_id))}
+
+
 @post("/api/v1/manual-tasks/resolve", summary="Close several tasks with one outcome", **ACT)
 async def resolve_many(request: AnyRequest, data: JSONBody[BulkBody]) -> Document:
     """Each is judged alone: `items` says of each whether it was closed, and if not, why."""
     note = _outcome(data.resolution, data.note)
-    if not 0 < len(data.task_ids) <= BULK_MAX:
-        texts = Texts()
-        texts.fail("/task_ids", f"must have 1 to {BULK_MAX} entries")
-        texts.check()
+    _few(data.task_ids)
     tenant_id = await tenant_of(request, data.tenant_id)
     return {"items": await close_all(request, dict.fromkeys(data.task_ids, tenant_id), data.resolution, note)}
 
@@ -189,13 +201,22 @@ async def carry_out(
 
 async def close_all(request: AnyRequest, tenants: dict[str, str], resolution: str, note: str | None) -> list[Document]:
     """Close each task (id -> clinic) in a transaction of its own; what could not be closed says why."""
+    return await _each(request, tenants, "closed", manual.resolve, resolution=resolution, note=note)
+
+
+async def reopen_all(request: AnyRequest, tenants: dict[str, str]) -> list[Document]:
+    """Undo each closing in a transaction of its own; what stays closed says why."""
+    return await _each(request, tenants, "reopened", manual.reopen)
+
+
+async def _each(request: AnyRequest, tenants: dict[str, str], name: str, act: Any, **details: Any) -> list[Document]:
     done = []
     for task_id, tenant_id in tenants.items():
-        entry: Document = {"task_id": task_id, "closed": True, "detail": None}
+        entry: Document = {"task_id": task_id, name: True, "detail": None}
         try:
-            await services_of(request).db.write(manual.resolve, tenant_id, task_id, by(request), resolution=resolution, note=note)
+            await services_of(request).db.write(act, tenant_id, task_id, by(request), **details)
         except (Conflict, NotFound) as error:
-            entry |= {"closed": False, "detail": error.detail}
+            entry |= {name: False, "detail": error.detail}
         done.append(entry)
     tasks_changed(request)
     return done
@@ -236,6 +257,13 @@ async def _shown(request: AnyRequest, tenant_id: str, task_id: str) -> Document:
     return told(found, locale_of(request))
 
 
+def _few(task_ids: list[str]) -> None:
+    if not 0 < len(task_ids) <= BULK_MAX:
+        texts = Texts()
+        texts.fail("/task_ids", f"must have 1 to {BULK_MAX} entries")
+        texts.check()
+
+
 def _outcome(resolution: str, note: str | None) -> str | None:
     texts = Texts()
     if not is_outcome(resolution):
@@ -251,4 +279,4 @@ def _leads(request: AnyRequest) -> bool:
     return actor.kind == "key" or actor.role in ("manager", "superadmin")
 
 
-manual_routes: Final[list[Any]] = [list_tasks, get_task, claim, release, resolve, reopen, apply, resolve_many]
+manual_routes: Final[list[Any]] = [list_tasks, get_task, claim, release, resolve, reopen, apply, resolve_many, reopen_many]

@@ -117,6 +117,8 @@ class AgendaAct:
     therapists: tuple[tuple[str, str], ...]
     therapist: str
     blocked: dict[str, str]
+    parked_since: datetime | None
+    """Contingency: what is asked now waits in its place."""
     """Why an act is not possible now, by command type; empty while all are."""
     done_id: str
     done_name: str
@@ -218,6 +220,7 @@ def load_agenda_act(conn: Connection, visit: Visit) -> AgendaAct:
         patients=tuple(views.patients(conn, tenant_id)) if tenant_id and pick is None else (),
         therapists=tuple(views.therapists(conn, tenant_id)) if tenant_id else (),
         therapist=visit.one("therapist"),
+        parked_since=views.contingency_since(conn, tenant_id) if tenant_id and since is None else None,
         blocked={t.value: blocked_text(words, t, since) for t in _BLOCKED} if since is not None else {},
         done_id=done_id if found else "",
         done_name=command_name(words, found["command_type"]) if found else "",

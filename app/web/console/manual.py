@@ -1,14 +1,15 @@
 """Manual review: tasks by deadline under tabs by cause, and the chosen one with what is behind it and what may be done."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
 from sqlalchemy import Connection
 
-from app.domain.manual import OFFERED, UNDO_WITHIN, Outcome, Tab, tab_of
+from app.domain.manual import OFFERED, Outcome, Tab, TaskStatus, tab_of
 from app.domain.reasons import explain
 from app.errors import InvalidRequest
 from app.store import manual, takeovers
@@ -22,6 +23,11 @@ from app.web.i18n import mark
 
 PAGE_SIZE: Final = 50
 PAYLOAD_MAX: Final = 4_000
+CLOSED: Final = "closed"
+"""The tab of what was closed lately, where a closing can be undone."""
+CLOSED_FOR: Final = timedelta(hours=24)
+LEFT_NAMED: Final = 20
+"""How many of those that a bulk act left as they were are named."""
 
 TAB_NAMES: Final = {
     Tab.EXPIRED: mark("Expired"),
@@ -81,6 +87,9 @@ class TaskLine:
     due_at: datetime
     created_at: datetime
     chosen: bool
+    outcome: str
+    resolved_at: datetime | None
+    can_reopen: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +104,13 @@ class ManualRows:
     next_url: str | None
     here: str
     empty_since: datetime | None
+    closed: bool
+    """The list shows what was closed."""
+    said: str
+    """What came of closing or reopening several."""
+    left: tuple[str, ...]
+    """Those that stayed as they were, and why."""
+    closed_url: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,13 +132,21 @@ class ManualDetail:
 
 
 def load_manual_rows(conn: Connection, visit: Visit) -> ManualRows:
-    """Tasks of the chosen tab."""
-    words, chosen = visit.words, _tab(visit.one("tab"))
+    """Tasks of the chosen tab, or what was closed lately."""
+    words, chosen, closed = visit.words, _tab(visit.one("tab")), visit.one("tab") == CLOSED
+    since = words.now - CLOSED_FOR
     counted = manual.counts(conn, visit.scope)
     totals = {tab: sum(n for cause, n in counted.items() if tab_of(cause) is tab) for tab in Tab}
-    found = manual.tasks(conn, visit.scope, tab=chosen, after=_after(visit.one("cursor")), limit=PAGE_SIZE + 1)
-    more, found = len(found) > PAGE_SIZE, found[:PAGE_SIZE]
-    tabs = [TabLink(name=words.text("All"), count=sum(totals.values()), url=visit.urls.to("/manual"), chosen=chosen is None)]
+    if closed:
+        found = manual.closed(conn, visit.scope, since)
+    else:
+        found = manual.tasks(conn, visit.scope, tab=chosen, after=_after(visit.one("cursor")), limit=PAGE_SIZE + 1)
+    more, found = not closed and len(found) > PAGE_SIZE, found if closed else found[:PAGE_SIZE]
+    tabs = [
+        TabLink(
+            name=words.text("All"), count=sum(totals.values()), url=visit.urls.to("/manual"), chosen=chosen is None and not closed
+        )
+    ]
     tabs += [
         TabLink(name=words.text(TAB_NAMES[tab]), count=count, url=visit.urls.to("/manual", tab=tab.value), chosen=tab is chosen)
         for tab, count in totals.items()
@@ -131,7 +155,10 @@ def load_manual_rows(conn: Connection, visit: Visit) -> ManualRows:
     talks = takeovers.open_count(conn, visit.scope)
     if talks:  # a conversation is worked on where it is answered; whoever looks for work finds it from here
         tabs.append(TabLink(name=words.text("Taken over"), count=talks, url=visit.urls.to("/takeovers"), chosen=False))
-    here = chosen.value if chosen else None
+    ended, closed_url = manual.closed_count(conn, visit.scope, since), visit.urls.to("/manual", tab=CLOSED)
+    if ended or closed:
+        tabs.append(TabLink(name=words.text("Closed in 24 h"), count=ended, url=closed_url, chosen=closed))
+    here = CLOSED if closed else chosen.value if chosen else None
     cursor = f"{found[-1]['due_at'].isoformat()}~{found[-1]['task_id']}" if more else None
     return ManualRows(
         tabs=tuple(tabs),
@@ -141,6 +168,10 @@ def load_manual_rows(conn: Connection, visit: Visit) -> ManualRows:
         outcomes=_outcomes(visit),
         next_url=visit.urls.to("/manual", tab=here, cursor=cursor) if cursor else None,
         here=visit.urls.to("/manual", tab=here),
+        closed=closed,
+        said=_bulk_said(visit),
+        left=tuple(_left(conn, visit)),
+        closed_url=closed_url,
         empty_since=None if sum(totals.values()) else last_closed_task_at(conn, visit.scope),
     )
 
@@ -148,7 +179,10 @@ def load_manual_rows(conn: Connection, visit: Visit) -> ManualRows:
 def load_manual_detail(conn: Connection, visit: Visit) -> ManualDetail:
     """The task of `?task=`, else the first of the list."""
     words, wanted = visit.words, visit.one("task")
-    if not wanted:
+    if not wanted and visit.one("tab") == CLOSED:
+        latest = manual.closed(conn, visit.scope, words.now - CLOSED_FOR, limit=1)
+        wanted = latest[0]["task_id"] if latest else ""
+    elif not wanted:
         first = manual.tasks(conn, visit.scope, tab=_tab(visit.one("tab")), after=_after(visit.one("cursor")), limit=1)
         wanted = first[0]["task_id"] if first else ""
     task = manual.task(conn, visit.scope, wanted) if wanted else None
@@ -165,10 +199,7 @@ def load_manual_detail(conn: Connection, visit: Visit) -> ManualDetail:
         if task is not None and clinic is not None and task["contact_id"]
         else None,
         outcome=words.text(OUTCOME_NAMES.get(resolution, resolution)) if resolution else "",
-        can_reopen=task is not None
-        and task["resolved_at"] is not None
-        and resolution != Outcome.APPLIED_BY_COMMAND
-        and words.now - task["resolved_at"] <= UNDO_WITHIN,
+        can_reopen=task is not None and manual.can_reopen(task, words.now),
         can_release=line is not None and task is not None and task["owner"] is not None and (line.mine or leads(visit.role)),
         csrf=visit.csrf_token,
         outcomes=_outcomes(visit),
@@ -197,13 +228,50 @@ def _lines(conn: Connection, visit: Visit, found: list[dict[str, Any]]) -> Any:
             else words.text(TAB_NAMES[tab_of(task["cause"])]),
             who=task["contact_name"] or task["contact_id"] or words.text("unknown contact"),
             clinic=names[task["tenant_id"]].name if visit.several else "",
-            why=task_reason(words, task["cause"], task["reason"]),
+            why=task_reason(words, task["cause"], task["reason"], occurred_at=task["occurred_at"], ttl_limit_s=task["ttl_limit_s"]),
             owner=people.get(owner, "") if owner else "",
             mine=owner == visit.person.audit_name,
             due_at=task["due_at"],
             created_at=task["created_at"],
             chosen=visit.one("task") == task["task_id"],
+            outcome=words.text(OUTCOME_NAMES.get(task["resolution"], task["resolution"])) if task["resolution"] else "",
+            resolved_at=task["resolved_at"],
+            can_reopen=manual.can_reopen(task, words.now),
         )
+
+
+def _bulk_said(visit: Visit) -> str:
+    """What a bulk act did, from the address that it led to."""
+    words, said = visit.words, []
+    closed, reopened, left = (_number(visit.one(name, 4)) for name in ("closed", "reopened", "left_n"))
+    if closed is not None:
+        said.append(words.count("%(n)s task was closed.", "%(n)s tasks were closed.", closed))
+    if reopened is not None:
+        said.append(words.count("%(n)s task is open again.", "%(n)s tasks are open again.", reopened))
+    if left and said:
+        said.append(words.count("%(n)s stayed as it was:", "%(n)s stayed as they were:", left))
+    return " ".join(said)
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def _left(conn: Connection, visit: Visit) -> Iterator[str]:
+    """Each task that a bulk act left as it was: whose it is, and what stood against it."""
+    words, ids = visit.words, [i[:40] for i in visit.one("left", 900).split("~") if i][:LEFT_NAMED]
+    found = manual.some(conn, visit.scope, ids) if ids else []
+    people = owner_names(conn, words, (task["owner"] for task in found))
+    for task in found:
+        who = task["contact_name"] or task["contact_id"] or words.text("unknown contact")
+        if task["status"] == TaskStatus.CLAIMED:
+            yield words.text("%(who)s: %(owner)s has it", who=who, owner=people.get(task["owner"], ""))
+        elif task["status"] == TaskStatus.OPEN:
+            yield words.text("%(who)s: open already", who=who)
+        elif task["resolution"] == Outcome.APPLIED_BY_COMMAND:
+            yield words.text("%(who)s: was carried out", who=who)
+        else:
+            yield words.text("%(who)s: closed already, at %(time)s", who=who, time=words.clock(task["resolved_at"]))
 
 
 def _outcomes(visit: Visit) -> tuple[tuple[str, str], ...]:

@@ -10,9 +10,9 @@ from app.domain.manual import OFFERED
 from app.errors import Conflict, InvalidRequest, NotFound
 from app.store import manual
 from app.web.api.common import by, storable
-from app.web.api.manual import BULK_MAX, carry_out, close_all, tasks_changed
+from app.web.api.manual import BULK_MAX, carry_out, close_all, reopen_all, tasks_changed
 from app.web.auth import actor_of
-from app.web.console.manual import leads
+from app.web.console.manual import LEFT_NAMED, leads
 from app.web.console.render import refuse, show, view
 from app.web.console.visit import AnyRequest, scope_of, services_of
 
@@ -59,8 +59,24 @@ async def close_many(request: AnyRequest) -> Redirect:
         raise InvalidRequest("Tick the tasks, and that they are to be closed.", errors=[detail])
     resolution = _outcome(form)
     done = await close_all(request, await _tenants(request, ticked), resolution, form.get("note", "").strip()[:1_000] or None)
-    left = sum(not entry["closed"] for entry in done)
-    return _back(request, **({"changed": "1"} if left else {}))
+    return _back(request, **_came_of(done, "closed"))
+
+
+@post("/manual/reopen", **_ACT)
+async def reopen_many(request: AnyRequest) -> Redirect:
+    """Undo the ticked closings, as far as that is still possible."""
+    raw = await request.form()
+    ticked = [v for v in raw.getall("task", []) if isinstance(v, str) and storable(v)][:BULK_MAX]
+    if not ticked:
+        raise InvalidRequest("Tick the tasks to be opened again.", errors=[{"pointer": "/task", "detail": "must be ticked"}])
+    return _back(request, **_came_of(await reopen_all(request, await _tenants(request, ticked)), "reopened"))
+
+
+def _came_of(done: list[dict[str, Any]], name: str) -> dict[str, str]:
+    """What a bulk act did, for the address of the page that says so."""
+    left = [entry["task_id"] for entry in done if not entry[name]]
+    named = {"left": "~".join(left[:LEFT_NAMED]), "left_n": str(len(left))} if left else {}
+    return {name: str(len(done) - len(left)), **named}
 
 
 async def _change(request: AnyRequest, name: str, tenant_id: str, task_id: str, form: dict[str, str], rev: int | None) -> None:
@@ -118,5 +134,5 @@ def _address(request: AnyRequest, **params: str) -> str:
 
 
 manual_pages: Final[list[Any]] = [
-    Router("/", route_handlers=[page, act, close_many], opt={"access": "page"}, include_in_schema=False)
+    Router("/", route_handlers=[page, act, close_many, reopen_many], opt={"access": "page"}, include_in_schema=False)
 ]

@@ -10,12 +10,12 @@ from sqlalchemy import Connection, case, func, select
 
 from app.domain.reasons import explain
 from app.domain.replay_batch import REPLAYABLE, BatchStatus
-from app.domain.states import PARKED, CommandType, State
+from app.domain.states import PARKED, CommandType, PriorityClass, State
 from app.store import clocks, contingency, drain
 from app.store.tables import InboxCommand, table
 from app.store.views import replays
 from app.store.views.scope import Clinic
-from app.web.console.sentences import COMMAND_NAMES, STATE_NAMES, Badge, command_name, state_badge
+from app.web.console.sentences import CLASS_NAMES, COMMAND_NAMES, STATE_NAMES, Badge, command_name, state_badge
 from app.web.console.visit import Visit
 from app.web.i18n import mark
 from app.web.words import Words
@@ -121,7 +121,10 @@ class ReplayPlan:
     families: tuple[tuple[str, str, int], ...] = ()
     soon: tuple[tuple[str, str, datetime], ...] = ()
     lines: tuple[ItemLine, ...] = ()
-    more: int = 0
+    place: str = ""
+    """Which rows of the plan these are, when there are more."""
+    next_url: str = ""
+    first_url: str = ""
     would: int = 0
     fresh: bool = False
     waits: bool = False
@@ -139,6 +142,7 @@ class ReplayForm:
     csrf: str
     intents: tuple[tuple[str, str], ...]
     states: tuple[tuple[str, str], ...]
+    priorities: tuple[tuple[str, str], ...]
     rates: tuple[int, ...] = RATES_PER_MIN
 
 
@@ -238,6 +242,7 @@ def load_replay_form(_conn: Connection, visit: Visit) -> ReplayForm:
         csrf=visit.csrf_token,
         intents=tuple((t.value, words.text(COMMAND_NAMES[t])) for t in CommandType),
         states=tuple((s.value, words.text(STATE_NAMES[s][0])) for s in states),
+        priorities=tuple((p.value, words.text(CLASS_NAMES[p.rank])) for p in PriorityClass),
     )
 
 
@@ -250,7 +255,9 @@ def load_replay_plan(conn: Connection, visit: Visit) -> ReplayPlan:
     head = replays.batch(conn, tenant_id, replay_id, words.now) if replay_id else None
     if head is None:
         return ReplayPlan()
-    items = replays.items(conn, head["replay_id"], limit=ROWS)
+    given = visit.one("after", 9)
+    after = int(given) if given.isascii() and given.isdigit() else 0
+    items = replays.items(conn, head["replay_id"], after=after, limit=ROWS)
     names = replays.names(conn, tenant_id, [i["contact_id"] for i in items] + [s["contact_id"] for s in head["within_24h"]])
     started = head["started_at"] is not None
     blocked = contingency.status(conn, tenant_id)["active"]
@@ -269,7 +276,16 @@ def load_replay_plan(conn: Connection, visit: Visit) -> ReplayPlan:
             for s in head["within_24h"][:GROUPS_MAX]
         ),
         lines=tuple(_line(visit, visit.chosen, item, names) for item in items),
-        more=max(0, head["total"] - len(items)),
+        place=words.text(
+            "Rows %(first)s to %(last)s of %(all)s",
+            first=words.number(items[0]["n"]),
+            last=words.number(items[-1]["n"]),
+            all=words.number(head["total"]),
+        )
+        if 0 < len(items) < head["total"]
+        else "",
+        next_url=_rows_url(visit, head, items[-1]["n"]) if items and items[-1]["n"] < head["total"] else "",
+        first_url=_rows_url(visit, head, 0) if after else "",
         would=head["would_replay"],
         fresh=head["fresh"],
         waits=blocked and head["status"] == BatchStatus.RUNNING,
@@ -278,6 +294,11 @@ def load_replay_plan(conn: Connection, visit: Visit) -> ReplayPlan:
         report_url=f"/api/v1/replays/{head['replay_id']}/report?format=csv&tenant_id={tenant_id}" if started else "",
         rate_said=words.text("%(rate)s a minute", rate=words.number(round(head["rate"] * 60, 1))),
     )
+
+
+def _rows_url(visit: Visit, head: Mapping[str, Any], after: int) -> str:
+    """The rows of the plan from behind this one."""
+    return visit.urls.to("/replay", batch=head["replay_id"], after=str(after) if after else None)
 
 
 def _current(conn: Connection, tenant_id: str) -> str | None:
@@ -299,10 +320,16 @@ def _said(words: Words, head: Mapping[str, Any]) -> str:
     """The batch in a sentence or two."""
     if head["started_at"] is None:
         counts = head["predicted"]
+        by_status = {o["status"]: o["count"] for o in _merged(head["outcomes"])}
+        denied, taken = by_status.get(State.BLOCKED_GUARDIAN_DENIED, 0), by_status.get(State.BLOCKED_TAKEOVER_ACTIVE, 0)
+        counts = {**counts, "denied": denied, "taken": taken}
+        counts["manual_review_required"] -= denied + taken
         parts = [words.count("%(n)s leaves", "%(n)s leave", counts["replayed"])]
         others = {
             "expired_manual": words.count("%(n)s has expired", "%(n)s have expired", counts["expired_manual"]),
             "conflict_blocked": words.count("%(n)s is out of date", "%(n)s are out of date", counts["conflict_blocked"]),
+            "denied": words.count("%(n)s is without permission", "%(n)s are without permission", denied),
+            "taken": words.count("%(n)s is with a person", "%(n)s are with a person", taken),
             "manual_review_required": words.count("%(n)s needs a person", "%(n)s need a person", counts["manual_review_required"]),
         }
         parts += [text for name, text in others.items() if counts[name]]

@@ -1,8 +1,10 @@
 """Addresses of the replay page; what a manager does there goes through the same store functions as the API."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime, tzinfo
 from typing import Any, Final
 from urllib.parse import quote
+from zoneinfo import ZoneInfo
 
 from litestar import Response, Router, get, post
 from litestar.response import Redirect
@@ -56,13 +58,17 @@ async def plan(request: AnyRequest) -> Redirect:
     """Make a dry run. Raises InvalidRequest for an empty filter."""
     form, tenant_id, slug = await _form(request)
     who = by(request)
-    chosen = {name: [v for v in form.get(name, []) if v] for name in ("intent", "state")}
+    chosen = {name: [v for v in form.get(name, []) if v] for name in ("intent", "state", "priority")}
     if State.CONFLICT_BLOCKED in chosen["state"]:
         chosen["state"].append(State.VERSION_CONFLICT_BLOCKED)  # the same word for people
-    wanted, errors = read_filter({**chosen, "contact_id": _one(form, "contact")}, who.now)
+    row = await authenticator(request).tenant(tenant_id)
+    zone = ZoneInfo(row.timezone) if row is not None else UTC
+    times = {name: _moment(_one(form, name), zone) for name in ("from", "to")}
+    wanted, errors = read_filter({**chosen, **times, "contact_id": _one(form, "contact")}, who.now)
     if wanted is None:
         faults = [{"pointer": e.pointer, "detail": e.detail} for e in errors]
-        raise InvalidRequest("Choose at least one kind of request.", errors=faults)
+        said = "Choose at least one kind of request." if faults[0]["pointer"] == "/filter" else "This time range cannot be used."
+        raise InvalidRequest(said, errors=faults)
     given = _one(form, "rate")
     rate = int(given) if given.isascii() and given.isdigit() and int(given) in RATES_PER_MIN else RATES_PER_MIN[0]
     replay_id = await services_of(request).replay.plan(tenant_id, wanted, rate_per_s=rate / 60, by=who)
@@ -104,6 +110,15 @@ async def _form(request: AnyRequest) -> tuple[dict[str, list[str]], str, str]:
 def _one(form: Mapping[str, list[str]], name: str) -> str:
     values = form.get(name, [])
     return values[0] if values else ""
+
+
+def _moment(text: str, zone: tzinfo) -> str:
+    """A date and time of the form, which is the clinic's; what cannot be read is left for the filter to refuse."""
+    try:
+        given = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    return (given if given.tzinfo is not None else given.replace(tzinfo=zone)).isoformat()
 
 
 def _back(slug: str, replay_id: str | None = None) -> Redirect:

@@ -5,10 +5,11 @@ Reason texts come from the domain; this module adds the numbers, times and names
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from app.domain.contingency_texts import GENERAL
-from app.domain.reasons import explain
+from app.domain.reasons import Reason, explain
 from app.domain.states import EFFECT_RESULTS, PARKED, CommandType, State
 from app.store.views.lane import LaneHead, TimelineItem, Visit
 from app.store.views.overview import Need
@@ -180,10 +181,19 @@ def takeover_reason(words: Words, reason: str) -> str:
     return words.text(_TAKEOVERS[reason]) if reason in _TAKEOVERS else reason
 
 
-def task_reason(words: Words, cause: str, reason: str) -> str:
-    """Why a task is there, in one sentence."""
+def task_reason(
+    words: Words, cause: str, reason: str, *, occurred_at: datetime | None = None, ttl_limit_s: float | None = None
+) -> str:
+    """Why a task is there, in one sentence; of an expired request with how old it is and what its limit was."""
     if reason in _MESSAGES:
         return words.text(_MESSAGES[reason])
+    # the limit of an answer of the day before depends on its visit, and may have been over before it came
+    if reason == Reason.TTL_EXPIRED and occurred_at is not None and ttl_limit_s is not None and ttl_limit_s > 0:
+        return words.text(
+            "The request came %(age)s ago and its limit was %(limit)s.",
+            age=words.span(words.now - occurred_at),
+            limit=words.span(ttl_limit_s),
+        )
     return explain(cause, reason, words.locale).why
 
 
