@@ -39,6 +39,7 @@ from app.engine.phone_writer import PhoneWriter
 from app.engine.policies import PolicyCache
 from app.engine.queue_watch import QueueWatch
 from app.engine.redis_locks import RedisLocks, redis_answers
+from app.engine.repeats import Repeats
 from app.engine.replay import Replay
 from app.engine.retention import Retention
 from app.engine.safe_mode import SafeModeLoop
@@ -163,7 +164,8 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
     http = new_client()
     allowed = AllowList(anything=not settings.is_production)  # a laptop's webhooks and sinks live on loopback
     channels = ChannelBook(database, World(client=http, phone=PhoneWriter(database, clock), allowed=allowed))
-    intake = Intake(database, clock, policies, metrics, tracing=traces)
+    repeats = Repeats(database, locks, metrics) if isinstance(locks, RedisLocks) else None
+    intake = Intake(database, clock, policies, metrics, tracing=traces, repeats=repeats)
     conversations = Conversations(database, clock)
     limits = FallbackLimits()
     dispatch = Dispatch(database, clock, locks, policies, metrics, node_id=settings.node_id, tracing=traces, limits=limits)

@@ -43,6 +43,12 @@ class Metrics:
         self.intake_seconds = Histogram(
             "kora_intake_seconds", "From request to durable receipt", buckets=LATENCY_BUCKETS_S, registry=r
         )
+        self.intake_repeats = Counter(
+            "kora_intake_repeats",
+            "Items looked up on Redis: exact repeats (hit), others (miss)",
+            ["answer"],
+            registry=r,
+        )
         self.commit_batch_size = Histogram(
             "kora_commit_batch_size", "Commands per commit transaction", buckets=BATCH_BUCKETS, registry=r
         )

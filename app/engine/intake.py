@@ -20,6 +20,7 @@ from app.domain.envelopes import Command, Malformed, Message, not_storable, pars
 from app.domain.states import State
 from app.domain.triage import triage
 from app.engine.policies import PolicyCache
+from app.engine.repeats import Repeats
 from app.errors import KoraError, StorageUnavailable
 from app.ids import new_id
 from app.metrics import Metrics
@@ -63,7 +64,14 @@ class Intake:
     name = "intake"
 
     def __init__(
-        self, database: Database, clock: Clock, policies: PolicyCache, metrics: Metrics, *, tracing: Tracing | None = None
+        self,
+        database: Database,
+        clock: Clock,
+        policies: PolicyCache,
+        metrics: Metrics,
+        *,
+        tracing: Tracing | None = None,
+        repeats: Repeats | None = None,
     ) -> None:
         self.wake = asyncio.Event()
         self.on_accepted: list[Wakeable] = []
@@ -75,6 +83,9 @@ class Intake:
         """Called with each item that was queued and when it was received."""
         self._database, self._clock, self._policies, self._metrics = database, clock, policies, metrics
         self._tracing = tracing or Tracing()
+        self._repeats = repeats
+        self._durable: list[tuple[str, list[tuple[Submission, Receipt]]]] = []
+        """What is committed and not yet remembered on Redis, with the database's life from before."""
         self._buffer: list[_Request] = []
         self._sizes = _Sizes()
         self._results: dict[tuple[str, str], set[asyncio.Event]] = {}
@@ -180,6 +191,7 @@ class Intake:
         messages = self.on_messages if any(isinstance(item, Message) for item in items) else []
         for wake in (*self.on_accepted, *commands, *messages):
             wake()
+        await self._remember()
         if failure is not None:
             if not isinstance(failure, KoraError | OSError):  # the loop ends here: whoever waits would wait for nobody
                 self._closed = True
@@ -198,9 +210,7 @@ class Intake:
         return batch
 
     async def _accept(self, submissions: list[Submission]) -> list[Receipt]:
-        room = await self._room(submissions)
-        now = self._clock.now()
-        receipts = await self._database.write(accept, submissions, now, room=room)
+        receipts, now = await self._answers(submissions)
         for submission, receipt in zip(submissions, receipts, strict=True):
             self._metrics.accepted(receipt.kind, receipt.status)
             if receipt.status is State.QUEUED_FOR_DISPATCH:
@@ -224,6 +234,26 @@ class Intake:
                 reason=receipt.reason,
             )
         return receipts
+
+    async def _answers(self, submissions: list[Submission]) -> tuple[list[Receipt], datetime]:
+        """One receipt each: exact repeats that Redis knows, everything else from one transaction; and when that was."""
+        recalled = await self._repeats.recall(submissions) if self._repeats is not None else None
+        known = recalled.receipts if recalled is not None else {}
+        rest = [s for i, s in enumerate(submissions) if i not in known]
+        room = await self._room(rest) if rest else {}
+        now = self._clock.now()
+        written = await self._database.write(accept, rest, now, room=room) if rest else []
+        if recalled is not None and rest:
+            self._durable.append((recalled.life, list(zip(rest, written, strict=True))))
+        answers = iter(written)
+        return [known[i] if i in known else next(answers) for i in range(len(submissions))], now
+
+    async def _remember(self) -> None:
+        """Tell Redis what is durable; its answers have left by now."""
+        durable, self._durable = self._durable, []
+        for life, taken in durable:
+            if self._repeats is not None:
+                await self._repeats.remember(life, taken)
 
     async def _accept_each(self, batch: Sequence[_Request]) -> Exception | None:
         """Each request alone, after a batch that the database refused; answers all of them.

@@ -11,7 +11,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import structlog
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -24,6 +24,8 @@ from app.engine.locks import LOCK_TTL_S, DatabaseLocks, Grant
 from app.ids import new_id
 
 log = structlog.get_logger("engine.locks")
+
+T = TypeVar("T")
 
 TIMEOUT_S = 0.2
 PROBE_EVERY_S = 0.25
@@ -132,9 +134,15 @@ class RedisLocks:
 
     async def _call(self, script: Any, keys: list[str], args: list[Any]) -> Any:
         """One script call within the time limit; None when the circuit had to open."""
+        return await self.ask(lambda _: script(keys=keys, args=args))
+
+    async def ask(self, question: Callable[[Redis], Awaitable[T]]) -> T | None:
+        """Anything else that is asked of this Redis, under the same circuit and limit; None when it is open or had to open."""
+        if self._open_since is not None:
+            return None
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                return await script(keys=keys, args=args)
+                return await question(self.redis)
         except (RedisError, OSError, TimeoutError) as error:
             self._trip(error)
             return None

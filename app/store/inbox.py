@@ -65,6 +65,8 @@ class Receipt:
     reason: str | None = None
     errors: tuple[FieldError, ...] = ()
     duplicate: bool = False
+    holds_key: bool = False
+    """Whether the item named here was the first under this item's key: what an exact repeat is answered with for good."""
 
 
 @dataclass(slots=True)
@@ -309,7 +311,7 @@ def _take_message(
     external, own = ("ext", item.tenant_id, item.channel, item.external_id), ("id", item.tenant_id, item.event_id)
     earlier = known.get(external) or known.get(own)
     if earlier is not None:
-        return _duplicate("message", earlier.event_id, earlier, earlier.sequence)
+        return _duplicate("message", earlier.event_id, earlier, earlier.sequence, by_key=external in known)
     if not _room(left, item.tenant_id):
         return _take_malformed(batch, submission, _overflow("message", item), State.DEAD_LETTER)
     lane = batch.lanes[(item.tenant_id, item.contact_id)]
@@ -345,7 +347,9 @@ def _take_message(
         "payload_json": canonical_json(item.payload),
     }
     batch.messages.append(row)
-    receipt = _queued("message", item.event_id, item.contact_id, number, submission.priority, item.correlation_id)
+    receipt = replace(
+        _queued("message", item.event_id, item.contact_id, number, submission.priority, item.correlation_id), holds_key=True
+    )
     known[external] = known[own] = _Known(row)
     return receipt
 
@@ -357,7 +361,7 @@ def _take_command(
     earlier = known.get(by_key) or known.get(own)
     same = earlier is not None and (earlier.fingerprint, earlier.contact_id) == (item.fingerprint, item.contact_id)
     if earlier is not None and same:
-        return _duplicate("command", earlier.command_id, earlier, earlier.commit_order)
+        return _duplicate("command", earlier.command_id, earlier, earlier.commit_order, by_key=by_key in known)
     if own in known:
         return _take_malformed(batch, submission, _reused_id(item), State.INVALID_PAYLOAD_MANUAL)
     if not _room(left, item.tenant_id):
@@ -378,15 +382,11 @@ def _take_command(
         lane.waits[item.priority.rank] += 1
         lane.touched = True
     batch.commands.append(row)
+    receipt = _queued("command", item.command_id, item.contact_id, verdict.number, item.priority.rank, item.correlation_id)
+    receipt = replace(receipt, holds_key=by_key not in known)
     known.setdefault(by_key, _Known(row))
     known[own] = _Known(row)
-    if verdict.number is None:
-        return replace(
-            _queued("command", item.command_id, item.contact_id, None, item.priority.rank, item.correlation_id),
-            status=verdict.state,
-            reason=verdict.reason,
-        )
-    return _queued("command", item.command_id, item.contact_id, verdict.number, item.priority.rank, item.correlation_id)
+    return receipt if verdict.number is not None else replace(receipt, status=verdict.state, reason=verdict.reason)
 
 
 def command_row(item: Command, now: datetime) -> dict[str, Any]:
@@ -498,7 +498,7 @@ def _queued(kind: str, item_id: str, contact_id: str, number: int | None, rank: 
     )
 
 
-def _duplicate(kind: str, item_id: str, earlier: Any, number: int | None) -> Receipt:
+def _duplicate(kind: str, item_id: str, earlier: Any, number: int | None, *, by_key: bool) -> Receipt:
     return Receipt(
         kind=kind,
         item_id=item_id,
@@ -509,6 +509,7 @@ def _duplicate(kind: str, item_id: str, earlier: Any, number: int | None) -> Rec
         correlation_id=earlier.correlation_id,
         reason="already_accepted",
         duplicate=True,
+        holds_key=by_key,
     )
 
 

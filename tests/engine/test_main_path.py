@@ -17,6 +17,7 @@ from app.engine.drain import Drain
 from app.engine.intake import Intake
 from app.engine.locks import DatabaseLocks, LaneLocks
 from app.engine.policies import PolicyCache
+from app.engine.repeats import Repeats
 from app.engine.supervisor import Supervisor
 from app.metrics import Metrics
 from app.store.database import Database
@@ -35,11 +36,12 @@ class Engine:
         node_id: str = "n1",
         locks: LaneLocks | None = None,
         limits: FallbackLimits | None = None,
+        repeats: Repeats | None = None,
     ) -> None:
         self.db, self.clock = db, clock
         policies, metrics = PolicyCache(db), Metrics()
         self.metrics = metrics
-        self.intake = Intake(db, clock, policies, metrics)
+        self.intake = Intake(db, clock, policies, metrics, repeats=repeats)
         self.conversations = Conversations(db, clock)
         self.dispatch = Dispatch(
             db,
