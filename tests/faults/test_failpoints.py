@@ -9,7 +9,7 @@ import os
 import random
 import sys
 from collections import Counter
-from itertools import cycle
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ from tests.server import ROOT, environment, kora
 ROUNDS, ROUNDS_OF_LADDERS, ROUNDS_OF_EXITS = 4, 2, 1
 """Lives per failpoint and database: 138 kills in all."""
 KILLS = int(os.environ.get("KORA_SOAK_KILLS", "0"))
-"""That many lives instead, of all failpoints in turn."""
+"""That many lives instead, of all failpoints in turn (`python -m bench.soak lives`)."""
 _COMMAND, _MESSAGE, _LEDGER, _OUTBOX = table(InboxCommand), table(InboxMessage), table(Ledger), table(Outbox)
 _VERSION, _TASK, _EPISODE = table(AppointmentVersion), table(ManualTask), table(SafeEpisode)
 _ALERT, _STEP = table(Alert), table(AlertStep)
@@ -69,12 +69,12 @@ def furnish(conn: Connection, lives: list[tuple[str | None, int]], url: str) -> 
 
 
 def in_any_order(rng: random.Random) -> list[tuple[str | None, int]]:
-    """Each failpoint as often as it has rounds, its first or second coming, shuffled; at last a life without one."""
-    lives: list[tuple[str | None, int]] = [(name, 1 + n % 2) for n in range(ROUNDS) for name in FAILPOINTS]
+    """Each failpoint as often as it has rounds, shuffled; at last a life without one."""
+    lives: list[tuple[str | None, int]] = [(name, 1) for _ in range(ROUNDS) for name in FAILPOINTS]
     lives += [(name, 1) for name in LADDER_POINTS for _ in range(ROUNDS_OF_LADDERS)]
     lives += [(name, 1) for name in EXIT_POINTS for _ in range(ROUNDS_OF_EXITS)]
     if KILLS:
-        lives = [(name, 1 + n % 2 if name in FAILPOINTS else 1) for n, name in zip(range(KILLS), cycle(ALL_POINTS), strict=False)]
+        lives = [(name, 1) for name in islice(cycle(ALL_POINTS), KILLS)]
     rng.shuffle(lives)
     return [*lives, (None, 0)]
 

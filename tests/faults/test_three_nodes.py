@@ -5,6 +5,7 @@ twice, everything in order. The long version of the same is `python -m bench.soa
 """
 
 import asyncio
+import os
 import random
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -16,7 +17,9 @@ from tests.faults.cluster import Load, commands, database_time, first_fallback_c
 from tests.server import Server, init, kora
 from tests.services import PostgresServer, RedisServer
 
-CONTACTS, COMMANDS = 500, 20_000
+CONTACTS, COMMANDS = 500, int(os.environ.get("KORA_SOAK_EVENTS", "20000"))
+PAUSE_S = float(os.environ.get("KORA_SOAK_PAUSE_S", "0"))
+"""How long Redis hangs at least."""
 DEADLOCK = "deadlock detected"
 LIMIT_S = 3.0
 """The first commit without Redis; it takes a fraction of a second (docs/operations.md), this machine may be busy."""
@@ -61,6 +64,7 @@ def test_twenty_thousand_commands_are_committed_once_and_in_order_though_nodes_a
                 while (found := await asyncio.to_thread(first_fallback_commit, postgres_url, since)) is None:
                     await asyncio.sleep(0.05)
                 died.append((found - since).total_seconds())
+                await asyncio.sleep(PAUSE_S)
             finally:
                 redis_server.resume()
 

@@ -3,6 +3,7 @@
 python -m tests.simulation --seed 7                      what happened in world 7, and what is wrong with it
 python -m tests.simulation --seed 7 --without NAME       the same without one of our guards (see mutants.py)
 python -m tests.simulation --events 1000000              as many worlds as it takes, from --first on
+python -m tests.simulation --worlds 50000                that many worlds
 """
 
 import argparse
@@ -22,6 +23,7 @@ def main() -> int:
     parser.add_argument("--without", choices=sorted(MUTANTS | SELDOM), action="append", default=[], help="take a guard away")
     parser.add_argument("--size", choices=sorted(SIZES), default="small")
     parser.add_argument("--events", type=int, default=1_000_000, help="stop after this many events")
+    parser.add_argument("--worlds", type=int, help="stop after this many worlds instead")
     parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--log", action="store_true", help="with --seed: the product's own log lines too")
@@ -32,7 +34,7 @@ def main() -> int:
             return _tell(run(SharedStore(), asked.seed, SIZES[asked.size]))
     if asked.without:
         parser.error("--without goes with --seed")
-    return many(asked.events, asked.first, asked.jobs, asked.size)
+    return many(asked.events, asked.first, asked.jobs, asked.size, worlds_max=asked.worlds)
 
 
 def _tell(outcome: Outcome) -> int:

@@ -17,8 +17,8 @@ def quiet(*, also_info: bool = False) -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(20 if also_info else 50))
 
 
-def many(events: int, first: int, jobs: int, size: str) -> int:
-    """Run worlds from seed `first` on until `events` have happened; 1 when any of them broke a promise."""
+def many(events: int, first: int, jobs: int, size: str, *, worlds_max: int | None = None) -> int:
+    """Run worlds from seed `first` on until `events` have happened, or that many worlds; 1 when any broke a promise."""
     started, seen, worlds, histories, broken, notes = time.monotonic(), 0, 0, 0, 0, Counter[str]()
     with multiprocessing.get_context("spawn").Pool(jobs, initializer=quiet) as pool:
         for outcome in pool.imap_unordered(partial(_one, size=size), _seeds(first), chunksize=4):
@@ -29,7 +29,7 @@ def many(events: int, first: int, jobs: int, size: str) -> int:
                 print(f"seed {outcome.seed}: {outcome.findings[0].what}", flush=True)
             if worlds % 1_000 == 0:
                 print(f"{worlds} worlds, {seen} events, {seen / (time.monotonic() - started):.0f} events/s", flush=True)
-            if seen >= events:
+            if worlds >= worlds_max if worlds_max is not None else seen >= events:
                 pool.terminate()
                 break
     print(f"{worlds} worlds, {histories} histories, {seen} events in {time.monotonic() - started:.0f} s; {broken} broken")
