@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from e2e.clinic import until
+from e2e.clinic import THERAPIST, until
 from e2e.conftest import MANAGER, SECRETARY, House, Noise, live, open_house
 from e2e.test_looks import AXE, RUN
 
@@ -60,6 +60,39 @@ def test_a_secretary_finds_a_late_request_sees_why_and_settles_it_with_a_new_one
     page.locator("input[name=sure]").check()
     page.get_by_role("button", name="Encerrar as marcadas").click()
     expect(page.locator("#manual_rows")).to_contain_text("Nenhuma tarefa aqui.")
+
+
+def test_a_secretary_finds_an_expired_reschedule_sees_why_calls_the_family_and_resolves_it_with_a_new_command(
+    own_house: House, people: Callable[..., BrowserContext], noise: Noise
+) -> None:
+    clinic = own_house.clinic
+    contact_id = clinic.family("Maria")
+    begin = (clinic.start + timedelta(days=3)).replace(minute=0, second=0, microsecond=0)
+    start = begin + timedelta(hours=3)
+
+    def slot(at: datetime) -> dict[str, str]:
+        return {"appointment_id": "a-visit", "start": at.isoformat(), "end": (at + timedelta(minutes=50)).isoformat()}
+
+    clinic.command(contact_id, wait=True, payload={"therapist_id": THERAPIST, **slot(begin)})
+    late = (datetime.now(UTC) - timedelta(hours=2, minutes=10, seconds=1)).isoformat()  # noqa: TID251  # the test is outside the product
+    clinic.command(contact_id, command_type="reschedule", payload=slot(start), entity_version=1, occurred_at=late)
+    page = people(base_url=own_house.server.url).new_page()
+    own_house.sign_in(page, SECRETARY)
+    page.goto("/manual")
+    live(page)
+    detail = page.locator("#manual_detail")
+    expect(detail).to_contain_text("O pedido chegou há 2 h 10 min e o prazo era 2 h. Fale com a família antes de refazer.")
+    expect(detail).to_contain_text("Em jogo")
+    assert (detail.get_by_role("link", name="Ligar para").get_attribute("href") or "").startswith("tel:+55")
+    detail.get_by_role("button", name="Eu cuido").click()
+    detail.locator("#task_apply summary").click()
+    detail.locator("#task_reason").fill("a mãe confirmou por telefone")
+    detail.locator("input[name=confirmed]").check()
+    detail.get_by_role("button", name="Executar: Remarcar").click()
+    expect(detail).to_contain_text("Executado")
+    after = clinic.call("GET", "/appointments/a-visit")
+    assert (datetime.fromisoformat(after["start"]), after["version"]) == (start, 2)
+    assert clinic.call("GET", "/manual-tasks")["items"] == []
 
 
 def test_a_family_asks_for_a_person_who_answers_and_gives_the_conversation_back(
