@@ -158,9 +158,9 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
     policies = PolicyCache(database)
     locks: LaneLocks
     if settings.redis_url:
-        locks = RedisLocks(settings.redis_url, DatabaseLocks(database, clock, mode="fallback"))
+        locks = RedisLocks(settings.redis_url, DatabaseLocks(database, clock, mode="fallback", node_id=settings.node_id))
     else:
-        locks = DatabaseLocks(database, clock)
+        locks = DatabaseLocks(database, clock, node_id=settings.node_id)
     http = new_client()
     allowed = AllowList(anything=not settings.is_production)  # a laptop's webhooks and sinks live on loopback
     channels = ChannelBook(database, World(client=http, phone=PhoneWriter(database, clock), allowed=allowed))

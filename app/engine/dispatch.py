@@ -30,6 +30,7 @@ from app.metrics import Metrics
 from app.store.database import Database
 from app.store.lanes import LaneKey, candidates_or_due, front_of, gather
 from app.store.ledger import Attempt, LanePlan, LostRace, apply
+from app.store.locks import lock_name
 from app.tracing import Tracing
 
 log = structlog.get_logger("engine.dispatch")
@@ -323,8 +324,3 @@ class Dispatch:
                 version_guard=command.entity_version if command else None,
                 as_of=command.as_of if command else None,
             )
-
-
-def lock_name(key: LaneKey) -> str:
-    """The lock of a lane."""
-    return f"lane:{key[0]}:{key[1]}"

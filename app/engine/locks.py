@@ -51,8 +51,8 @@ class LaneLocks(Protocol):
 class DatabaseLocks:
     """Locks as rows: the same semantics as on Redis (owner token, TTL, compare-and-delete)."""
 
-    def __init__(self, database: Database, clock: Clock, *, mode: str = "database") -> None:
-        self._mode = mode
+    def __init__(self, database: Database, clock: Clock, *, mode: str = "database", node_id: str | None = None) -> None:
+        self._mode, self._node_id = mode, node_id
         self._database, self._clock = database, clock
 
     @property
@@ -65,7 +65,7 @@ class DatabaseLocks:
         token, started = new_id(), time.perf_counter()
         now = self._clock.now()
         expires_at = now + timedelta(seconds=LOCK_TTL_S * self._clock.scale)
-        taken = await self._database.jot(acquire_locks, list(keys), token, now, expires_at)
+        taken = await self._database.jot(acquire_locks, list(keys), token, now, expires_at, self._node_id)
         backend = LockResult.LOCK_ACQUIRED_FALLBACK if self.mode == "fallback" else LockResult.LOCK_ACQUIRED_PRIMARY
         ms = (time.perf_counter() - started) * 1000
         return Grant(token=token, keys=frozenset(taken), backend=backend, mode=self.mode, ms=ms)

@@ -3,13 +3,15 @@
 Primary: one script call takes the locks of a whole batch (`SET NX PX` per key with the owner's token), another gives back
 those still owned. A circuit watches every call: no answer within `TIMEOUT_S`, or any error, opens it at once and the
 database's locks take over; from then on a probe runs every `PROBE_EVERY_S`, and only after `STABLE_FOR_S` without a miss does
-the primary come back. A lock that Redis granted after we gave up on it is harmless: it expires, and correctness never
-rests on it. No fencing number comes from Redis: a flushed Redis would hand out old ones again.
+the primary come back. What Redis may still hold for us from before (it answered too late, or could not be told any more) is
+given back as soon as it answers again, so that no lane stands still until its lock expires; correctness never rests on it.
+No fencing number comes from Redis: a flushed Redis would hand out old ones again.
 """
 
 import asyncio
 import socket
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, cast
 
@@ -30,6 +32,8 @@ T = TypeVar("T")
 TIMEOUT_S = 0.2
 PROBE_EVERY_S = 0.25
 STABLE_FOR_S = 5.0
+OWED_MAX = 256
+"""Attempts whose locks are remembered while Redis is away; those in flight when it went are few, and the oldest expire first."""
 
 _ACQUIRE = """
 local taken = {}
@@ -107,6 +111,8 @@ class RedisLocks:
         self._open_since: float | None = None
         self._good_since: float | None = None
         self._probe: asyncio.Task[None] | None = None
+        self._owed: deque[tuple[str, list[str]]] = deque(maxlen=OWED_MAX)
+        """Token and keys of locks that Redis may hold for us and has not been told to give up."""
         self.last_error: str | None = None
 
     @property
@@ -123,14 +129,17 @@ class RedisLocks:
                 names = frozenset(k.decode() if isinstance(k, bytes) else str(k) for k in taken)
                 ms = (time.perf_counter() - started) * 1000
                 return Grant(token=token, keys=names, backend=LockResult.LOCK_ACQUIRED_PRIMARY, mode="primary", ms=ms)
+            self._owed.append((token, list(keys)))  # it may have granted them and answered too late
         return await self._fallback.acquire(keys)
 
     async def release(self, grant: Grant) -> None:
-        """Give them back where they came from; what Redis does not hear of expires by itself."""
+        """Give them back where they came from; what Redis does not hear of now it is told once it answers again."""
         if grant.mode != "primary":
             await self._fallback.release(grant)
-        elif grant.keys and self._open_since is None:
-            await self._call(self._release, list(grant.keys), [grant.token])
+        elif grant.keys:
+            keys = list(grant.keys)
+            if self._open_since is not None or await self._call(self._release, keys, [grant.token]) is None:
+                self._owed.append((grant.token, keys))
 
     async def _call(self, script: Any, keys: list[str], args: list[Any]) -> Any:
         """One script call within the time limit; None when the circuit had to open."""
@@ -167,6 +176,7 @@ class RedisLocks:
                 async with asyncio.timeout(TIMEOUT_S):
                     key = f"probe:{new_id()}"
                     await self.redis.set(key, "1", px=1000)  # a write: a read-only or full Redis is not well
+                await self._settle()
             except (RedisError, OSError, TimeoutError) as error:
                 self.last_error = f"{type(error).__name__}: {error}"[:200]
                 self._good_since = None
@@ -179,6 +189,15 @@ class RedisLocks:
                 log.info("redis_circuit_closed", lock_backend="primary")
                 if self._on_change is not None:
                     self._on_change("primary", "stable again")
+
+    async def _settle(self) -> None:
+        """Give back what Redis may still hold for us; raises what Redis says, and keeps what it was not told."""
+        while self._owed:
+            token, keys = owed = self._owed[0]
+            async with asyncio.timeout(TIMEOUT_S):
+                await self._release(keys=keys, args=[token])
+            if self._owed and self._owed[0] is owed:  # not pushed out by newer ones meanwhile
+                self._owed.popleft()
 
     async def reached(self, mode: str) -> None:
         """Return once the mode is this one."""

@@ -14,7 +14,6 @@ from sqlalchemy import Connection, Row, and_, func, or_, select
 from app.domain.lanes import LaneCandidate, effective_rank, rank
 from app.domain.states import PRIORITY_BY_RANK, State
 from app.store.bulk import joined_rows
-from app.store.people import tenant_holds, why_waiting
 from app.store.tables import (
     DeliveryStatus,
     InboxCommand,
@@ -26,6 +25,7 @@ from app.store.tables import (
     Proposal,
     table,
 )
+from app.store.waiting import stopped_by, tenant_holds
 
 _COMMAND, _MESSAGE, _MALFORMED = table(InboxCommand), table(InboxMessage), table(MalformedItem)
 _LANE, _LEDGER, _OUTBOX = table(Lane), table(Ledger), table(Outbox)
@@ -394,9 +394,8 @@ def queue(conn: Connection, tenant_id: str, now: datetime, *, offset: int, limit
     chosen, skip = _window(_dispatch_order(lanes, holds, now), offset, limit)
     items = _queue_items(conn, [row for row, _ in chosen], now, {row.contact_id: effective for row, effective in chosen})
     for row, _ in chosen:
-        why = why_waiting(conn, row, holds)
         for item in items[row.contact_id]:
-            item["blocked_by"] = why["cause"] if why else None
+            item["blocked_by"] = stopped_by(row, holds)
     flat = [item for row, _ in chosen for item in items[row.contact_id]]
     return QueuePage(items=flat[skip : skip + limit], total=int(totals[0]), unheard=int(totals[1]))
 

@@ -1,45 +1,73 @@
 """The database's per-contact lock: owner token, expiry, compare-and-delete; many keys in one statement.
 
-Locks save work; they are never a reason to believe that an effect may happen (see `store.ledger`).
+Locks save work; they are never a reason to believe that an effect may happen (see `store.ledger`). On PostgreSQL neither
+statement ever waits for another transaction (decision 0027): one node that stands still with a lock transaction open keeps
+its own lanes from the others, and nothing else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, text
+from sqlalchemy import Connection, Row, delete, select, text
 
 from app.store.bulk import encode
 from app.store.columns import json_time
+from app.store.lanes import LaneKey
 from app.store.tables import LaneLock, table
 
 _LOCK = table(LaneLock)
 
-_RECORDS = {
-    "postgresql": "jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(lock_key text, token text, expires_at timestamptz)",
-    "sqlite": "(SELECT json_extract(value, '$.lock_key') AS lock_key, json_extract(value, '$.token') AS token, "
-    "json_extract(value, '$.expires_at') AS expires_at FROM json_each(:rows)) AS r",
+_ACQUIRE = {
+    # Expired rows are taken over unless another transaction is at them; absent keys unless another transaction is inserting
+    # them, which only the advisory lock tells without waiting. A key that changed since the statement began is not granted:
+    # its lane comes up again.
+    "postgresql": text(
+        "WITH asked AS (SELECT lock_key FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(lock_key text)), "
+        "old AS (SELECT l.lock_key FROM lane_lock l JOIN asked USING (lock_key) WHERE l.expires_at <= :now "
+        "FOR UPDATE OF l SKIP LOCKED), "
+        "renewed AS (UPDATE lane_lock SET token = :token, node_id = :node_id, expires_at = :expires_at FROM old "
+        "WHERE lane_lock.lock_key = old.lock_key RETURNING lane_lock.lock_key), "
+        "absent AS MATERIALIZED (SELECT lock_key FROM asked "
+        "WHERE NOT EXISTS (SELECT 1 FROM lane_lock l WHERE l.lock_key = asked.lock_key)), "
+        "mine AS MATERIALIZED (SELECT lock_key FROM absent WHERE pg_try_advisory_xact_lock(hashtextextended(lock_key, 0))), "
+        "added AS (INSERT INTO lane_lock (lock_key, token, node_id, expires_at) "
+        "SELECT lock_key, :token, :node_id, :expires_at FROM mine ON CONFLICT (lock_key) DO NOTHING RETURNING lock_key) "
+        "SELECT lock_key FROM renewed UNION ALL SELECT lock_key FROM added"
+    ),
+    "sqlite": text(
+        "INSERT INTO lane_lock (lock_key, token, node_id, expires_at) "
+        "SELECT json_extract(value, '$.lock_key'), :token, :node_id, :expires_at FROM json_each(:rows) WHERE true "
+        "ON CONFLICT (lock_key) DO UPDATE SET token = excluded.token, node_id = excluded.node_id, expires_at = excluded.expires_at "
+        "WHERE lane_lock.expires_at <= :now RETURNING lock_key"
+    ),
 }
 
 _RELEASE = text(
-    # in the order in which `acquire_locks` takes them: it holds on to rows of others for the length of its transaction
-    "WITH own AS (SELECT lock_key FROM lane_lock WHERE lock_key = ANY(:keys) AND token = :token ORDER BY lock_key FOR UPDATE) "
+    # a row of ours that another transaction is at has expired and is being taken over: nothing to give back
+    "WITH own AS (SELECT lock_key FROM lane_lock WHERE lock_key = ANY(:keys) AND token = :token FOR UPDATE SKIP LOCKED) "
     "DELETE FROM lane_lock USING own WHERE lane_lock.lock_key = own.lock_key"
 )
 
 
-def acquire_locks(conn: Connection, keys: Sequence[str], token: str, now: datetime, expires_at: datetime) -> set[str]:
-    """Take the free and the expired ones of `keys` for `token` until `expires_at`; returns those taken."""
+def lock_name(key: LaneKey) -> str:
+    """The lock of a lane."""
+    return f"lane:{key[0]}:{key[1]}"
+
+
+def acquire_locks(
+    conn: Connection, keys: Sequence[str], token: str, now: datetime, expires_at: datetime, node_id: str | None = None
+) -> set[str]:
+    """Take the free and the expired ones of `keys` for `token` until `expires_at`; returns those taken, waits for none."""
     dialect = conn.dialect.name
-    rows = [{"lock_key": k, "token": token, "expires_at": expires_at} for k in sorted(keys)]
-    where = "WHERE true" if dialect == "sqlite" else "ORDER BY lock_key"
     taken = conn.execute(
-        text(
-            "INSERT INTO lane_lock (lock_key, token, expires_at) "
-            f"SELECT lock_key, token, expires_at FROM {_RECORDS[dialect]} {where} "
-            "ON CONFLICT (lock_key) DO UPDATE SET token = excluded.token, expires_at = excluded.expires_at "
-            "WHERE lane_lock.expires_at <= :now RETURNING lock_key"
-        ),
-        {"rows": encode(rows, dialect), "now": _bound(now, dialect)},
+        _ACQUIRE[dialect],
+        {
+            "rows": encode([{"lock_key": key} for key in sorted(keys)], dialect),
+            "token": token,
+            "node_id": node_id,
+            "now": _bound(now, dialect),
+            "expires_at": _bound(expires_at, dialect),
+        },
     )
     return {row[0] for row in taken}
 
@@ -50,6 +78,13 @@ def release_locks(conn: Connection, keys: Sequence[str], token: str) -> None:
         conn.execute(_RELEASE, {"keys": list(keys), "token": token})
     else:
         conn.execute(delete(_LOCK).where(_LOCK.c.lock_key.in_(list(keys)), _LOCK.c.token == token))
+
+
+def locks_held(conn: Connection, lanes: Sequence[LaneKey], now: datetime) -> Mapping[LaneKey, Row[object]]:
+    """Which of `lanes` a node has at `now`: node_id (None: unknown) and expires_at. Locks on Redis are not among them."""
+    names = {lock_name(key): key for key in lanes}
+    query = select(_LOCK).where(_LOCK.c.lock_key.in_(list(names)), _LOCK.c.expires_at > now)
+    return {names[row.lock_key]: row for row in conn.execute(query)}
 
 
 def _bound(moment: datetime, dialect: str) -> object:

@@ -17,11 +17,11 @@ from app.store.audit import append
 from app.store.bulk import insert_rows
 from app.store.events import publish
 from app.store.inbox import ensure_lanes
-from app.store.tables import Contact, Guardian, Hold, InboxCommand, Lane, Patient, Therapist, table
+from app.store.tables import Contact, Guardian, Lane, Patient, Therapist, table
+from app.store.waiting import why_waiting
 
-_CONTACT, _LANE, _HOLD = table(Contact), table(Lane), table(Hold)
+_CONTACT, _LANE = table(Contact), table(Lane)
 _PATIENT, _THERAPIST, _GUARDIAN = table(Patient), table(Therapist), table(Guardian)
-_COMMAND = table(InboxCommand)
 
 PERMISSIONS: Final = ("is_primary", "can_schedule", "can_cancel", "verified_by", "verification_method", "reason")
 """What a permission says; two links that agree on these (and on not being revoked) are the same permission."""
@@ -40,18 +40,18 @@ class By:
 # --- contacts -----------------------------------------------------------------------------------------------------------
 
 
-def contact(conn: Connection, tenant_id: str, contact_id: str) -> dict[str, Any] | None:
-    """One contact with its lane's counters and, when the lane stands still, why; None when unknown."""
+def contact(conn: Connection, tenant_id: str, contact_id: str, now: datetime) -> dict[str, Any] | None:
+    """One contact with its lane's counters and, when something waits in it, why; None when unknown."""
     row = conn.execute(_contacts(tenant_id).where(_CONTACT.c.contact_id == contact_id)).first()
-    return _contact_documents(conn, tenant_id, [row])[0] if row else None
+    return _contact_documents(conn, tenant_id, [row], now)[0] if row else None
 
 
-def contacts(conn: Connection, tenant_id: str, *, after: str | None, limit: int) -> list[dict[str, Any]]:
+def contacts(conn: Connection, tenant_id: str, now: datetime, *, after: str | None, limit: int) -> list[dict[str, Any]]:
     """Contacts by id, from behind `after`."""
     query = _contacts(tenant_id).order_by(_CONTACT.c.contact_id).limit(limit)
     if after is not None:
         query = query.where(_CONTACT.c.contact_id > after)
-    return _contact_documents(conn, tenant_id, conn.execute(query).all())
+    return _contact_documents(conn, tenant_id, conn.execute(query).all(), now)
 
 
 def put_contact(
@@ -79,7 +79,7 @@ def put_contact(
         told = {"phone": veiled(phone), "name": veiled(name)}  # the trail is for ever: it tells a change, not a person
         _note(conn, tenant_id, by, "contact.put", f"contacts/{contact_id}", said, told)
         publish(conn, tenant_id, "lane", [contact_id], by.now)
-    found = contact(conn, tenant_id, contact_id)
+    found = contact(conn, tenant_id, contact_id, by.now)
     assert found is not None
     return found
 
@@ -90,13 +90,12 @@ def _contacts(tenant_id: str) -> Any:
     return select(_CONTACT, *lane).outerjoin(_LANE, same).where(_CONTACT.c.tenant_id == tenant_id)
 
 
-def _contact_documents(conn: Connection, tenant_id: str, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
-    holds = tenant_holds(conn, tenant_id) if any(row.waiting for row in rows) else {}
-    return [_contact_document(conn, row, holds) for row in rows]
+def _contact_documents(conn: Connection, tenant_id: str, rows: Sequence[Row[Any]], now: datetime) -> list[dict[str, Any]]:
+    waits = why_waiting(conn, tenant_id, rows, now)
+    return [_contact_document(row, waits.get(row.contact_id)) for row in rows]
 
 
-def _contact_document(conn: Connection, row: Row[Any], holds: Mapping[str, Row[Any]]) -> dict[str, Any]:
-    why = why_waiting(conn, row, holds)
+def _contact_document(row: Row[Any], why: Mapping[str, Any] | None) -> dict[str, Any]:
     return {
         "contact_id": row.contact_id,
         "name": row.name,
@@ -115,56 +114,6 @@ def _contact_document(conn: Connection, row: Row[Any], holds: Mapping[str, Row[A
             "why": why,
         },
     }
-
-
-# --- why a lane stands still --------------------------------------------------------------------------------------------
-
-
-def tenant_holds(conn: Connection, tenant_id: str) -> dict[str, Row[Any]]:
-    """People's pauses on a clinic by command type (`*` = all of it)."""
-    return {row.command_type: row for row in conn.execute(select(_HOLD).where(_HOLD.c.tenant_id == tenant_id))}
-
-
-def why_waiting(conn: Connection, lane: Row[Any], holds: Mapping[str, Row[Any]]) -> dict[str, Any] | None:
-    """Why nothing of a lane may go on: cause, since, next_look_at, holder, items_behind; None when nothing stops it.
-
-    Causes: `paused` (a person paused the contact), `held` (a person paused the clinic or a command type), `gap`,
-    `safe_mode`, `contingency`, `replay` (a replay batch has the lane), `fallback` (the fallback lock reached its limits).
-    `items_behind` are the commands that wait behind the one that stands in front.
-    """
-    waiting = lane.waiting or 0
-    if lane.paused_at is not None and not lane.step_credit:
-        return _why("paused", lane.paused_at, None, lane.paused_by, waiting)
-    if not waiting:
-        return None
-    if "*" in holds:
-        return _why("held", holds["*"].since, None, holds["*"].by, waiting)
-    if lane.blocked_by is None:
-        return None
-    holder = _holder_of_front(conn, lane, holds) if lane.blocked_by == "held" else None
-    return _why(lane.blocked_by, lane.blocked_since, lane.not_before, holder, waiting - 1)
-
-
-def _why(cause: str, since: datetime | None, next_look_at: datetime | None, holder: str | None, behind: int) -> dict[str, Any]:
-    return {"cause": cause, "since": since, "next_look_at": next_look_at, "holder": holder, "items_behind": max(0, behind)}
-
-
-def _holder_of_front(conn: Connection, lane: Row[Any], holds: Mapping[str, Row[Any]]) -> str | None:
-    """Who paused the type of the command in front."""
-    if not holds:
-        return None
-    kind = conn.execute(
-        select(_COMMAND.c.command_type)
-        .where(
-            _COMMAND.c.tenant_id == lane.tenant_id,
-            _COMMAND.c.contact_id == lane.contact_id,
-            _COMMAND.c.done_at.is_(None),
-            _COMMAND.c.commit_order.is_not(None),
-        )
-        .order_by(_COMMAND.c.commit_order)
-        .limit(1)
-    ).scalar()
-    return str(holds[kind].by) if kind is not None and kind in holds else None
 
 
 # --- patients and therapists --------------------------------------------------------------------------------------------

@@ -11,9 +11,9 @@ from app.clock import ManualClock
 from app.domain.fallback import FallbackLimits, FallbackPolicy
 from app.engine.locks import DatabaseLocks, Grant
 from app.store.database import Database
-from app.store.people import tenant_holds, why_waiting
 from app.store.tables import InboxCommand, Lane, Ledger, table
 from app.store.verify import verify
+from app.store.waiting import why_waiting
 from tests.builders import clinic, contact, guardian, patient
 from tests.engine.test_main_path import Engine, until
 
@@ -100,10 +100,10 @@ async def test_beyond_the_throttle_bookings_are_parked_in_their_place_and_go_on_
 
     def why(conn: Connection) -> Any:
         lane = conn.execute(select(LANE).where(LANE.c.contact_id == "c-4")).one()
-        return why_waiting(conn, lane, tenant_holds(conn, "ten-sol"))
+        return why_waiting(conn, "ten-sol", [lane], manual_clock.now())["c-4"]
 
     said = await engine.db.read(why)
-    assert (said["cause"], said["items_behind"]) == ("fallback", 1)
+    assert (said["cause"], said["holder"], said["items_behind"]) == ("fallback", "redis", 1)
     # what moves no appointment is not held back
     (urgent,) = await engine.done(engine.command("takeover", {"reason": "pediu uma pessoa"}, patient_id=None))
     assert urgent.result == "applied_once"

@@ -220,11 +220,12 @@ class SimRedis:
                 taken.append(key)
         return taken
 
-    def give_back(self, keys: Sequence[str], token: str) -> None:
-        """Compare and delete."""
-        for key in keys:
-            if self._held.get(key, ("", 0.0))[0] == token:
-                del self._held[key]
+    def give_back(self, keys: Sequence[str], token: str) -> int:
+        """Compare and delete; how many."""
+        own = [key for key in keys if self._held.get(key, ("", 0.0))[0] == token]
+        for key in own:
+            del self._held[key]
+        return len(own)
 
 
 class _Redis:
@@ -239,10 +240,11 @@ class _Redis:
         await self._node.step("redis done")
         return taken
 
-    async def release(self, keys: Sequence[str], args: Sequence[Any]) -> None:
+    async def release(self, keys: Sequence[str], args: Sequence[Any]) -> int:
         await self._redis.trouble(self._node)
-        self._redis.give_back(keys, args[0])
+        given = self._redis.give_back(keys, args[0])
         await self._node.step("redis done")
+        return given
 
     async def set(self, key: str, value: str, px: int) -> None:
         await self._redis.trouble(self._node)

@@ -68,7 +68,7 @@ async def test_a_refused_change_leaves_nothing_behind(db: Database) -> None:
         await db.write(people.revoke_guardian, TENANT, "p-pedro", "c-new", reason=None, by=BY)
     with pytest.raises(Conflict):
         await db.write(people.put_contact, TENANT, "c-new", phone="+5511987654321", name=None, by=BY)
-    assert await db.read(people.contact, TENANT, "c-new") is None
+    assert await db.read(people.contact, TENANT, "c-new", NOON) is None
     assert await db.read(_audited) == 0
 
 
@@ -92,7 +92,7 @@ async def test_a_revoked_permission_stays_on_record_and_can_be_given_again(db: D
 async def test_a_permission_of_another_clinic_is_not_found(db: Database) -> None:
     await db.write(builders.tenant, tenant_id="ten-lua")
     assert await db.read(people.guardian, "ten-lua", "p-pedro", "c-maria") is None
-    assert await db.read(people.contact, "ten-lua", "c-maria") is None
+    assert await db.read(people.contact, "ten-lua", "c-maria", NOON) is None
     assert await db.read(people.patients, "ten-lua", after=None, limit=10) == []
 
 

@@ -1,11 +1,15 @@
 """Contacts, patients, therapists and permissions through the API."""
 
+from datetime import timedelta
+from typing import Any
+
 import httpx
 import pytest
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, update
 
 from app.bootstrap import Services
-from app.store.tables import AuditEntry, EventLog, table
+from app.store.locks import acquire_locks, lock_name
+from app.store.tables import AuditEntry, EventLog, Lane, table
 from tests.web.api_client import CONTACT, PATIENT, PERMISSION, Api, open_api
 
 LINK = f"/patients/{PATIENT}/guardians/{CONTACT}"
@@ -30,6 +34,29 @@ async def test_a_contact_has_exactly_the_documented_shape(api: Api) -> None:
     assert {"contact_id", "conversation_version", "guardian_version", "takeover_active", "lane"} <= set(contact)
     assert (contact["conversation_version"], contact["guardian_version"], contact["takeover_active"]) == (1, 1, False)
     assert contact["lane"] == {"last_assigned": 0, "last_committed": 0, "waiting": 0, "blocked_by": None, "why": None}
+
+
+@pytest.mark.parametrize(("language", "locked", "turn"), [("pt-BR", "agora", "vez"), ("en", "now", "turn")])
+async def test_a_lane_in_which_something_waits_says_why_in_words(api: Api, language: str, locked: str, turn: str) -> None:
+    one_waits = {"last_assigned": 1, "waiting": 1, "wait_2": 1, "ready_since": api.services.clock.now()}
+    await api.services.db.write(lambda conn: conn.execute(update(table(Lane)).values(one_waits)))
+
+    async def why(path: str) -> dict[str, Any]:
+        found = (await api.call("GET", path, headers={"accept-language": language})).json()
+        lane = next(iter(found.get("items", [found])))["lane"]
+        assert lane["blocked_by"] == lane["why"]["cause"]
+        return dict(lane["why"])
+
+    said = await why(f"/contacts/{CONTACT}")
+    assert (said["cause"], said["holder"], said["position"], said["items_behind"]) == ("dispatch", None, 1, 0)
+    assert turn in said["sentence"]
+    now = api.services.clock.now()
+    name = lock_name((api.clinic.tenant_id, CONTACT))
+    await api.services.db.write(acquire_locks, [name], "token", now, now + timedelta(seconds=15), "n-2")
+    for path in (f"/contacts/{CONTACT}", "/contacts"):
+        said = await why(path)
+        assert (said["cause"], said["holder"], said["position"]) == ("locked", "n-2", None)
+        assert locked in said["sentence"]
 
 
 async def test_a_contact_without_links_has_guardian_version_zero(api: Api) -> None:

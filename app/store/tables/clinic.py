@@ -73,11 +73,13 @@ class Lane(SQLModel, table=True):
 
 
 class LaneLock(SQLModel, table=True):
-    """The database's per-contact lock (normal mode without Redis, fallback with it): owner token and expiry."""
+    """The database's per-contact lock (normal mode without Redis, fallback with it): owner token, node and expiry."""
 
     __tablename__ = "lane_lock"
     lock_key: str = key(300)
     token: str = Field(max_length=64)
+    node_id: str | None = Field(default=None, max_length=60)
+    """Which node has it, for whoever asks why a lane waits."""
     expires_at: datetime = when()
 
 

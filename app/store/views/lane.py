@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import Connection, Row, and_, or_, select
 
+from app.store.locks import locks_held
 from app.store.tables import (
     Appointment,
     Contact,
@@ -62,6 +63,8 @@ class LaneHead:
     paused_since: datetime | None
     paused_by: str | None
     paused_reason: str | None
+    locked: bool
+    """Whether a node is at it now, as far as locks in the database tell."""
     held_since: datetime | None
     held_reason: str | None
     takeover: bool
@@ -191,6 +194,7 @@ def lane_head(conn: Connection, tenant_id: str, contact_id: str, now: datetime) 
         blocked_by=row.blocked_by,
         blocked_since=row.blocked_since,
         next_look_at=row.not_before,
+        locked=bool(row.waiting and locks_held(conn, [(tenant_id, contact_id)], now)),
         paused_since=row.paused_at,
         paused_by=row.paused_by,
         paused_reason=row.paused_reason,

@@ -154,9 +154,14 @@ def waiting_total(conn: Connection, scope: Scope) -> int:
 
 def lane_place(conn: Connection, tenant_id: str, contact_id: str, now: datetime) -> int | None:
     """Dispatch position of one lane inside its clinic, 1 = next; None while dispatch does not look at it."""
+    return lane_places(conn, tenant_id, [contact_id], now).get(contact_id)
+
+
+def lane_places(conn: Connection, tenant_id: str, contact_ids: Sequence[str], now: datetime) -> dict[str, int]:
+    """Dispatch positions of lanes inside their clinic, by contact; without those that dispatch does not look at."""
     lanes = _ordered(conn, (tenant_id,), now).lanes
-    position: int | None = conn.execute(select(lanes.c.position).where(lanes.c.contact_id == contact_id)).scalar()
-    return position
+    wanted = (lanes.c.contact_id.in_(list(contact_ids)), lanes.c.position.is_not(None))
+    return {row.contact_id: row.position for row in conn.execute(select(lanes.c.contact_id, lanes.c.position).where(*wanted))}
 
 
 # --- order --------------------------------------------------------------------------------------------------------------

@@ -113,7 +113,8 @@ def lanes_changed(request: AnyRequest) -> None:
 
 
 async def _contact(request: AnyRequest, tenant_id: str, contact_id: str) -> Document:
-    found = await services_of(request).db.read(people.contact, tenant_id, contact_id)
+    services = services_of(request)
+    found = await services.db.read(people.contact, tenant_id, contact_id, services.clock.now())
     return with_sentence(found, locale_of(request)) if found is not None else {}
 
 

@@ -67,16 +67,18 @@ class GuardianBody(msgspec.Struct):
 async def list_contacts(request: AnyRequest, limit: Limit = 50, cursor: Cursor = None, tenant_id: TenantId = None) -> Document:
     """By contact id."""
     after = read_cursor(cursor, str)
-    tenant = await tenant_of(request, tenant_id)
-    found = await services_of(request).db.read(people.contacts, tenant, after=after[0] if after else None, limit=limit + 1)
+    tenant, services = await tenant_of(request, tenant_id), services_of(request)
+    start = after[0] if after else None
+    found = await services.db.read(people.contacts, tenant, services.clock.now(), after=start, limit=limit + 1)
     return page([with_sentence(item, locale_of(request)) for item in found], limit, "contact_id")
 
 
 @get("/api/v1/contacts/{contact_id:str}", summary="A contact: versions, takeover, lane", responses=problems(404), **READ)
 async def get_contact(request: AnyRequest, contact_id: FromPath[str], tenant_id: TenantId = None) -> Document:
-    """What a program needs to know before it decides a command, and why the lane stands still if it does."""
+    """What a program needs to know before it decides a command, and what the lane waits for if something waits in it."""
     check_ids(contact_id=contact_id)
-    found = await services_of(request).db.read(people.contact, await tenant_of(request, tenant_id), contact_id)
+    services = services_of(request)
+    found = await services.db.read(people.contact, await tenant_of(request, tenant_id), contact_id, services.clock.now())
     if found is None:
         raise NotFound("There is no such contact.")
     return with_sentence(found, locale_of(request))

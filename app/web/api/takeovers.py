@@ -123,7 +123,7 @@ async def close(request: AnyRequest, ticket_id: FromPath[str], data: JSONBody[Cl
 async def take_over(request: AnyRequest, tenant_id: str, contact_id: str, reason: str) -> Document:
     """Send a person's takeover through the intake; its ticket. Raises NotFound, Conflict (with the ticket that there is)."""
     services, who = services_of(request), by(request)
-    if await services.db.read(people.contact, tenant_id, contact_id) is None:
+    if await services.db.read(people.contact, tenant_id, contact_id, services.clock.now()) is None:
         raise NotFound("There is no such contact.")
     command_id, payload = new_id(), {"reason": reason}
     command = Command(

@@ -1,4 +1,4 @@
-"""The sentence for a lane that stands still, in the language of the reader."""
+"""The sentence for a lane in which something waits, in the language of the reader."""
 
 from typing import Final
 
@@ -12,19 +12,23 @@ _STATES: Final = {
     "contingency": (State.PENDING_CONTINGENCY, Reason.CONTINGENCY_ACTIVE),
     "fallback": (State.QUEUED_FOR_DISPATCH, Reason.FALLBACK_THROTTLED),
 }
-_BY_PEOPLE: Final = {
+_PLAIN: Final = {
     ("paused", "pt_BR"): "Uma pessoa pausou os pedidos deste contato.",
     ("paused", "en"): "A person paused this contact's requests.",
     ("held", "pt_BR"): "Uma pessoa pausou este tipo de pedido nesta clínica.",
     ("replay", "pt_BR"): "Espera o reenvio dos pedidos anteriores deste contato.",
     ("replay", "en"): "Waits for the replay of this contact's earlier requests.",
     ("held", "en"): "A person paused this kind of request in this clinic.",
+    ("locked", "pt_BR"): "O sistema está tratando o pedido agora; no máximo em segundos, segue sozinho.",
+    ("locked", "en"): "The system is at this request now; it goes on by itself within seconds.",
+    ("dispatch", "pt_BR"): "Nada o impede: sai quando chegar a sua vez na fila.",
+    ("dispatch", "en"): "Nothing stops it: it leaves when its turn in the queue comes.",
 }
 
 
 def sentence(cause: str, locale: str) -> str:
-    """Why a lane stands still; an unknown cause is explained as one that needs a person."""
-    said = _BY_PEOPLE.get((cause, locale))
+    """Why a lane waits; an unknown cause is explained as one that needs a person."""
+    said = _PLAIN.get((cause, locale))
     state, reason = _STATES.get(cause, (State.MANUAL_REVIEW_REQUIRED, None))
     return said or explain(state, reason, locale).why
 

@@ -310,6 +310,9 @@ def _waiting(words: Words, head: LaneHead, front: TimelineItem, lines: list[str]
     if head.blocked_by == "fallback":
         lines.append(words.text("Released by: the system, within seconds."))
         return "warn", stopped_by(words, head.blocked_by)
+    if head.locked:
+        lines.append(words.text("Released by: the system, within seconds."))
+        return "plain", words.text("%(name)s (no. %(n)d) is being handled now.", name=name, n=number)
     if head.position is None:
         return "plain", words.text("%(name)s (no. %(n)d) is in the queue.", name=name, n=number)
     return "plain", words.text(

@@ -656,6 +656,7 @@ def upgrade() -> None:
         "lane_lock",
         sa.Column("lock_key", sa.String(length=300), nullable=False),
         sa.Column("token", sa.String(length=64), nullable=False),
+        sa.Column("node_id", sa.String(length=60), nullable=True),
         sa.Column("expires_at", UTCDateTime(), nullable=False),
         sa.PrimaryKeyConstraint("lock_key", name=op.f("pk_lane_lock")),
     )
