@@ -121,8 +121,8 @@ def compare(conn: Connection, lines: list[dict[str, Any]], there: Provider) -> N
     assert {(c.idempotency_key, c.command_id, c.commit_order) for c in commands} == {
         (key, *next(iter(found))) for key, found in answers.items() if key.startswith("k-")
     }
-    assert {c.result for c in commands if c.tenant_id == TENANT} == {State.APPLIED_ONCE}
-    assert {c.result for c in commands} == {State.APPLIED_ONCE, State.REPLAYED}, "what safe mode parked came back"
+    # what safe mode parked, or what lay behind a dead life's lock for more than a minute, came through the fences
+    assert {c.result for c in commands} == {State.APPLIED_ONCE, State.REPLAYED}
     assert all(episode.ended_at for episode in conn.execute(select(_EPISODE)))
     messages = list(conn.execute(select(_MESSAGE)))
     assert {(m.external_id, m.event_id, m.sequence) for m in messages} == {
