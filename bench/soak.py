@@ -43,13 +43,13 @@ PARTS: Final = {
         200_000,
         "events",
         lambda count: _pytest("tests/faults/test_three_nodes.py"),
-        lambda count: {"KORA_SOAK_EVENTS": count, "KORA_SOAK_PAUSE_S": 30 if count >= 100_000 else 0},
+        lambda count: {"SOAK_EVENTS": count, "SOAK_PAUSE_S": 30 if count >= 100_000 else 0},
     ),
     "lives": Part(
         1_000,
         "kills",
         lambda count: _pytest("tests/faults/test_failpoints.py"),
-        lambda count: {"KORA_SOAK_KILLS": math.ceil(count / 2)},  # on each of two databases
+        lambda count: {"SOAK_KILLS": math.ceil(count / 2)},  # on each of two databases
     ),
     "worlds": Part(50_000, "seeds", lambda count: ["-m", "tests.simulation", "--worlds", str(count)], lambda count: {}),
 }

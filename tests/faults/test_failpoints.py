@@ -40,7 +40,7 @@ from tests.server import ROOT, environment, kora
 
 ROUNDS, ROUNDS_OF_LADDERS, ROUNDS_OF_EXITS = 4, 2, 1
 """Lives per failpoint and database: 138 kills in all."""
-KILLS = int(os.environ.get("KORA_SOAK_KILLS", "0"))
+KILLS = int(os.environ.get("SOAK_KILLS", "0"))
 """That many lives instead, of all failpoints in turn (`python -m bench.soak lives`)."""
 _COMMAND, _MESSAGE, _LEDGER, _OUTBOX = table(InboxCommand), table(InboxMessage), table(Ledger), table(Outbox)
 _VERSION, _TASK, _EPISODE = table(AppointmentVersion), table(ManualTask), table(SafeEpisode)

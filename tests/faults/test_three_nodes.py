@@ -17,8 +17,8 @@ from tests.faults.cluster import Load, commands, database_time, first_fallback_c
 from tests.server import Server, init, kora
 from tests.services import PostgresServer, RedisServer
 
-CONTACTS, COMMANDS = 500, int(os.environ.get("KORA_SOAK_EVENTS", "20000"))
-PAUSE_S = float(os.environ.get("KORA_SOAK_PAUSE_S", "0"))
+CONTACTS, COMMANDS = 500, int(os.environ.get("SOAK_EVENTS", "20000"))
+PAUSE_S = float(os.environ.get("SOAK_PAUSE_S", "0"))
 """How long Redis hangs at least."""
 DEADLOCK = "deadlock detected"
 LIMIT_S = 3.0
