@@ -53,7 +53,7 @@ class DispatchPolicy:
     chain: int = 16
     per_tenant: int = 256
     lanes_beside: int = 16
-    chain_beside: int = 2
+    chain_beside: int = 4
     """While several clinics are at work, of each at most so many lanes and commands: a round stays short, whoever floods."""
     beside_s: float = 1.0
     """A clinic counts as at work for this long after it was served."""
