@@ -371,6 +371,7 @@ def test_labels_never_carry_personal_data() -> None:
         "le",
         "generation",
         "check",
+        "answer",
         "outcome",
         "signal",
         "level",

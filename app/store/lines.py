@@ -42,11 +42,12 @@ def say(
 def heard(conn: Connection, fn: Callable[..., T], *args: Any, **kwargs: Any) -> tuple[T, Said]:
     """Run `fn`; its result, and what was said meanwhile, to be written with `write` after the commit."""
     said: Said = []
-    conn.info[_SAID] = said
+    info = conn.info  # the connection itself may be gone afterwards, and must then fail with its own reason
+    info[_SAID] = said
     try:
         return fn(conn, *args, **kwargs), said
     finally:
-        conn.info.pop(_SAID, None)
+        info.pop(_SAID, None)
 
 
 def write(said: Said) -> None:

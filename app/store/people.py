@@ -110,7 +110,8 @@ def _contact_document(row: Row[Any], why: Mapping[str, Any] | None) -> dict[str,
             "last_assigned": row.last_assigned or 0,
             "last_committed": row.last_committed or 0,
             "waiting": row.waiting or 0,
-            "blocked_by": why["cause"] if why else None,
+            # names only what stops the lane; one that waits its turn says so in `why`
+            "blocked_by": why["cause"] if why and why["cause"] not in ("dispatch", "locked") else None,
             "why": why,
         },
     }

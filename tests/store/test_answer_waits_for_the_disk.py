@@ -177,10 +177,10 @@ async def test_postgres_has_flushed_before_each_answer(durable_server: PostgresS
     def written(conn: Connection) -> None:
         if careless:
             conn.execute(text("SET LOCAL synchronous_commit = off"))
-        at.append(str(conn.scalar(text("SELECT pg_current_wal_insert_lsn()"))))
+        at.append(str(conn.scalar(text("SELECT CAST(pg_current_wal_insert_lsn() AS text)"))))
 
     def flushed(conn: Connection) -> bool:
-        return bool(conn.scalar(text("SELECT pg_current_wal_flush_lsn() > CAST(:at AS pg_lsn)"), {"at": at[-1]}))
+        return bool(conn.scalar(text("SELECT pg_current_wal_flush_lsn() > CAST(CAST(:at AS text) AS pg_lsn)"), {"at": at[-1]}))
 
     async def answered() -> None:
         behind.append(not await database.read(flushed))

@@ -108,7 +108,7 @@ async def test_each_fragment_alone_is_what_its_page_shows(
     filled: Clinic, secretary_session: Browser, admin_session: Browser, view: View
 ) -> None:
     viewer = secretary_session if "secretary" in view.page.roles else admin_session
-    address = LANE if view.template == "lane.html" else view.page.url
+    address = {"lane.html": LANE, "tickets.html": "/manual/tickets"}.get(view.template, view.page.url)
     whole = (await page(viewer, address)).text
     for name in (*FRAME, *view.fragments):
         assert whole.count(f'id="{name}"') == 1, f"{name} has no element"
@@ -239,7 +239,7 @@ async def test_the_banner_is_on_every_page_and_in_the_state_of_the_audience(
         text = re.sub(r"<[^>]+>", "", (await page(secretary_session, path)).text)
         assert re.search(r"Modo seguro ligado\s+há 12 min \(desde 09:00\)", text), path
     fragments = await renderer(services)(Audience((filled.tenant_id,), "secretary", "pt_BR"), frozenset({"queue"}))
-    assert set(fragments) == {"banner", "queue_count", "numbers"}
+    assert set(fragments) == {"banner", "queue_count", "numbers", "lock_mode"}
     assert "Motivo: o Redis parou." in fragments["banner"]
     other = await renderer(services)(Audience(("ten-other",), "secretary", "en"), frozenset())
     assert other["banner"].strip() == ""

@@ -113,7 +113,7 @@ async def test_a_pause_says_who_since_when_and_what_waits(api: Api) -> None:
     lane = (await api.get(f"/contacts/{CONTACT}"))["lane"]
     assert (lane["waiting"], lane["blocked_by"]) == (2, "paused")
     why = lane["why"]
-    assert set(why) == {"cause", "since", "next_look_at", "holder", "items_behind", "sentence"}
+    assert set(why) == {"cause", "since", "next_look_at", "holder", "items_behind", "position", "sentence"}
     assert (why["holder"], why["items_behind"]) == ("user:ines", 2)
     await set_lane(api, CONTACT, paused_at=None)
     assert (await api.get(f"/contacts/{CONTACT}"))["lane"]["blocked_by"] is None

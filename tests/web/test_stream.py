@@ -71,7 +71,7 @@ class Stream:
         self._lines = answer.aiter_lines()
 
     async def next(self, *kinds: str) -> tuple[str, int, Any]:
-        """The next message of one of the kinds: kind, position, data."""
+        """The next message of one of the kinds: kind, position, data; what is only about the node itself is left out."""
         fields: dict[str, str] = {}
         async with asyncio.timeout(LIMIT_S):
             async for line in self._lines:
@@ -80,7 +80,11 @@ class Stream:
                     fields[name] = value
                     continue
                 if fields.get("event") in kinds:
-                    return fields["event"], int(fields.get("id", -1)), json.loads(fields["data"])
+                    data = json.loads(fields["data"])
+                    if "changes" in data:
+                        data["changes"] = [change for change in data["changes"] if change["topic"] != "overview"]
+                    if data.get("changes") != []:
+                        return fields["event"], int(fields.get("id", -1)), data
                 fields = {}
         raise AssertionError(f"the stream ended without {kinds}")
 

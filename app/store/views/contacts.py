@@ -13,7 +13,7 @@ from app.store.views.scope import Clinic, Scope, clinics, within
 _CONTACT, _LANE = table(Contact), table(Lane)
 _COMMAND, _MESSAGE = table(InboxCommand), table(InboxMessage)
 
-PAGE_ROWS: Final = 20
+PAGE_ROWS: Final = 16
 
 
 @dataclass(frozen=True, slots=True, order=True)
