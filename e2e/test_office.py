@@ -69,10 +69,12 @@ def test_a_person_schedules_on_the_familys_page_and_looks_back(
     expect(page.locator("#lane_done .sign")).to_have_text({"en": "Done", "pt_BR": "Feito"}[language])
     page.locator("#known form button").click()
     expect(page.locator("#known_facts")).to_be_visible()
+    page.evaluate("scrollTo(0, 0)")  # what is halfway under the bar at the top is no small target
     assert axe(page) == []
     assert fits(page)
     page.locator("#lane_facts a.row-link").first.click()
     expect(page.locator("#lane_ask [value=reschedule]")).to_have_count(1)
+    page.evaluate("scrollTo(0, 0)")
     assert axe(page) == []
     assert fits(page)
     prefer(page, language="pt_BR", theme="auto")

@@ -75,7 +75,7 @@ class Database:
                 parsed.set(drivername="postgresql+asyncpg"),
                 hide_parameters=True,
                 pool_size=pool_size,
-                max_overflow=4,
+                max_overflow=8,
                 pool_timeout=5,
                 connect_args={
                     "connection_class": _walled_connection(),

@@ -327,7 +327,7 @@ async def test_a_pool_without_a_free_connection_is_a_refusal_and_no_defect(postg
     assert db._async is not None
     db._async.pool._timeout = 0.2  # type: ignore[attr-defined]  # the pool's own patience, shortened
     release = asyncio.Event()
-    held = [asyncio.create_task(_hold(db, release)) for _ in range(5)]  # one, and four of overflow
+    held = [asyncio.create_task(_hold(db, release)) for _ in range(9)]  # one, and eight of overflow
     await asyncio.sleep(0.3)
     with pytest.raises(StorageUnavailable, match="every connection"):
         await db.read(lambda conn: conn.execute(text("SELECT 1")).scalar())
