@@ -173,7 +173,7 @@ class Authenticator:
         return row.role == actor.role and (actor.tenant_ids is None or actor.tenant_ids == frozenset(tenant_ids))
 
     def csrf_token(self, actor: Actor) -> str:
-        """What a person's forms send back; empty for machines, which need none."""
+        """What a person's forms send back, before it is masked for a page; empty for machines, which need none."""
         return "" if actor.session_hash is None else session_csrf(self.secret_key, actor.session_hash)
 
     async def tenant(self, id_or_slug: str) -> Row[Any] | None:
@@ -239,12 +239,6 @@ def actor_of(connection: AnyConnection) -> Actor:
     if not isinstance(actor, Actor):
         raise Unauthenticated("A valid API key or a session is needed here.")
     return actor
-
-
-def csrf_token(connection: AnyConnection) -> str:
-    """The token that forms of this page must send back (`_csrf`, or header X-CSRF-Token); empty when nobody is signed in."""
-    actor = connection.scope.get("user")
-    return authenticator(connection).csrf_token(actor) if isinstance(actor, Actor) else ""
 
 
 async def enforce_access(connection: AnyConnection, handler: BaseRouteHandler) -> None:

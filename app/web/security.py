@@ -6,6 +6,7 @@ Litestar itself (`request_max_body_size`), also when they come in chunks.
 """
 
 import asyncio
+import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -104,6 +105,29 @@ def login_csrf(secret_key: str, cookie: str) -> str:
     return bound_token(secret_key, "login", cookie)
 
 
+def masked(token: str) -> str:
+    """A token (hex) as a page shows it: a fresh one-time pad, then the token under it, both in hex.
+
+    No two answers hold the same bytes, so that pages may travel compressed: their length says nothing about the token (BREACH).
+    """
+    pad = secrets.token_bytes(len(token) // 2)
+    return pad.hex() + _under(pad, bytes.fromhex(token)).hex()
+
+
+def _unmasked(given: str, length: int) -> str:
+    """What a page showed as the token itself, `length` digits long; anything else stays as it is and will not be equal."""
+    if len(given) != 2 * length:
+        return given
+    try:
+        return _under(bytes.fromhex(given[:length]), bytes.fromhex(given[length:])).hex()
+    except ValueError:
+        return given
+
+
+def _under(pad: bytes, text: bytes) -> bytes:
+    return bytes(a ^ b for a, b in zip(pad, text, strict=False))
+
+
 def check_origin(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
     """Refuse what a page of another site made the browser send. Raises Forbidden."""
     site = connection.headers.get("sec-fetch-site")
@@ -118,7 +142,7 @@ async def check_csrf(request: Request[Any, Any, Any], expected: str) -> None:
     if given is None:
         field = (await request.form()).get(CSRF_FIELD)
         given = field if isinstance(field, str) else ""
-    if not expected or not same(given, expected):
+    if not expected or not same(_unmasked(given, len(expected)), expected):
         raise Forbidden("The form is out of date or was not made for this session; load the page again.")
 
 

@@ -20,7 +20,7 @@ from app.credentials import PASSWORD_MAX_CHARS, new_cookie_token, sha256, verify
 from app.errors import TooManyRequests
 from app.store import accounts, audit
 from app.web.auth import LOGIN_COOKIE, SESSION_COOKIE, SESSION_MAX_AGE_S, TENANT_COOKIE, actor_of, authenticator
-from app.web.security import TokenBuckets, check_csrf, client_address, login_csrf
+from app.web.security import TokenBuckets, check_csrf, client_address, login_csrf, masked
 
 log = structlog.get_logger("web.signin")
 
@@ -139,7 +139,7 @@ def _form(request: AnyRequest, target: str, *, error: str | None = None, status:
     fresh = cookie is None or not 20 <= len(cookie) <= 100
     if cookie is None or fresh:
         cookie = new_cookie_token()[0]
-    context = {"error": error, "next": target, "csrf_token": login_csrf(auth.secret_key, cookie)}
+    context = {"error": error, "next": target, "csrf_token": masked(login_csrf(auth.secret_key, cookie))}
     page = Template("login.html", context=context, status_code=status)
     if fresh:
         page.set_cookie(_cookie(request, LOGIN_COOKIE, cookie, max_age=3600))

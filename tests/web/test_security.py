@@ -1,6 +1,7 @@
 """Headers, CSRF, rates and slow bodies, on the real application."""
 
 import asyncio
+import re
 
 import httpx
 import pytest
@@ -56,6 +57,21 @@ async def test_a_change_needs_the_token_of_its_own_session(admin_session: Browse
 async def test_a_form_may_carry_the_token_in_a_field(admin_session: Browser) -> None:
     assert (await admin_session.client.post("/probe", data={"_csrf": admin_session.csrf_token})).text == "done"
     assert (await admin_session.client.post("/probe", data={"_csrf": "x"})).status_code == 403
+
+
+async def test_pages_travel_compressed_and_show_the_token_in_other_bytes_each_time(admin_session: Browser) -> None:
+    shown = set()
+    for _ in range(3):
+        page = await admin_session.client.get("/queue", headers={"Accept-Encoding": "gzip"})
+        assert page.headers["content-encoding"] == "gzip"
+        assert admin_session.csrf_token not in page.text
+        shown.update(re.findall(r'name="_csrf" value="([0-9a-f]+)"', page.text))
+    assert len(shown) == 3  # one mask for a page, another for the next
+    for token in shown:
+        assert (await admin_session.client.post("/probe", data={"_csrf": token})).text == "done"
+        spoilt = token[:-1] + ("0" if token[-1] != "0" else "1")
+        assert (await admin_session.client.post("/probe", data={"_csrf": spoilt})).status_code == 403
+    assert (await admin_session.client.post("/probe", data={"_csrf": "g" * 128})).status_code == 403
 
 
 @pytest.mark.parametrize(("site", "status"), [("same-origin", 200), ("none", 200), ("same-site", 403), ("cross-site", 403)])

@@ -18,6 +18,7 @@ from app.errors import NotFound
 from app.store.views.scope import Clinic, Scope, clinic_of
 from app.web.auth import TENANT_COOKIE, Actor, actor_of, authenticator
 from app.web.i18n import negotiate, theme_of
+from app.web.security import masked
 from app.web.words import Words
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ async def visit_of(request: AnyRequest, *, clinic_slug: str | None = None) -> Vi
         clinics=seen,
         chosen=chosen,
         theme=theme_of(request),
-        csrf_token=auth.csrf_token(actor),
+        csrf_token=masked(auth.csrf_token(actor)),
         rev=rev,
         scale=services.clock.scale,
         window=services.safe_mode.policy.window,
