@@ -2,13 +2,12 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import structlog
 from litestar import Litestar, Request, Router
 from litestar.config.compression import CompressionConfig
 from litestar.connection import ASGIConnection
-from litestar.datastructures import State
 from litestar.enums import ScopeType
 from litestar.middleware import ASGIMiddleware, DefineMiddleware
 from litestar.middleware.compression import CompressionMiddleware
@@ -26,7 +25,7 @@ from app.store.tenancy import scoped
 from app.web.ack import Guesses, ack_routes
 from app.web.api import api_routes
 from app.web.api.webhooks import webhook_routes
-from app.web.auth import Actor, Authenticator, enforce_access
+from app.web.auth import Actor, Authenticator, authenticator, enforce_access
 from app.web.console.access_routes import access_pages
 from app.web.console.account_routes import account_pages
 from app.web.console.agenda_routes import agenda_pages
@@ -97,15 +96,18 @@ _KNOWN_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELET
 _STARTED: Final = "kora_started"
 
 
+class Rates:
+    """How often anybody may ask."""
+
+    def __init__(self) -> None:
+        self.requests = TokenBuckets(REQUESTS_PER_S, REQUESTS_BURST)
+        self.strangers = TokenBuckets(STRANGERS_PER_S, STRANGERS_BURST)
+
+
 class Gate(ASGIMiddleware):
     """Around every route: correlation id, a deadline for the body, who is calling, and how often."""
 
     scopes = (ScopeType.HTTP, ScopeType.ASGI)
-
-    def __init__(self, auth: Authenticator) -> None:
-        self._auth = auth
-        self.requests = TokenBuckets(REQUESTS_PER_S, REQUESTS_BURST)
-        self.strangers = TokenBuckets(STRANGERS_PER_S, STRANGERS_BURST)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         """Let the request through, with `scope["user"]` set to an Actor or None."""
@@ -115,36 +117,56 @@ class Gate(ASGIMiddleware):
         # the database shows nothing to this request until the guard of its route has opened something
         with structlog.contextvars.bound_contextvars(correlation_id=correlation_id(scope)), scoped(()):
             refuse_null_bytes(scope)
-            actor: Actor | None = None if open_to_all else await self._auth.authenticate(connection)
+            actor: Actor | None = None if open_to_all else await authenticator(connection).authenticate(connection)
             scope["user"] = actor
-            address = client_address(connection)
+            address, rates = client_address(connection), cast("Rates", connection.app.state.rates)
             if actor is None and not open_to_all:
-                self.strangers.require(address)
-            self.requests.require(actor.audit_name if actor is not None else address)
+                rates.strangers.require(address)
+            rates.requests.require(actor.audit_name if actor is not None else address)
             await next_app(scope, hurried(receive), send)
 
 
 def create_app(services: "Services") -> Litestar:
     """The application over running services; it has no lifespan of its own."""
-    settings, metrics = services.settings, services.metrics
-    secure = settings.secure_cookies
+    app = create_routes()
+    serve(app, services)
+    return app
+
+
+def serve(app: Litestar, services: "Services") -> None:
+    """Put the services of one process behind the routes, in the place of any before them: all that requests share is here."""
+    settings = services.settings
     # people's sessions last as long as the screen says, also where the engine's time is scaled for training
     clock = services.clock if services.clock.scale == 1.0 else SystemClock()
-    auth = Authenticator(services.db, clock, secret_key=settings.secret_key, secure=secure)
-    gate = Gate(auth)
+    shared = {
+        "services": services,
+        "auth": Authenticator(services.db, clock, secret_key=settings.secret_key, secure=settings.secure_cookies),
+        "rates": Rates(),
+        "door": Doorkeeper(),
+        "health": HealthBoard(),
+        "guesses": Guesses(),
+    }
+    app.state.update(shared)
 
-    async def before_send(message: Message, scope: Scope) -> None:
-        set_headers(message, scope, secure=secure)
-        if message["type"] == "http.response.start":
-            method = str(scope.get("method", ""))
-            metrics.http_requests.labels(
-                method=method if method in _KNOWN_METHODS else "other", status=f"{message['status'] // 100}xx"
-            ).inc()
-            started = scope["state"].get(_STARTED)
-            if started is not None:
-                route = str(scope.get("path_template") or "other")
-                metrics.http_seconds.labels(route=route).observe(time.perf_counter() - started)
 
+async def _answering(message: Message, scope: Scope) -> None:
+    """Before an answer starts: its security headers, and the numbers about it."""
+    state = scope["litestar_app"].state
+    set_headers(message, scope, secure=state.auth.secure)
+    if message["type"] == "http.response.start":
+        metrics = state.services.metrics
+        method = str(scope.get("method", ""))
+        metrics.http_requests.labels(
+            method=method if method in _KNOWN_METHODS else "other", status=f"{message['status'] // 100}xx"
+        ).inc()
+        started = scope["state"].get(_STARTED)
+        if started is not None:
+            route = str(scope.get("path_template") or "other")
+            metrics.http_seconds.labels(route=route).observe(time.perf_counter() - started)
+
+
+def create_routes() -> Litestar:
+    """Every route of the product, with nothing behind them yet (`serve`)."""
     return Litestar(
         route_handlers=[
             *health_routes,
@@ -160,12 +182,12 @@ def create_app(services: "Services") -> Litestar:
             ),
         ],
         plugins=[HTMXPlugin()],
-        middleware=[gate],
+        middleware=[Gate()],
         guards=[enforce_access],
         exception_handlers={**EXCEPTION_HANDLERS, Unauthenticated: _unauthenticated},
-        before_send=[before_send],
+        before_send=[_answering],
         request_max_body_size=BODY_MAX,
-        template_config=template_config(services),
+        template_config=template_config(),
         openapi_config=OpenAPIConfig(
             title="KoraOS Console",
             version="1",
@@ -174,9 +196,6 @@ def create_app(services: "Services") -> Litestar:
             openapi_router=Router("/schema", route_handlers=[], opt={"access": "public"}, include_in_schema=False),
             components=Components(security_schemes={"key": SecurityScheme(type="http", scheme="bearer")}),
             security=[{"key": []}],
-        ),
-        state=State(
-            {"services": services, "auth": auth, "gate": gate, "door": Doorkeeper(), "health": HealthBoard(), "guesses": Guesses()}
         ),
         logging_config=None,
         debug=False,

@@ -10,7 +10,7 @@ import io
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
@@ -21,9 +21,6 @@ from litestar import Request
 from litestar.exceptions import TemplateNotFoundException
 from litestar.template import TemplateConfig, TemplateEngineProtocol
 from markupsafe import Markup
-
-if TYPE_CHECKING:
-    from app.bootstrap import Services
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 TEMPLATES: Final = ROOT / "templates"
@@ -182,6 +179,6 @@ class LocalizedEngine(TemplateEngineProtocol[Any, Any]):
         self.callables[key] = template_callable
 
 
-def template_config(_services: "Services") -> TemplateConfig[LocalizedEngine]:
+def template_config() -> TemplateConfig[LocalizedEngine]:
     """What the application mounts."""
     return TemplateConfig(instance=LocalizedEngine())

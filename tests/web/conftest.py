@@ -4,7 +4,7 @@
 a clinic, `other_tenant` another one, `key` and friends are API keys as header values, `admin_session` a signed-in superadmin.
 """
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from app.credentials import hash_password, new_api_key, new_cookie_token
 from app.ids import new_id
 from app.settings import Settings
 from app.store import accounts
-from app.web.app import create_app
+from app.web.app import create_routes, serve
 from app.web.security import session_csrf
 
 PASSWORD = "correct horse battery staple"
@@ -88,10 +88,39 @@ async def running_services(database_url: str) -> AsyncIterator[Services]:
         yield built
 
 
+_free: dict[tuple[Any, ...], list[Litestar]] = {}
+_lent: list[tuple[tuple[Any, ...], Litestar]] = []
+
+
+def app_over(services: Services, *probes: Any) -> Litestar:
+    """The application over the test's services, with routes of the test's own. Routes that an earlier test had serve again:
+    to register them all costs more than most tests."""
+    free = _free.setdefault(probes, [])
+    if free:
+        app = free.pop()
+    else:
+        app = create_routes()
+        for probe in probes:
+            app.register(probe)
+    serve(app, services)
+    _lent.append((probes, app))
+    return app
+
+
+@pytest.fixture(autouse=True)
+def _give_back() -> Iterator[None]:
+    """After a test, nothing of it stands behind the routes that it used."""
+    yield
+    while _lent:
+        probes, app = _lent.pop()
+        app.state.clear()
+        _free[probes].append(app)
+
+
 @pytest.fixture
 def app(services: Services) -> Litestar:
     """The application over `services`."""
-    return create_app(services)
+    return app_over(services)
 
 
 @pytest.fixture
@@ -104,7 +133,7 @@ async def client(app: Litestar) -> AsyncIterator[httpx.AsyncClient]:
 @pytest.fixture
 async def running_client(running_services: Services) -> AsyncIterator[httpx.AsyncClient]:
     """A caller of an application whose engine runs."""
-    async with browser_client(create_app(running_services)) as opened:
+    async with browser_client(app_over(running_services)) as opened:
         yield opened
 
 

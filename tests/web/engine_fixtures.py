@@ -7,9 +7,8 @@ import pytest
 from app.bootstrap import Services, build, running
 from app.clock import ManualClock
 from app.store.verify import verify
-from app.web.app import create_app
 from tests.web.api_client import Api, open_api
-from tests.web.conftest import browser_client, make_settings
+from tests.web.conftest import app_over, browser_client, make_settings
 
 
 @pytest.fixture
@@ -24,5 +23,5 @@ async def engine(database_url: str, manual_clock: ManualClock) -> AsyncIterator[
 @pytest.fixture
 async def api(engine: Services) -> AsyncIterator[Api]:
     """A furnished clinic with a key."""
-    async with browser_client(create_app(engine)) as client:
+    async with browser_client(app_over(engine)) as client:
         yield await open_api(engine, client)

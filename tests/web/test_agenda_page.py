@@ -12,9 +12,8 @@ from sqlalchemy import select
 from app.bootstrap import Services
 from app.store.tables import AuditEntry, table
 from app.store.verify import verify
-from app.web.app import create_app
 from tests.web.api_client import CONTACT, PATIENT, THERAPIST, Api, open_api
-from tests.web.conftest import Browser, add_person, browser_client, sign_in
+from tests.web.conftest import Browser, add_person, app_over, browser_client, sign_in
 
 PAGE = {"accept": "text/html"}
 ZONE = ZoneInfo("America/Sao_Paulo")
@@ -31,7 +30,7 @@ async def api(running_services: Services, running_client: httpx.AsyncClient) -> 
 async def desk(running_services: Services, api: Api) -> AsyncIterator[Browser]:
     """A secretary of the clinic."""
     person = await add_person(running_services, "secretary", [api.clinic.tenant_id])
-    async with browser_client(create_app(running_services)) as opened:
+    async with browser_client(app_over(running_services)) as opened:
         yield await sign_in(running_services, opened, person)
 
 
@@ -202,7 +201,7 @@ async def test_day_and_week_are_in_the_address_and_in_the_clinics_timezone(desk:
 async def test_who_sees_several_clinics_is_offered_each_ones_agenda(running_services: Services, api: Api) -> None:
     other = await open_api(running_services, api.client, "clinica-vizinha")
     person = await add_person(running_services, "manager", [api.clinic.tenant_id, other.clinic.tenant_id])
-    async with browser_client(create_app(running_services)) as opened:
+    async with browser_client(app_over(running_services)) as opened:
         boss = await sign_in(running_services, opened, person)
         page = (await boss.client.get("/agenda", params={"day": DAY}, headers=PAGE)).text
         assert 'name="command_type"' not in page

@@ -16,9 +16,8 @@ from app.engine.d1 import D1
 from app.store import d1
 from app.store.bulk import insert_rows
 from app.store.tables import Alert, AlertStep, Appointment, D1StepRow, Guardian, ManualTask, Outbox, table
-from app.web.app import create_app
 from tests.web.api_client import CONTACT, PATIENT, THERAPIST, Api, open_api
-from tests.web.conftest import Browser, add_person, browser_client, sign_in
+from tests.web.conftest import Browser, add_person, app_over, browser_client, sign_in
 from tests.web.safe_mode_driver import deliver
 
 STEP, OUTBOX, TASK, ALERT = table(D1StepRow), table(Outbox), table(ManualTask), table(Alert)
@@ -167,7 +166,7 @@ async def test_a_secretary_sees_the_alert_and_is_led_to_the_tasks(api: Api, serv
     person = await add_person(services, "secretary", [api.clinic.tenant_id])
     await book(api, "a-1", local(25, 14))
     await at(api, D1(services.db, clock(api)), local(24, 17))
-    async with browser_client(create_app(services)) as opened:
+    async with browser_client(app_over(services)) as opened:
         desk = await sign_in(services, opened, person)
         page = (await desk.client.get("/", headers={"accept": "text/html"})).text
     assert 'href="/manual">Consulta de quarta-feira, 25/11 às 14:00 sem confirmação' in page
@@ -322,7 +321,7 @@ async def test_the_agenda_says_how_far_the_day_before_has_come(api: Api, service
     visit = datetime(2026, 11, 25, 10, 0, tzinfo=SAO_PAULO)
     await book(api, "a-1", visit)
     told = []
-    async with browser_client(create_app(services)) as opened:
+    async with browser_client(app_over(services)) as opened:
         for hour in (8, 9, 16, 17):
             await at(api, loop, datetime(2026, 11, 24, hour, 0, 30, tzinfo=SAO_PAULO))
             desk = await sign_in(services, opened, person)  # a session does not outlive the hours in between

@@ -14,10 +14,9 @@ from app.metrics import Metrics
 from app.store.alerts import raise_alert
 from app.store.tables import Alert, AuditEntry, EvidencePack, table
 from app.store.verify import verify
-from app.web.app import create_app
 from tests.engine.signal_world import clear_commands, waiting
 from tests.web.api_client import Api, open_api
-from tests.web.conftest import add_key, add_person, browser_client, sign_in
+from tests.web.conftest import add_key, add_person, app_over, browser_client, sign_in
 
 pytestmark = pytest.mark.story("S-PC-P1-001")
 ALERT, PACK, AUDIT = table(Alert), table(EvidencePack), table(AuditEntry)
@@ -148,7 +147,7 @@ async def test_a_person_defers_it_again_and_what_met_it_does_not_count_again(sup
 async def test_the_page_shows_the_trigger_and_takes_the_decision(superadmin: Api, api: Api, services: Services) -> None:
     person, manager = await add_person(services, "superadmin", []), await add_person(services, "manager", [api.clinic.tenant_id])
     page = {"accept": "text/html"}
-    async with browser_client(create_app(services)) as opened:
+    async with browser_client(app_over(services)) as opened:
         boss = await sign_in(services, opened, person)
         assert "Adiado, com gatilho" in (await boss.client.get("/deferred", headers=page)).text
         await incident(superadmin)
@@ -160,7 +159,7 @@ async def test_the_page_shows_the_trigger_and_takes_the_decision(superadmin: Api
         form = {"_csrf": boss.csrf_token, "rev": str(seen["rev"]), "reason": "aguardar"}
         assert (await boss.client.post("/deferred/decide", data=form, headers=page)).status_code == 303
         assert "aguardar" in (await boss.client.get("/deferred", headers=page)).text
-    async with browser_client(create_app(services)) as opened:
+    async with browser_client(app_over(services)) as opened:
         desk = await sign_in(services, opened, manager)
         shown = (await desk.client.get("/deferred", headers=page)).text
         assert "Adiado, com gatilho" in shown

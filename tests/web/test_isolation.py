@@ -9,8 +9,8 @@ from litestar.routes import HTTPRoute
 
 from app.bootstrap import Services
 from app.web.api import api_routes
-from app.web.app import create_app
 from tests.web.api_client import CONTACT, PATIENT, PERMISSION, Api, open_api
+from tests.web.conftest import app_over
 
 READS = [
     "/contacts/{contact}",
@@ -149,7 +149,7 @@ async def test_equal_ids_and_keys_of_two_clinics_do_not_meet(two: tuple[Api, Api
 
 def test_every_read_of_the_api_is_tried_here(services: Services) -> None:
     """A new address of the API must be added to the lists above."""
-    app: Litestar = create_app(services)
+    app: Litestar = app_over(services)
     mine = {id(handler) for handler in api_routes}
     assert mine
     listed = {path.split("?")[0] for path in (*READS, *LISTS, *ELSEWHERE)} | {"/settings/{tenant}"}

@@ -15,9 +15,8 @@ from sqlalchemy import Connection, select
 from sqlmodel import SQLModel
 
 from app.bootstrap import Services
-from app.web.app import create_app
 from tests.web.api_client import PERMISSION, Api, open_api
-from tests.web.conftest import Browser, add_person, browser_client, sign_in
+from tests.web.conftest import Browser, add_person, app_over, browser_client, sign_in
 
 SECRET = "segredo-da-vizinha"
 """Stands in every text that the neighbour has; whoever reads it has seen too much."""
@@ -33,7 +32,7 @@ NOBODY: dict[str, str] = {}
 
 @pytest.fixture
 async def application(running_services: Services) -> Litestar:
-    return create_app(running_services)
+    return app_over(running_services)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from app.errors import (
     Unauthenticated,
 )
 from app.web.security import BODY_MAX
-from tests.web.conftest import browser_client
+from tests.web.conftest import app_over, browser_client
 
 PROBLEM = "application/problem+json"
 
@@ -58,10 +58,8 @@ async def number(limit: FromQuery[int]) -> int:
 
 
 @pytest.fixture
-def app(app: Litestar) -> Litestar:
-    for handler in (fail, read, number):
-        app.register(handler)
-    return app
+def app(services: Services) -> Litestar:
+    return app_over(services, fail, read, number)
 
 
 @pytest.mark.parametrize(

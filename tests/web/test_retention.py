@@ -30,10 +30,9 @@ from app.store.tables import (
     table,
 )
 from app.store.verify import verify
-from app.web.app import create_app
 from tests.history import small_history
 from tests.web.api_client import Api, open_api
-from tests.web.conftest import add_key, add_person, browser_client, sign_in
+from tests.web.conftest import add_key, add_person, app_over, browser_client, sign_in
 
 COMMAND, MESSAGE, OUTBOX, TASK = table(InboxCommand), table(InboxMessage), table(Outbox), table(ManualTask)
 MALFORMED, LANE, AUDIT = table(MalformedItem), table(Lane), table(AuditEntry)
@@ -211,7 +210,7 @@ async def test_the_contacts_page_exports_and_erases(api: Api, services: Services
     await settle_tasks(services)
     person = await add_person(services, "manager", [TENANT])
     page = {"accept": "text/html"}
-    async with browser_client(create_app(services)) as opened:
+    async with browser_client(app_over(services)) as opened:
         desk = await sign_in(services, opened, person)
         form = {"_csrf": desk.csrf_token, "clinic": "sol", "contact_id": "c-maria", "reason": "pedido"}
         kept = await desk.client.post("/contacts/export", data=form, headers=page)
@@ -223,7 +222,7 @@ async def test_the_contacts_page_exports_and_erases(api: Api, services: Services
         assert done.status_code == 303
         shown = await desk.client.get(done.headers["location"], headers=page)
         assert (shown.status_code, "987654321" in shown.text) == (200, False)
-    async with browser_client(create_app(services)) as opened:
+    async with browser_client(app_over(services)) as opened:
         secretary = await sign_in(services, opened, await add_person(services, "secretary", [TENANT], "rita@x.example"))
         refused = await secretary.client.post("/contacts/export", data=form | {"_csrf": secretary.csrf_token}, headers=page)
         assert refused.status_code in (403, 404)

@@ -7,10 +7,11 @@ import httpx
 import pytest
 from litestar import Litestar, get, post
 
+from app.bootstrap import Services
 from app.errors import TooManyRequests
 from app.web.app import STRANGERS_BURST, STRANGERS_PER_S
 from app.web.security import BODY_MAX, CONTENT_POLICY, TokenBuckets, hurried
-from tests.web.conftest import Browser, browser_client
+from tests.web.conftest import Browser, app_over, browser_client
 
 
 @post("/probe", opt={"access": "page"}, status_code=200, include_in_schema=False)
@@ -24,10 +25,8 @@ async def look() -> str:
 
 
 @pytest.fixture
-def app(app: Litestar) -> Litestar:
-    app.register(act)
-    app.register(look)
-    return app
+def app(services: Services) -> Litestar:
+    return app_over(services, act, look)
 
 
 async def test_every_answer_carries_the_policy_that_allows_our_own_files_only(client: httpx.AsyncClient) -> None:
@@ -84,7 +83,7 @@ async def test_guessing_keys_is_slowed_down_and_good_keys_are_not_held_up_by_it(
     app: Litestar, key: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # no time passes between guesses: on a slow machine the bucket would refill while the test is still guessing
-    monkeypatch.setattr(app.state.gate, "strangers", TokenBuckets(STRANGERS_PER_S, STRANGERS_BURST, monotonic=lambda: 100.0))
+    monkeypatch.setattr(app.state.rates, "strangers", TokenBuckets(STRANGERS_PER_S, STRANGERS_BURST, monotonic=lambda: 100.0))
     async with browser_client(app, "192.0.2.66") as guesser:
         statuses = []
         for number in range(110):

@@ -7,9 +7,8 @@ import httpx
 import pytest
 
 from app.bootstrap import Services
-from app.web.app import create_app
 from tests.web.api_client import CONTACT, Api, open_api
-from tests.web.conftest import Browser, add_person, browser_client, sign_in
+from tests.web.conftest import Browser, add_person, app_over, browser_client, sign_in
 
 PAGE = {"accept": "text/html"}
 
@@ -22,7 +21,7 @@ async def api(running_services: Services, running_client: httpx.AsyncClient) -> 
 @pytest.fixture
 async def rita(running_services: Services, api: Api) -> AsyncIterator[Browser]:
     person = await add_person(running_services, "secretary", [api.clinic.tenant_id])
-    async with browser_client(create_app(running_services)) as opened:
+    async with browser_client(app_over(running_services)) as opened:
         yield await sign_in(running_services, opened, person)
 
 

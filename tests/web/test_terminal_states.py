@@ -14,10 +14,9 @@ from app.bootstrap import Services, build, running
 from app.clock import ManualClock
 from app.domain.states import LockResult, State
 from app.store.verify import verify
-from app.web.app import create_app
 from tests.services import PostgresServer, RedisServer
 from tests.web.api_client import CONTACT, Api, open_api
-from tests.web.conftest import browser_client, make_settings
+from tests.web.conftest import app_over, browser_client, make_settings
 from tests.web.engine_fixtures import api
 
 __all__ = ["api"]
@@ -114,7 +113,7 @@ async def test_with_both_stores_silent_nothing_is_applied_nothing_is_lost_and_ev
     postgres_server: PostgresServer, postgres_url: str, redis_server: RedisServer, manual_clock: ManualClock
 ) -> None:
     built = await build(make_settings(postgres_url, redis_url=redis_server.url), clock=manual_clock, logs=False)
-    async with running(built), browser_client(create_app(built)) as client:
+    async with running(built), browser_client(app_over(built)) as client:
         api = await open_api(built, client)
         await api.call("POST", f"/contacts/{CONTACT}/lane/pause", json={"reason": "teste"})
         accepted = await api.one(api.command(payload=api.slot(1, "a-1")), wait=0)

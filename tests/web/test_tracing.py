@@ -16,10 +16,9 @@ from app.channels.http import new_client
 from app.channels.outbound import OutboundMessage
 from app.channels.webhook import WebhookChannel
 from app.store.tables import Outbox, table
-from app.web.app import create_app
 from tests.provider import Request, answer, provider
 from tests.web.api_client import open_api
-from tests.web.conftest import browser_client, make_settings
+from tests.web.conftest import app_over, browser_client, make_settings
 
 pytestmark = pytest.mark.story("S-PC-04-001")
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -47,7 +46,7 @@ def spans(requests: list[Request]) -> dict[str, dict[str, Any]]:
 async def test_a_request_under_a_callers_trace_is_one_trace_from_intake_to_the_family(sqlite_url: str) -> None:
     async with provider(answer(200)) as collector:
         services = await build(make_settings(sqlite_url, otlp_endpoint=collector.url), logs=False)
-        async with running(services), browser_client(create_app(services)) as client:
+        async with running(services), browser_client(app_over(services)) as client:
             api = await open_api(services, client)
             body = api.command(payload=api.slot(1, "a-1"))
             body.pop("correlation_id", None)
@@ -76,7 +75,7 @@ def delivered(conn: Connection) -> bool:
 
 async def test_a_collector_that_is_gone_holds_nothing(sqlite_url: str) -> None:
     services = await build(make_settings(sqlite_url, otlp_endpoint="http://127.0.0.1:9"), logs=False)
-    async with running(services), browser_client(create_app(services)) as client:
+    async with running(services), browser_client(app_over(services)) as client:
         api = await open_api(services, client)
         assert (await api.one(api.command(payload=api.slot(1, "a-1"))))["result"] == "applied_once"
 
