@@ -261,14 +261,14 @@ async def _go_on(database: Database, clock: Clock) -> None:
     """
     if not isinstance(clock, SystemClock) or await current(database) != head():
         return
+    newest = await database.read(newest_moment) if database.is_sqlite else None
     if clock.scale == 1.0:
-        newest = await database.read(newest_moment) if database.is_sqlite else None
         moved = clock.never_before(newest) if newest is not None else timedelta(0)
         if moved:
             log.warning("clock_was_set_back", moved_ms=round(moved.total_seconds() * 1000))
         return
     kept = await database.write(shared_time, clock.scale, *clock.pair())
-    clock.go_on(kept.real_at, kept.at)
+    clock.go_on(kept.real_at, kept.at, newest)
     await database.write(keep_time, clock.scale, *clock.pair())
 
 

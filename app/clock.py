@@ -65,15 +65,16 @@ class SystemClock:
         elapsed = time.monotonic() - self._mono0
         return self._real0 + timedelta(seconds=elapsed), self._start + timedelta(seconds=elapsed * self.scale)
 
-    def go_on(self, real_at: datetime, at: datetime) -> None:
+    def go_on(self, real_at: datetime, at: datetime, newest: datetime | None = None) -> None:
         """Go on from a pair that another process left; if that was long ago, time stood still in between.
 
-        Time never goes back behind `at`, nor behind the real one.
+        Time never goes back behind `at`, nor behind the real one, nor behind `newest`: what was written down after the pair
+        was, which is behind us only where the machine's clock was set back since.
         """
         real, now = self.pair()
         gap = max(real - real_at, timedelta(0))
         reached = at + timedelta(seconds=gap.total_seconds() * self.scale) if gap <= RUNNING_GAP else at
-        self._start += max(reached, real) - now
+        self._start += max(reached, real, newest or real) - now
 
     def never_before(self, moment: datetime) -> timedelta:
         """Begin at `moment` where this clock is behind it; returns by how much it was moved.

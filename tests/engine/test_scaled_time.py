@@ -8,7 +8,7 @@ from app.bootstrap import Services, build
 from app.clock import SystemClock
 from app.settings import Settings
 from app.store.database import Database
-from app.store.nodes import keep_time
+from app.store.nodes import beat, keep_time
 
 SCALE = 60.0
 
@@ -47,6 +47,17 @@ async def test_a_restart_never_turns_time_back(sqlite_db: Database, ago: timedel
     await sqlite_db.write(keep_time, SCALE, real - ago, ahead)
     again = await process(sqlite_db.url, "a")
     assert least <= shown(again) - ahead <= most
+    await again.close()
+
+
+async def test_a_restart_on_a_machine_whose_clock_was_set_back_begins_after_what_is_stored(sqlite_db: Database) -> None:
+    real, _ = SystemClock().pair()
+    ahead = real + timedelta(days=2)
+    await sqlite_db.write(keep_time, SCALE, real + timedelta(hours=1), ahead)
+    newest = ahead + timedelta(minutes=4)  # written by the process that was killed, after it last said where its clock stood
+    await sqlite_db.write(beat, "before", "database", "{}", newest)
+    again = await process(sqlite_db.url, "a")
+    assert timedelta(0) <= shown(again) - newest <= timedelta(minutes=3)
     await again.close()
 
 
