@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import Connection, Row, Select, and_, func, or_, select, update
 
 from app.domain.alerts import Action
-from app.store.alert_ladder import UNRESOLVED
+from app.store.alert_ladder import LATE_AFTER, UNRESOLVED
 from app.store.lanes import GLOBAL_SCOPE
 from app.store.settings import channels_of
 from app.store.tables import Alert, AlertStep, table
@@ -204,7 +204,7 @@ def _write(conn: Connection, covered: Iterable[_Covered], now: datetime) -> None
     for one in covered:
         together.setdefault((one.outcome, one.by), []).append(one.step_id)
     for (outcome, by), step_ids in together.items():
-        done = {"done_at": now, "outcome": outcome, "merged_into": by}
+        done = {"done_at": now, "outcome": outcome, "merged_into": by, "late": _STEP.c.due_at < now - LATE_AFTER}
         conn.execute(update(_STEP).where(_STEP.c.step_id.in_(step_ids), _STEP.c.done_at.is_(None)).values(**done))
 
 

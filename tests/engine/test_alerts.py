@@ -33,7 +33,7 @@ from app.store.verify import verify
 from app.telemetry import Metrics
 from tests import builders
 from tests.builders import NOON
-from tests.provider import Behaviour, accepts, answer, hang, provider
+from tests.provider import Behaviour, Request, accepts, answer, hang, provider
 
 ALERT, STEP, PHONE, MODE = table(Alert), table(AlertStep), table(PhoneMessage), table(ModeRow)
 TENANT = "ten-sol"
@@ -241,6 +241,26 @@ async def test_a_sender_that_vanished_is_replaced_when_its_lease_ends(db: Databa
     assert [(s.outcome, s.tries) for s in await sends(db, alert_id, outcome="sent")] == [("sent", 1)] * 2
 
 
+async def test_a_resend_whose_sender_vanished_and_that_a_later_one_covers_is_marked_late(
+    db: Database, manual_clock: ManualClock
+) -> None:
+    alert_id = await db.write(open_one)
+
+    def vanish(conn: Connection) -> None:
+        second = (STEP.c.due_at == minutes(5)) & (STEP.c.action == "send")
+        conn.execute(update(STEP).where(second).values(lease_token="dead", lease_until=minutes(10) + timedelta(seconds=1)))
+
+    async with node(db, manual_clock) as loop:
+        await settled(loop)
+        await db.write(vanish)
+        for at in (minutes(10), minutes(10) + timedelta(seconds=1)):
+            manual_clock.set(at)
+            await settled(loop)
+    _, second, third, *_ = await sends(db, alert_id, channel="superadmin_whatsapp")
+    assert (third.outcome, third.late) == ("sent", False)
+    assert (second.outcome, second.merged_into, second.late) == ("merged", third.step_id, True)
+
+
 async def test_a_clock_that_jumps_loses_no_step_and_sends_none_twice(db: Database, manual_clock: ManualClock) -> None:
     alert_id = await db.write(open_one)
     async with node(db, manual_clock) as loop:
@@ -279,6 +299,16 @@ async def test_whoever_passes_it_on_hands_it_to_the_next_target_and_the_resends_
 # --- failing targets ----------------------------------------------------------------------------------------------------
 
 
+def after(moment: asyncio.Event, behaviour: Behaviour) -> Behaviour:
+    """Keep the caller waiting until the moment has come."""
+
+    async def behave(request: Request, writer: asyncio.StreamWriter) -> None:
+        await moment.wait()
+        await behaviour(request, writer)
+
+    return behave
+
+
 @pytest.mark.story("S-PC-03-001")
 @pytest.mark.parametrize(
     ("behaviour", "outcome", "detail"),
@@ -295,13 +325,15 @@ async def test_a_target_that_fails_gets_its_fallback_at_once_and_delays_nobody(
     db: Database, manual_clock: ManualClock, behaviour: Behaviour | None, outcome: str, detail: str
 ) -> None:
     policy = IMPATIENT if behaviour is hang else POLICY
-    async with provider(behaviour or accepts()) as bad, provider(answer(200)) as good, node(db, manual_clock, policy) as loop:
+    async with provider() as bad, provider(answer(200)) as good, node(db, manual_clock, policy) as loop:
+        # the bad target answers only when the good one has been told: whoever waits for it first comes to another outcome
+        bad.default = after(good.arrived, behaviour or accepts())
         url = bad.url if behaviour else "http://127.0.0.1:1"
         await db.write(lambda conn: configure(conn, channels=hooks(superadmin_whatsapp=url, ops=good.url)))
         alert_id = await db.write(open_one)
         assert await loop.tick() == 0.0
         async with asyncio.timeout(15):
-            await good.arrived.wait()  # while the bad target is still being waited for
+            await good.arrived.wait()
         await settled(loop)
         assert [r.json["severity"] for r in good.requests] == ["critical"]
     first = {s.channel: s for s in await sends(db, alert_id) if s.due_at == NOON}
@@ -311,6 +343,43 @@ async def test_a_target_that_fails_gets_its_fallback_at_once_and_delays_nobody(
     assert (fallback.outcome, fallback.fallback_of, fallback.n) == ("sent", first["superadmin_whatsapp"].step_id, 1)
     (shown,) = await phone(db, "superadmin_sms")
     assert "caminho alternativo" in shown.body
+
+
+@pytest.mark.story("S-PC-03-001")
+@pytest.mark.parametrize(
+    ("behaviour", "outcome", "detail"),
+    [
+        (answer(500), "unknown", "http_500"),
+        (answer(429, retry_after="600"), "failed", "http_429"),
+        (hang, "unknown", "timeout"),
+        (None, "failed", "ConnectError"),
+    ],
+    ids=["500", "429", "hang", "refused"],
+)
+async def test_a_whatsapp_provider_that_fails_all_the_way_up_has_a_fallback_in_each_attempt(
+    db: Database, manual_clock: ManualClock, behaviour: Behaviour | None, outcome: str, detail: str
+) -> None:
+    rungs = range(0, 11, 5) if behaviour is hang else range(0, 31, 5)
+    policy = IMPATIENT if behaviour is hang else POLICY
+    async with provider(behaviour) as bad, node(db, manual_clock, policy) as loop:
+        url = bad.url if behaviour else "http://127.0.0.1:1"
+        evolution = {"base_url": url, "instance": "sol", "api_key": "k"}
+        channels = {"superadmin_whatsapp": "evolution:+5511900000001"}
+        await db.write(lambda conn: configure(conn, evolution=evolution, channels=channels))
+        alert_id = await db.write(open_one)
+        for minute in rungs:
+            manual_clock.set(minutes(minute))
+            await settled(loop)
+        assert len(bad.requests) == (len(rungs) if behaviour else 0), "a provider is asked once in each attempt, whatever it says"
+    tried = [s for s in await sends(db, alert_id, channel="superadmin_whatsapp") if s.done_at is not None]
+    assert [(s.n, s.begun_at, s.outcome, s.answer, s.late) for s in tried] == [
+        (n, minutes(minute), outcome, detail, False) for n, minute in enumerate(rungs, 1)
+    ]
+    assert {s.target for s in tried} == {"evolution:+55...0001"}
+    fallbacks = await sends(db, alert_id, channel="superadmin_sms")
+    assert [(s.n, s.done_at, s.outcome, s.fallback_of) for s in fallbacks] == [(s.n, s.begun_at, "sent", s.step_id) for s in tried]
+    assert [(s.n, s.outcome, s.done_at) for s in await sends(db, alert_id, channel="ops")] == [(1, "sent", NOON)]
+    assert [m.body.count("caminho alternativo") for m in await phone(db, "superadmin_sms")] == [1] * len(rungs)
 
 
 async def test_a_service_of_apprise_carries_alerts_too(db: Database, manual_clock: ManualClock) -> None:
