@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from litestar import MediaType, Request, Response, get
+from litestar.openapi.datastructures import ResponseSpec
 from redis.exceptions import RedisError
 from sqlalchemy import Connection, text
 
@@ -14,6 +15,7 @@ from app.domain.states import LockResult
 from app.engine.redis_locks import RedisLocks
 from app.engine.supervisor import STALL_AFTER_S
 from app.errors import StorageError
+from app.web.api.shapes import OpenOperation
 
 if TYPE_CHECKING:
     from app.bootstrap import Services
@@ -47,13 +49,20 @@ class HealthBoard:
         return entry
 
 
-@get("/healthz", opt=_PUBLIC, tags=["health"], summary="The process answers")
+@get("/healthz", opt=_PUBLIC, tags=["health"], summary="The process answers", operation_class=OpenOperation)
 async def healthz() -> dict[str, str]:
     """Live: nothing is asked but the event loop."""
     return {"status": "ok"}
 
 
-@get("/readyz", opt=_PUBLIC, tags=["health"], summary="The process may get traffic")
+@get(
+    "/readyz",
+    opt=_PUBLIC,
+    tags=["health"],
+    summary="The process may get traffic",
+    operation_class=OpenOperation,
+    responses={503: ResponseSpec(dict[str, Any], description="It may not; `reasons` says why", generate_examples=False)},
+)
 async def readyz(request: AnyRequest) -> Response[dict[str, Any]]:
     """Ready: the database answers, no loop has failed or stalled, and the process is not stopping; 503 otherwise."""
     services = _services(request)
@@ -77,7 +86,14 @@ async def metrics(request: AnyRequest) -> Response[bytes]:
     return Response(body, media_type=content_type, headers={"content-type": content_type})  # which names its charset itself
 
 
-@get("/api/v1/health", opt=_PUBLIC, media_type=MediaType.JSON, tags=["health"], summary="Each component, green or red")
+@get(
+    "/api/v1/health",
+    opt=_PUBLIC,
+    media_type=MediaType.JSON,
+    tags=["health"],
+    summary="Each component, green or red",
+    operation_class=OpenOperation,
+)
 async def health(request: AnyRequest) -> dict[str, Any]:
     """Database, Redis (if configured), every loop, the lock mode, and the newest sample of the other checks of safe mode's exit."""
     services = _services(request)

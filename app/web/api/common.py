@@ -44,11 +44,12 @@ class Problem(msgspec.Struct):
 
 def problems(*statuses: int) -> dict[int, ResponseSpec]:
     """OpenAPI descriptions of the failures that a call may answer: the usual ones and the given ones."""
-    return {
-        status: ResponseSpec(Problem, description=text, media_type="application/problem+json", generate_examples=False)
-        for status, text in _FAILURES.items()
-        if status in (400, 401, 403, 429, 503, *statuses)
-    }
+    return {status: failure(text) for status, text in _FAILURES.items() if status in (400, 401, 403, 429, 503, *statuses)}
+
+
+def failure(description: str) -> ResponseSpec:
+    """OpenAPI description of one failure."""
+    return ResponseSpec(Problem, description=description, media_type="application/problem+json", generate_examples=False)
 
 
 _FAILURES: Final = {

@@ -1,14 +1,23 @@
-"""How the intake's bodies and answers look, for the OpenAPI description.
+"""How bodies and answers look where our types do not say it, for the OpenAPI description.
 
-The bodies are read leniently by `app.domain.envelopes`, item by item, so these shapes describe and never refuse: an item
-that does not fit them is answered 202 `invalid_payload_manual` and kept for a person.
+The intake's bodies are read leniently by `app.domain.envelopes`, item by item, so their shapes describe and never refuse: an
+item that does not fit them is answered 202 `invalid_payload_manual` and kept for a person.
 """
 
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
-from litestar.openapi.spec import Example, OpenAPIFormat, OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
+from litestar.openapi.spec import (
+    Example,
+    OpenAPIFormat,
+    OpenAPIMediaType,
+    OpenAPIResponse,
+    OpenAPIType,
+    Operation,
+    RequestBody,
+    Schema,
+)
 
 from app.domain.envelopes import ID_MAX
 from app.domain.states import CommandType, RequestedBy, Source
@@ -158,6 +167,32 @@ def _body(name: str, item: Schema, example: dict[str, Any]) -> RequestBody:
             )
         },
     )
+
+
+@dataclass
+class OpenOperation(Operation):
+    """An address that asks for no key: anybody may use it, or its handler checks a signature or a secret."""
+
+    def __post_init__(self) -> None:
+        """Lift what holds for every other address."""
+        self.security = []
+
+
+def also_as(media_type: str) -> type[Operation]:
+    """An operation whose good answer comes as JSON or as a file of this type, whichever was asked for."""
+
+    @dataclass
+    class FileOperation(Operation):
+        """Its description."""
+
+        def __post_init__(self) -> None:
+            """Add the file to the JSON."""
+            answer = (self.responses or {})["200"]
+            assert isinstance(answer, OpenAPIResponse)
+            file = Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY)
+            answer.content = {**(answer.content or {}), media_type: OpenAPIMediaType(schema=file)}
+
+    return FileOperation
 
 
 @dataclass

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Final
 
 import structlog
 from litestar import MediaType, Request, get, post
-from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, QueryParameter
 from sqlalchemy import Connection
 
@@ -30,6 +29,8 @@ from app.store.alerts import raise_alert
 from app.store.lanes import GLOBAL_SCOPE
 from app.store.outbox import record_deliveries
 from app.store.webhooks import WebhookTenant, webhook_tenant
+from app.web.api.common import failure
+from app.web.api.shapes import OpenOperation
 
 log = structlog.get_logger("web.webhooks")
 
@@ -41,12 +42,14 @@ _OPTIONS: Final[dict[str, Any]] = {
     "request_max_body_size": BODY_MAX,
     "opt": {"access": "public"},
     "tags": ["webhooks"],
+    "operation_class": OpenOperation,
     "responses": {
-        401: ResponseSpec(None, description="Signature or secret missing or wrong; nothing was stored"),
-        404: ResponseSpec(None, description="Unknown tenant"),
-        413: ResponseSpec(None, description="Body over 3 MiB"),
-        429: ResponseSpec(None, description="Too many requests"),
-        503: ResponseSpec(None, description="Storage unavailable; nothing was accepted"),
+        400: failure("The body is not JSON; nothing was stored"),
+        401: failure("Signature or secret missing or wrong; nothing was stored"),
+        404: failure("Unknown tenant"),
+        413: failure("Body over 3 MiB"),
+        429: failure("Too many requests"),
+        503: failure("Storage unavailable; nothing was accepted"),
     },
 }
 
@@ -57,11 +60,13 @@ _OPTIONS: Final[dict[str, Any]] = {
     opt=_OPTIONS["opt"],
     tags=["webhooks"],
     summary="Cloud API verification handshake",
+    operation_class=OpenOperation,
     responses={
-        403: ResponseSpec(None, description="The verify token is not the one in the clinic's settings"),
-        404: ResponseSpec(None, description="Unknown tenant"),
-        429: ResponseSpec(None, description="Too many requests"),
-        503: ResponseSpec(None, description="Storage unavailable"),
+        400: failure("Some values of this request cannot be used"),
+        403: failure("The verify token is not the one in the clinic's settings"),
+        404: failure("Unknown tenant"),
+        429: failure("Too many requests"),
+        503: failure("Storage unavailable"),
     },
 )
 async def verify_whatsapp(
