@@ -37,6 +37,7 @@ from app.web.api.common import (
     services_of,
     tenant_of,
 )
+from app.web.api.shapes import also_as
 from app.web.auth import actor_of
 
 READ: Final[dict[str, Any]] = {"opt": {"access": "scope:read"}, "tags": ["evidence"]}
@@ -102,7 +103,13 @@ async def list_packs(
     return page([views.document(row, now) for row in rows], limit, "requested_at", "pack_id")
 
 
-@get("/api/v1/evidence/{correlation_id:str}", summary="The evidence of one flow", responses=problems(404, 409), **READ)
+@get(
+    "/api/v1/evidence/{correlation_id:str}",
+    summary="The evidence of one flow",
+    operation_class=also_as("application/zip"),
+    responses=problems(404, 409),
+    **READ,
+)
 async def get_flow(
     request: AnyRequest, correlation_id: FromPath[str], full: Full = False, reason: Reason = None, tenant_id: TenantId = None
 ) -> Response[Any]:
@@ -117,7 +124,13 @@ async def get_flow(
     return await download(request, await built(request, wanted), form)
 
 
-@get("/api/v1/evidence-packs/{pack_id:str}", summary="One evidence pack", responses=problems(404, 409), **READ)
+@get(
+    "/api/v1/evidence-packs/{pack_id:str}",
+    summary="One evidence pack",
+    operation_class=also_as("application/zip"),
+    responses=problems(404, 409),
+    **READ,
+)
 async def get_pack(request: AnyRequest, pack_id: FromPath[str], full: Full = False, reason: Reason = None) -> Response[Any]:
     """With `.zip` or `.json` the pack itself; without, what is known about it."""
     name, form = _split(pack_id, none="")

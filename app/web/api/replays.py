@@ -32,6 +32,7 @@ from app.web.api.common import (
     storable,
     tenant_of,
 )
+from app.web.api.shapes import also_as
 
 READ: Final[dict[str, Any]] = {"opt": {"access": "scope:read"}, "tags": ["replay"]}
 OPERATE: Final[dict[str, Any]] = {"opt": {"access": "scope:operate"}, "tags": ["replay"]}
@@ -128,7 +129,13 @@ async def act_on_replay(request: AnyRequest, replay_id: FromPath[str], act: From
     return await _shown(request, tenant, replay_id)
 
 
-@get("/api/v1/replays/{replay_id:str}/report", summary="The report of a batch", responses=problems(404, 409), **READ)
+@get(
+    "/api/v1/replays/{replay_id:str}/report",
+    summary="The report of a batch",
+    operation_class=also_as("text/csv"),
+    responses=problems(404, 409),
+    **READ,
+)
 async def get_report(
     request: AnyRequest,
     replay_id: FromPath[str],
