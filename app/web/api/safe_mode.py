@@ -4,6 +4,7 @@ from typing import Any, Final
 
 import msgspec
 from litestar import Response, get, post
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import JSONBody
 
 from app.domain.safe_mode import Checklist
@@ -98,7 +99,16 @@ async def recovery(request: AnyRequest, data: JSONBody[RecoveryBody]) -> Documen
     return await shown(request, scope)
 
 
-@post("/api/v1/safe-mode/exit", status_code=200, summary="Ask to leave safe mode", responses=problems(404, 409), **OPERATE)
+@post(
+    "/api/v1/safe-mode/exit",
+    status_code=200,
+    summary="Ask to leave safe mode",
+    responses={
+        202: ResponseSpec(Document, description="The window of green health still runs", generate_examples=False),
+        **problems(404, 409),
+    },
+    **OPERATE,
+)
 async def leave(request: AnyRequest, tenant_id: TenantId = None) -> Response[Document]:
     """The terminal state; 202 while the window of green health still runs: the exit then completes by itself."""
     only_superadmins(request)
