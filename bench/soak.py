@@ -5,6 +5,7 @@
     nodes     200,000 events through three nodes while nodes and Redis die and hang
     lives     1,000 kill -9 at the named points of the product, on SQLite and PostgreSQL in turn
     worlds    50,000 seeds of the simulation
+    cases     20,000 requests drawn from our OpenAPI description
 
 Each part is a process of its own and says how it ended; the parts run one after the other until the time is up, and what
 had no time is said too. `--share 0.01` is a hundredth of everything.
@@ -52,6 +53,12 @@ PARTS: Final = {
         lambda count: {"SOAK_KILLS": math.ceil(count / 2)},  # on each of two databases
     ),
     "worlds": Part(50_000, "seeds", lambda count: ["-m", "tests.simulation", "--worlds", str(count)], lambda count: {}),
+    "cases": Part(
+        20_000,
+        "requests",
+        lambda count: _pytest("tests/web/test_openapi_cases.py"),
+        lambda count: {"SOAK_CASES": count},
+    ),
 }
 """By name, in the order in which they run."""
 
