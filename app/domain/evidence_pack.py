@@ -14,7 +14,7 @@ from app.domain.envelopes import canonical_json, sha256_hex
 from app.domain.evidence import SCHEMA_VERSION
 from app.domain.evidence_kinds import FLOW_OF_KIND, EvidenceKind, stamp
 from app.domain.evidence_timeline import Facts, Row, timeline
-from app.domain.redaction import REDACTED, is_private, redact
+from app.domain.redaction import NAME, REDACTED, is_private, names_pattern, redact
 
 Document = dict[str, Any]
 
@@ -356,7 +356,7 @@ def facts_hash(document: Mapping[str, Any]) -> str:
 
 def redacted(document: Mapping[str, Any], private: Sequence[str]) -> Document:
     """A copy without names, numbers, texts and secrets; row by row, so that nothing is cut."""
-    names = _pattern(private)
+    names = names_pattern(private)
     done: Document = {}
     for name, value in document.items():
         if name in LISTS and isinstance(value, list):
@@ -378,21 +378,12 @@ def _clean(row: Row, names: re.Pattern[str] | None) -> Document:
 
 def _without(key: str, value: Any, names: re.Pattern[str]) -> Any:
     if isinstance(value, str) and (key in FREE_TEXT or key == "document"):
-        return names.sub("[name]", value)
+        return names.sub(NAME, value)
     if isinstance(value, Mapping):
         return {k: _without("document" if key == "document" else k, v, names) for k, v in value.items()}
     if isinstance(value, list):
         return [_without(key, v, names) for v in value]
     return value
-
-
-def _pattern(private: Sequence[str]) -> re.Pattern[str] | None:
-    """Matches a known name or number, and each longer word of a name, outside of ids."""
-    words = {word for name in private for word in (name, *name.split()) if len(word) >= 3}
-    if not words:
-        return None
-    longest = sorted(words, key=lambda w: (-len(w), w))
-    return re.compile(rf"(?<![\w-])(?:{'|'.join(re.escape(w) for w in longest)})(?![\w-])", re.IGNORECASE)
 
 
 def is_hidden(value: Any) -> bool:

@@ -195,7 +195,7 @@ def _outbox(row: Row) -> Iterator[dict[str, Any]]:
 
 
 def _delivery(row: Row) -> Iterator[dict[str, Any]]:
-    yield _event("F-02", "delivery_status", row["at"], row, row["provider_message_id"], status=row["status"])
+    yield _event("F-02", "delivery_status", row["at"], row, row["outbox_id"], status=row["status"])
 
 
 def _task(row: Row) -> Iterator[dict[str, Any]]:

@@ -5,11 +5,13 @@ result keeps its shape, so that a person can still see that something was there.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
 REDACTED: Final = "[redacted]"
+NAME: Final = "[name]"
+"""What stands where a known person's name or number was typed."""
 DEPTH_MAX: Final = 8
 ITEMS_MAX: Final = 200
 SHORT: Final = 64
@@ -89,3 +91,24 @@ def redact(value: Any, *, depth: int = 0) -> Any:
         shown = [redact(v, depth=depth + 1) for v in list(value)[:ITEMS_MAX]]
         return shown if len(value) <= ITEMS_MAX else [*shown, f"[{len(value) - ITEMS_MAX} more]"]
     return redact_text(str(value))
+
+
+def names_pattern(private: Sequence[str], *, whole: bool = False) -> re.Pattern[str] | None:
+    """Matches a known name or number outside of ids, and each longer word of a name unless `whole`; None without any."""
+    words = {word for name in private for word in ((name,) if whole else (name, *name.split())) if len(word) >= 3}
+    if not words:
+        return None
+    longest = sorted(words, key=lambda w: (-len(w), w))
+    return re.compile(rf"(?<![\w-])(?:{'|'.join(re.escape(w) for w in longest)})(?![\w-])", re.IGNORECASE)
+
+
+def without_names(value: Any, names: re.Pattern[str] | None) -> Any:
+    """A JSON-like value with `[name]` for every name that matches, and no number, address or secret in its texts."""
+    if isinstance(value, str):
+        told = redact_text(value)
+        return told if names is None else names.sub(NAME, told)
+    if isinstance(value, Mapping):
+        return {k: without_names(v, names) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_names(v, names) for v in value]
+    return value

@@ -36,6 +36,10 @@ class Periods:
     """Replay batches that are over, with their items."""
     signals: timedelta = timedelta(days=400)
     """What fired, once it is over."""
+    notes: timedelta = timedelta(days=90)
+    """What staff typed about a family: reasons of conversations, notes of tasks, counted from their end."""
+    evidence: timedelta = timedelta(days=400)
+    """Evidence packs of incidents, and those that somebody asked for."""
 
 
 LIMITS: Final[Mapping[str, tuple[str, float, float]]] = {
@@ -46,6 +50,8 @@ LIMITS: Final[Mapping[str, tuple[str, float, float]]] = {
     "alerts_d": ("alerts", 30, 365 * 10),
     "replays_d": ("replays", 30, 365 * 10),
     "signals_d": ("signals", 30, 365 * 10),
+    "notes_d": ("notes", 7, 365 * 10),
+    "evidence_d": ("evidence", 7, 365 * 10),
 }
 """Name in the settings' `retention` -> field, least, most; `_h` hours, `_d` days."""
 

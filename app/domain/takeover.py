@@ -8,6 +8,9 @@ from typing import Final
 
 from app.domain.business_hours import Hours
 
+REASONS: Final = ("family_request", "frustration", "d1_declined", "d1_unclear", "d1_outdated")
+"""Why the product itself gives a conversation to a person; any other reason was typed by somebody."""
+
 
 class TakeoverState(StrEnum):
     """State of a takeover ticket."""

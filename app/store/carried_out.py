@@ -68,5 +68,6 @@ def close_carried_out(conn: Connection, happened: Sequence[Command], now: dateti
             reason=row.note,
             correlation_id=row.correlation_id,
             now=now,
+            about=command.contact_id,
         )
         publish(conn, command.tenant_id, "manual", [row.task_id], now)

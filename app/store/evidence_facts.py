@@ -263,6 +263,10 @@ class _Reader:
         self._join("outbox", _OUTBOX, told)
         sent = [_keys(row, "provider_message_id") for row in self.found.rows("outbox") if row["provider_message_id"]]
         self._join("deliveries", _DELIVERY, sent)
+        sent_as = {row["provider_message_id"]: row for row in self.found.rows("outbox")}
+        for row in self.found.rows("deliveries"):  # a provider's id carries the number: what it speaks of goes by ours
+            ours = sent_as[row["provider_message_id"]]
+            row.update(outbox_id=ours["outbox_id"], correlation_id=ours["correlation_id"], contact_id=ours["contact_id"])
 
     def _day_before(self, name: str) -> None:
         """Steps of a day-before confirmation, and what they sent and opened."""

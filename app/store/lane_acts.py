@@ -170,4 +170,5 @@ def _audit(conn: Connection, before: Row[Any], act: Act, by: By, reason: str, af
         origin=by.origin,
         correlation_id=by.correlation_id,
         now=by.now,
+        about=before.contact_id,
     )

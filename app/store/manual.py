@@ -369,6 +369,7 @@ def _write(
         origin=by.origin,
         correlation_id=before.correlation_id,
         now=by.now,
+        about=before.contact_id,
     )
     say(
         conn,

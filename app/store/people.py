@@ -231,6 +231,7 @@ def put_guardian(
             _permission(before) | {"revoked": before.revoked_at is not None} if before else None,
             wanted | {"revoked": False, "guardian_version": version},
             reason=wanted["reason"],
+            about=contact_id,
         )
     found = guardian(conn, tenant_id, patient_id, contact_id)
     assert found is not None
@@ -263,6 +264,7 @@ def revoke_guardian(
             _permission(before) | {"revoked": False},
             {"revoked": True, "guardian_version": version},
             reason=reason,
+            about=contact_id,
         )
     found = guardian(conn, tenant_id, patient_id, contact_id)
     assert found is not None
@@ -335,6 +337,7 @@ def _note(
     after: Mapping[str, Any],
     *,
     reason: str | None = None,
+    about: str | None = None,
 ) -> None:
     append(
         conn,
@@ -348,4 +351,5 @@ def _note(
         origin=by.origin,
         correlation_id=by.correlation_id,
         now=by.now,
+        about=about,
     )

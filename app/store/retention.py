@@ -9,10 +9,13 @@ from datetime import datetime
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Row, Table, and_, delete, exists, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Table, and_, case, delete, exists, or_, select, update
 
 from app.domain.envelopes import canonical_json
+from app.domain.evidence_kinds import EvidenceKind
+from app.domain.replay_batch import BatchStatus
 from app.domain.retention import FULL, MINIMISED, REMOVED, Periods, minimised
+from app.domain.takeover import REASONS as TAKEOVER_REASONS
 from app.store.bulk import insert_rows, update_rows
 from app.store.outbox import ACTIVE
 from app.store.settings import GLOBAL_SCOPE
@@ -23,6 +26,8 @@ from app.store.tables import (
     AlertStep,
     DeliveryStatus,
     EventLog,
+    EvidenceFile,
+    EvidencePack,
     InboxCommand,
     InboxMessage,
     Lane,
@@ -36,6 +41,7 @@ from app.store.tables import (
     SafeCause,
     SignalFiring,
     Tenant,
+    Ticket,
     table,
 )
 
@@ -44,6 +50,7 @@ _MALFORMED, _PHONE, _EVENT = table(MalformedItem), table(PhoneMessage), table(Ev
 _STATUS, _TASK, _LANE, _TENANT = table(DeliveryStatus), table(ManualTask), table(Lane), table(Tenant)
 _ALERT, _STEP, _ACK, _TOKEN, _CAUSE = table(Alert), table(AlertStep), table(AckRecord), table(AckToken), table(SafeCause)
 _BATCH, _ITEM, _FIRING, _ROUND = table(ReplayBatch), table(ReplayItem), table(SignalFiring), table(RetentionRound)
+_TICKET, _PACK, _FILE = table(Ticket), table(EvidencePack), table(EvidenceFile)
 
 ROUND: Final = "round"
 
@@ -124,6 +131,38 @@ def unusable(conn: Connection, tenant_id: str, kept: Periods, now: datetime, lim
     return len(ids)
 
 
+def predicted(conn: Connection, tenant_id: str, kept: Periods, now: datetime, limit: int) -> int:
+    """Forget what a replay's families would read: once its batch is over, or was only ever a dry run that has grown old."""
+    over = and_(_BATCH.c.ended_at.is_not(None), _BATCH.c.ended_at <= now - kept.minimise)
+    tried = and_(_BATCH.c.status == BatchStatus.PLANNED, _BATCH.c.planned_at <= now - kept.remove)
+    query = (
+        select(_ITEM.c.replay_id, _ITEM.c.n)
+        .join(_BATCH, _BATCH.c.replay_id == _ITEM.c.replay_id)
+        .where(_BATCH.c.tenant_id == tenant_id, _ITEM.c.message.is_not(None), or_(over, tried))
+    )
+    rows = [{"replay_id": row.replay_id, "n": row.n, "message": None} for row in conn.execute(query.limit(limit))]
+    update_rows(conn, _ITEM, rows, keys=("replay_id", "n"), assign=("message",))
+    return len(rows)
+
+
+def notes(conn: Connection, tenant_id: str, kept: Periods, now: datetime, limit: int) -> int:
+    """Forget what staff typed about families: notes of tasks, why a person had a conversation and how it ended."""
+    old = (_TASK.c.tenant_id == tenant_id, _TASK.c.note.is_not(None), _TASK.c.resolved_at <= now - kept.notes)
+    tasks = list(conn.execute(select(_TASK.c.task_id).where(*old).limit(limit)).scalars())
+    conn.execute(update(_TASK).where(_TASK.c.task_id.in_(tasks)).values(note=None))
+    typed = or_(_TICKET.c.close_reason.is_not(None), _TICKET.c.reason.not_in(_OWN_WORDS))
+    gone = (_TICKET.c.tenant_id == tenant_id, _TICKET.c.kind == "takeover", _TICKET.c.closed_at <= now - kept.notes, typed)
+    tickets = list(conn.execute(select(_TICKET.c.ticket_id).where(*gone).limit(limit)).scalars())
+    own = case((_TICKET.c.reason.in_(_OWN_WORDS), _TICKET.c.reason), else_=FORGOTTEN)
+    conn.execute(update(_TICKET).where(_TICKET.c.ticket_id.in_(tickets)).values(close_reason=None, reason=own))
+    return max(len(tasks), len(tickets))
+
+
+FORGOTTEN: Final = "forgotten"
+"""What stands for the reason of a conversation that somebody typed, once its time is over."""
+_OWN_WORDS: Final = (*TAKEOVER_REASONS, FORGOTTEN)
+
+
 # --- what the installation remembers ------------------------------------------------------------------------------------
 
 
@@ -165,6 +204,16 @@ def replays(conn: Connection, kept: Periods, now: datetime, limit: int) -> int:
     return len(ids)
 
 
+def evidence(conn: Connection, kept: Periods, now: datetime, limit: int) -> int:
+    """Drop packs of incidents and those that somebody asked for; what a drill or the deferred item rests on is about nobody."""
+    done = (_PACK.c.due_at.is_(None), _PACK.c.finished_at <= now - kept.evidence)
+    about = _PACK.c.kind.not_in([EvidenceKind.DRILL, EvidenceKind.DEFERRED])
+    ids = list(conn.execute(select(_PACK.c.pack_id).where(*done, about).limit(limit)).scalars())
+    for part in (_FILE, _PACK):
+        conn.execute(delete(part).where(part.c.pack_id.in_(ids)))
+    return len(ids)
+
+
 def signals(conn: Connection, kept: Periods, now: datetime, limit: int) -> int:
     """Drop what fired, once it is long over."""
     old = and_(_FIRING.c.ended_at.is_not(None), _FIRING.c.ended_at <= now - kept.signals)
@@ -180,6 +229,8 @@ def _drop(conn: Connection, source: Table, key: Any, old: ColumnElement[bool], l
 OF_A_CLINIC: Final[Mapping[str, Callable[[Connection, str, Periods, datetime, int], int]]] = {
     "payloads": payloads,
     "unusable": unusable,
+    "predicted": predicted,
+    "notes": notes,
 }
 OF_ALL: Final[Mapping[str, Callable[[Connection, Periods, datetime, int], int]]] = {
     "events": events,
@@ -188,6 +239,7 @@ OF_ALL: Final[Mapping[str, Callable[[Connection, Periods, datetime, int], int]]]
     "alerts": alerts,
     "replays": replays,
     "signals": signals,
+    "evidence": evidence,
 }
 """By name: with a clinic's own periods, and with the installation's."""
 

@@ -409,4 +409,5 @@ def _audit(
         origin=by.origin,
         correlation_id=before.correlation_id,
         now=by.now,
+        about=before.contact_id,
     )

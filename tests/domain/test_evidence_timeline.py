@@ -46,7 +46,7 @@ def test_a_place_that_nobody_took_a_question_and_a_receipt_are_told() -> None:
             Loose(contact_id="c-1", commit_order=2, committed_at=NOON, result="manual_review_required", reason="gap_timeout")
         ],
         "proposals": [Loose(command_id="cmd-1", opened_at=NOON, expires_at=NOON, closed_at=NOON, outcome="confirmed")],
-        "deliveries": [Loose(provider_message_id="w-1", at=NOON, status="delivered")],
+        "deliveries": [Loose(outbox_id="o-1", at=NOON, status="delivered")],
         "notices": [Loose(outbox_id="o-1", at=NOON, intent="general", template="general/open v1")],
         "outbox": [
             Loose(outbox_id="o-1", kind="contingency_message", step="notice", created_at=NOON, status="pending", body_json="[]")

@@ -26,6 +26,7 @@ from app.store.tables import (
     MalformedItem,
     ManualTask,
     Outbox,
+    Patient,
     SafeCause,
     table,
 )
@@ -191,6 +192,9 @@ async def test_an_erased_family_is_gone_and_the_ledger_still_proves(api: Api) ->
     busy = await call(api, "POST", "/erase", 409, reason="pedido da família", confirm="c-maria")
     assert "open tasks" in busy["detail"]
     await settle_tasks(services)
+    ahead = await call(api, "POST", "/erase", 409, reason="pedido da família", confirm="c-maria")
+    assert "2 appointments to come" in ahead["detail"]  # a therapist would wait for a family that nobody knows
+    clock(services).advance(days=4)
 
     assert (await call(api, "POST", "/erase", 400, reason="x", confirm="c-other"))["errors"][0]["pointer"] == "/confirm"
     gone = (await call(api, "POST", "/erase", reason="pedido da família", confirm="c-maria"))["erased"]
@@ -198,6 +202,7 @@ async def test_an_erased_family_is_gone_and_the_ledger_still_proves(api: Api) ->
     left = await call(api, "GET", "/export")
     assert (left["contact"][0]["name"], left["contact"][0]["phone"], left["permissions"]) == (None, None, [])
     everything = str({k: v for k, v in left.items() if k != "exported_at"})
+    assert await rows(services, table(Patient), table(Patient).c.tenant_id == TENANT, table(Patient).c.name == "Pedro") == []
     for word in ("Maria", "987654321", "quero marcar", "falei com", "Como foi a sessão"):
         assert word not in everything, word
     trail = str([(e.before_json, e.after_json) for e in await rows(services, AUDIT)])
@@ -208,6 +213,7 @@ async def test_an_erased_family_is_gone_and_the_ledger_still_proves(api: Api) ->
 
 async def test_the_contacts_page_exports_and_erases(api: Api, services: Services) -> None:
     await settle_tasks(services)
+    clock(services).advance(days=4)
     person = await add_person(services, "manager", [TENANT])
     page = {"accept": "text/html"}
     async with browser_client(app_over(services)) as opened:

@@ -102,6 +102,8 @@ _TAKEOVERS: Final[Mapping[str, str]] = {
     "d1_declined": mark("The family answered that it will not come to the appointment."),
     "d1_unclear": mark("The family answered, and it is not clear which appointment it means."),
     "d1_outdated": mark("The family answered a question about an appointment that has changed since."),
+    "forgotten": mark("What was typed here has been deleted."),
+    "erased": mark("What was typed here has been deleted."),
 }
 _STOPPED: Final[Mapping[str, str]] = {
     "gap": mark("Waits for an earlier request that has not arrived."),

@@ -100,6 +100,8 @@ SECTIONS: Final[Mapping[str, tuple[Field, ...]]] = {
         Field(path=("retention", "alerts_d"), label=mark("Alerts"), unit=_D),
         Field(path=("retention", "replays_d"), label=mark("Replays"), unit=_D),
         Field(path=("retention", "signals_d"), label=mark("What signals fired"), unit=_D),
+        Field(path=("retention", "notes_d"), label=mark("Notes and reasons that staff typed"), unit=_D),
+        Field(path=("retention", "evidence_d"), label=mark("Evidence of incidents"), unit=_D),
     ),
     mark("Results to your own systems"): (
         Field(path=("webhook_url",), label=mark("Address that is told every result"), kind="text"),
