@@ -20,7 +20,9 @@ Document = dict[str, Any]
 
 LISTS: Final = ("timeline", "logs", "metrics", "alerts", "ledger", "attempts", "chains")
 """Parts that are lists; each is one file of lines in the zip."""
-FREE_TEXT: Final = frozenset({"summary", "detail", "recovery_action", "reason_text", "pt_BR", "en"})
+FREE_TEXT: Final = frozenset(
+    {"summary", "detail", "recovery_action", "runbook_step", "reason", "close_reason", "exit_reason", "reason_text", "pt_BR", "en"}
+)
 """Fields in which somebody may have typed a name."""
 LEDGER_FIELDS: Final = (
     "tenant_id contact_id commit_order command_id command_type result reason effect_key entity_id entity_version "

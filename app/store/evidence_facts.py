@@ -19,6 +19,7 @@ from app.domain.envelopes import parse_time
 from app.domain.evidence_kinds import EvidenceKind
 from app.store.bulk import joined_rows
 from app.store.lanes import GLOBAL_SCOPE
+from app.store.private import full_names_in
 from app.store.tables import (
     AckRecord,
     Alert,
@@ -60,6 +61,15 @@ ROWS_MAX: Final = 2_000
 LINKS_MAX: Final = 1_000
 AROUND_MAX: Final = 50
 LATEST: Final = timedelta(days=1)
+_TYPED: Final = {
+    "alerts": ("summary",),
+    "around": ("summary",),
+    "causes": ("summary",),
+    "safe_steps": ("detail",),
+    "episodes": ("recovery_action", "runbook_step", "exit_reason"),
+    "tickets": ("reason", "close_reason"),
+}
+"""Texts in which people, or other systems, may have named a family that the rows say nothing else about."""
 
 Document = dict[str, Any]
 
@@ -109,9 +119,9 @@ class _Reader:
         self._follow_commands()
         self._outbox()
         self._chains()
-        self._people()
         self._alert_rows()
         self._around()
+        self._people()
         self.found.cut = tuple(sorted(self._cut))
         return self.found
 
@@ -385,9 +395,10 @@ class _Reader:
         contacts = {(row["tenant_id"], row["contact_id"]) for name in parts for row in self.found.rows(name) if row["contact_id"]}
         if self.tenant_id is not None and self.pack.kind == EvidenceKind.CONTACT:
             contacts.add((self.tenant_id, self.pack.subject))
+        names = self._named()
+        self.found.private = tuple(sorted(names))
         if not contacts:
             return
-        names: set[str] = set()
         keys = [{"tenant_id": t, "contact_id": c} for t, c in sorted(contacts)]
         pair = ("tenant_id", "contact_id")
         for row in joined_rows(self.conn, _CONTACT, keys, keys=pair, columns=("name", "phone")):
@@ -399,6 +410,13 @@ class _Reader:
             keys = [{"tenant_id": t, "patient_id": p} for t, p in sorted(patients)]
             names |= {r.name for r in joined_rows(self.conn, _PATIENT, keys, keys=("tenant_id", "patient_id"), columns=("name",))}
         self.found.private = tuple(sorted(name for name in names if name))
+
+    def _named(self) -> set[str]:
+        """Full names that somebody typed into a text of these rows, whoever they belong to."""
+        facts = {**self.found.facts, "around": self.found.around}
+        said = {str(row[name]) for part, names in _TYPED.items() for row in facts.get(part, ()) for name in names if row.get(name)}
+        said |= {text for text in (self.pack.reason, self.pack.document_json) if text}
+        return full_names_in(self.conn, self.pack.tenant_id, "\n".join(sorted(said))) if said else set()
 
     # --- shared ---------------------------------------------------------------------------------------------------------
 

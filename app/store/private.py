@@ -35,10 +35,16 @@ def names_in(conn: Connection, tenant_id: str, contact_id: str | None, texts: It
     if not said:
         return None
     found = set() if contact_id is None else {w for name in private_of(conn, tenant_id, contact_id) for w in (name, *name.split())}
+    return names_pattern(sorted(found | full_names_in(conn, tenant_id, said)), whole=True)
+
+
+def full_names_in(conn: Connection, tenant_id: str | None, said: str) -> set[str]:
+    """Full names of a clinic's families, or of every clinic's, that stand in a text."""
+    found: set[str] = set()
     for of in (_CONTACT, _PATIENT):
-        theirs = select(of.c.name).where(of.c.tenant_id == tenant_id, of.c.name.contains(" "))
-        found |= set(conn.execute(theirs.where(literal(said).icontains(of.c.name))).scalars())
-    return names_pattern(sorted(found), whole=True)
+        query = select(of.c.name).distinct().where(of.c.name.contains(" "), literal(said).icontains(of.c.name))
+        found |= set(conn.execute(query if tenant_id is None else query.where(of.c.tenant_id == tenant_id)).scalars())
+    return found
 
 
 def told_without(names: re.Pattern[str] | None, said: Mapping[str, Any] | None, *fields: str) -> dict[str, Any] | None:
