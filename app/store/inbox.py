@@ -358,10 +358,10 @@ def _take_command(
     batch: _Batch, submission: Submission, item: Command, known: dict[tuple[str, ...], Any], left: dict[str, int]
 ) -> Receipt:
     by_key, own = ("key", item.tenant_id, item.idempotency_key), ("id", item.tenant_id, item.command_id)
-    earlier = known.get(by_key) or known.get(own)
-    same = earlier is not None and (earlier.fingerprint, earlier.contact_id) == (item.fingerprint, item.contact_id)
-    if earlier is not None and same:
-        return _duplicate("command", earlier.command_id, earlier, earlier.commit_order, by_key=by_key in known)
+    for name in (by_key, own):  # by its id also one that asks for something else than the first holder of its key
+        earlier = known.get(name)
+        if earlier is not None and (earlier.fingerprint, earlier.contact_id) == (item.fingerprint, item.contact_id):
+            return _duplicate("command", earlier.command_id, earlier, earlier.commit_order, by_key=name is by_key)
     if own in known:
         return _take_malformed(batch, submission, _reused_id(item), State.INVALID_PAYLOAD_MANUAL)
     if not _room(left, item.tenant_id):

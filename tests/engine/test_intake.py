@@ -102,6 +102,22 @@ async def test_an_item_that_the_database_cannot_hold_is_a_persons_and_its_neighb
     assert engine.supervisor.defect is None
 
 
+async def test_a_command_sent_again_gets_its_own_place_also_when_its_key_is_anothers(engine: Engine) -> None:
+    first = engine.command("follow_up", {"text": "um"}, command_id="k-1", idempotency_key="same")
+    other = engine.command("follow_up", {"text": "outro"}, command_id="k-2", idempotency_key="same")
+    receipts = [(await engine.intake.commands("ten-sol", [raw]))[0] for raw in (first, other)]
+    again = await engine.intake.commands("ten-sol", [other, first, other])
+    assert [(r.item_id, r.number) for r in receipts] == [("k-1", 1), ("k-2", 2)]
+    assert [(r.status, r.item_id, r.number) for r in again] == [
+        ("duplicate_ignored", "k-2", 2),
+        ("duplicate_ignored", "k-1", 1),
+        ("duplicate_ignored", "k-2", 2),
+    ]
+    together = [raw | {"command_id": f"{raw['command_id']}x", "idempotency_key": "both"} for raw in (first, other)]
+    receipts = await engine.intake.commands("ten-sol", [*together, together[1]])
+    assert [(r.item_id, r.number) for r in receipts] == [("k-1x", 3), ("k-2x", 4), ("k-2x", 4)]
+
+
 async def test_a_database_that_refuses_whatever_it_is_given_is_a_defect_and_everybody_is_told(
     db: Database, manual_clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
