@@ -37,9 +37,22 @@ MAY_BE_EMPTY: Final = frozenset({"alerts", "ledger", "attempts"})
 """Parts for which "there was none" is an answer; None still means that they could not be gathered."""
 
 
+CUT_OF: Final[Mapping[str, str]] = {
+    "ledger": "ledger",
+    "alerts": "alerts",
+    "commands": "attempts",
+    "outbox": "attempts",
+    "alert_steps": "attempts",
+    "replay_items": "attempts",
+}
+"""Kinds of rows of which a pack may hold only some -> the required part that is then not whole; of any other the timeline."""
+BESIDE: Final = "chains"
+"""Proof of the ledger beyond what the contract asks for: a pack that holds the chains of some lanes only is whole."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completeness:
-    """How much of a pack is there. `share` is 0 to 1."""
+    """How much of a pack is there. `share` (0 to 1) is of parts; `missing` also names those that are there and not whole."""
 
     result: EvidenceResult
     share: float
@@ -52,9 +65,11 @@ class Completeness:
 
 
 def completeness(parts: Mapping[str, Any]) -> Completeness:
-    """Judge gathered parts: None, absent, or empty where that is no answer, is missing."""
-    missing = tuple(name for name in REQUIRED_PARTS if _is_missing(name, parts.get(name)))
-    share = (len(REQUIRED_PARTS) - len(missing)) / len(REQUIRED_PARTS)
+    """Judge gathered parts: None, absent, or empty where that is no answer, is missing; one that was cut is not whole."""
+    gone = {name for name in REQUIRED_PARTS if _is_missing(name, parts.get(name))}
+    cut = {CUT_OF.get(kind, "timeline") for kind in parts.get("cut") or () if kind != BESIDE}
+    missing = tuple(name for name in REQUIRED_PARTS if name in gone | cut)
+    share = (len(REQUIRED_PARTS) - len(gone)) / len(REQUIRED_PARTS)
     if not missing:
         result = EvidenceResult.EVIDENCE_PACK_GENERATED
     elif share >= PARTIAL_FROM:

@@ -55,6 +55,23 @@ def test_none_is_missing_and_empty_logs_are_no_logs() -> None:
     assert completeness(PARTS | {"logs": [], "terminal_state": ""}).missing == ("logs", "terminal_state")
 
 
+@pytest.mark.parametrize(
+    ("cut", "missing"),
+    [
+        (["ledger"], ("ledger",)),
+        (["messages", "tickets"], ("timeline",)),
+        (["alerts", "commands", "ledger", "messages", "outbox"], ("alerts", "timeline", "ledger", "attempts")),
+        (["chains"], ()),
+    ],
+)
+def test_a_part_that_was_cut_is_there_and_the_pack_is_not_complete(cut: list[str], missing: tuple[str, ...]) -> None:
+    found = completeness(PARTS | {"cut": cut})
+    assert (found.missing, found.share, found.needs_retry) == (missing, 1.0, bool(missing))
+    assert found.result is (R.EVIDENCE_PACK_PARTIAL if missing else R.EVIDENCE_PACK_GENERATED)
+    worse = completeness(without("metrics", "logs", "terminal_state") | {"cut": cut})
+    assert worse.result is R.EVIDENCE_PACK_FAILED_ALERTED
+
+
 def test_retries_are_bounded() -> None:
     assert [retry_s(n) for n in range(5)] == [None, 60, 300, 900, None]
 

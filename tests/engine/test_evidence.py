@@ -16,7 +16,7 @@ from app.engine.log_keeper import LineBuffer, LogKeeper
 from app.errors import StorageUnavailable
 from app.metrics import Metrics
 from app.signing import is_signed, key_id_of
-from app.store import evidence, log_lines, signing_keys
+from app.store import evidence, evidence_facts, log_lines, signing_keys
 from app.store.database import Database
 from app.store.people import By
 from app.store.tables import Alert, EvidenceFile, EvidencePack, table
@@ -145,6 +145,32 @@ async def test_a_part_that_cannot_be_read_makes_a_partial_pack_an_alert_and_anot
     row = await db.read(evidence.pack, pack_id)
     assert row is not None
     assert (row.result, row.due_at) == ("evidence_pack_generated", None)
+
+
+async def test_a_pack_that_holds_only_some_of_the_rows_is_partial_and_a_shorter_span_is_whole(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db, clock = history.db, history.clock
+    middle = clock.now()
+    clock.advance(seconds=10)
+    await history.asks("c-2", "follow_up", {"text": "Oi"}, conversation_version=1)
+    await history.settle()
+    monkeypatch.setattr(evidence_facts, "ROWS_MAX", 1)
+    loop = Evidence(db, clock, Metrics(), secret_key=SECRET)
+    asked: dict[str, Any] = {"tenant_id": history.made.tenant_id, "kind": "contact", "subject": history.made.contact_id}
+    spans: list[tuple[dict[str, Any], str, list[str]]] = [
+        ({}, "evidence_pack_partial", ["attempts"]),
+        ({"from_at": middle}, "evidence_pack_generated", []),
+    ]
+    for span, result, missing in spans:
+        pack_id = await db.write(evidence.request, **asked, **span, reason="test", now=clock.now())
+        await loop.tick()
+        row = await db.read(evidence.pack, pack_id)
+        assert row is not None
+        assert (row.result, evidence.missing_of(row), row.root is not None) == (result, missing, True)
+        assert (row.due_at is not None) is bool(missing)
+    raised = await db.read(lambda conn: conn.execute(select(ALERT.c.trigger, ALERT.c.seen_count)).all())
+    assert [tuple(row) for row in raised] == [("evidence_pack_partial", 1)]
 
 
 async def test_a_handed_over_report_becomes_part_of_the_pack(history: History) -> None:
