@@ -34,6 +34,7 @@ log = structlog.get_logger("engine.intake")
 BATCH_MAX = 512
 SIZES_FRESH_FOR_S = 0.5
 WAIT_POLL_S = 0.5
+STOPPING = "the server is stopping; nothing was accepted, send it again"
 
 
 class Wakeable(Protocol):
@@ -111,7 +112,7 @@ class Intake:
         if not submissions:
             return []
         if self._closed:
-            raise StorageUnavailable("the server is stopping; nothing was accepted, send it again")
+            raise StorageUnavailable(STOPPING)
         request = _Request(submissions, asyncio.get_running_loop().create_future())
         self._buffer.append(request)
         self.wake.set()
@@ -154,8 +155,14 @@ class Intake:
                 done.set()
 
     def close(self) -> None:
-        """Refuse new items; what is in the buffer is still accepted, and whoever waits for a result is answered as it stands."""
+        """Refuse new items and those that no batch holds yet; whoever waits for a result is answered as it stands.
+
+        The loop may have done its last round already, so what still lay in the buffer would wait for nobody.
+        """
         self._closed = True
+        left, self._buffer = self._buffer, []
+        for request in left:
+            _refuse(request, StorageUnavailable(STOPPING))
         self.wake.set()
         for waiting in self._results.values():
             for done in waiting:
@@ -194,10 +201,7 @@ class Intake:
         await self._remember()
         if failure is not None:
             if not isinstance(failure, KoraError | OSError):  # the loop ends here: whoever waits would wait for nobody
-                self._closed = True
-                left, self._buffer = self._buffer, []
-                for request in left:
-                    _refuse(request, StorageUnavailable("the server is stopping; nothing was accepted, send it again"))
+                self.close()
             raise failure
         return 0.0 if self._buffer else 30.0
 

@@ -136,6 +136,35 @@ async def test_a_database_that_refuses_whatever_it_is_given_is_a_defect_and_ever
     assert isinstance(answers[1], DataError | StorageUnavailable)  # in the same batch, or behind it
 
 
+async def test_a_server_that_stops_finishes_the_batch_in_hand_and_refuses_what_lies_behind_it(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, at_it, go_on = engine.db.write, asyncio.Event(), asyncio.Event()
+
+    async def held(fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if fn is accept:
+            at_it.set()
+            await go_on.wait()
+        return await write(fn, *args, **kwargs)
+
+    monkeypatch.setattr(engine.db, "write", held)
+    in_hand, behind = (asyncio.ensure_future(ask) for ask in asks(engine, "a", "b"))
+    async with asyncio.timeout(10):
+        # both are asked before the loop runs; a third comes while the batch is being written
+        await at_it.wait()
+        late = asyncio.ensure_future(asks(engine, "c")[0])
+        await asyncio.sleep(0)
+        engine.supervisor.stop.set()
+        engine.intake.close()
+        try:
+            async with asyncio.timeout(1):
+                with pytest.raises(StorageUnavailable, match="nothing was accepted"):
+                    await late
+        finally:
+            go_on.set()
+        assert [(await one)[0].status for one in (in_hand, behind)] == ["queued_for_dispatch"] * 2
+
+
 NUMBERS: dict[str, tuple[str, ...]] = {
     "command": ("guardian_version", "conversation_version", "entity_version", "commit_order"),
     "message": ("sequence", "payload_version"),
