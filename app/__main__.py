@@ -21,6 +21,7 @@ from app.bootstrap import Services, build
 from app.errors import ConfigError
 from app.settings import Settings
 from app.web.app import create_app
+from app.web.connection import Connection
 
 log = structlog.get_logger("app")
 
@@ -57,7 +58,7 @@ async def serve(settings: Settings, *siblings: Sibling) -> int:
             access_log=False,
             lifespan="off",
             loop="uvloop" if sys.platform != "win32" else "asyncio",
-            http="httptools",
+            http=Connection,
             timeout_graceful_shutdown=GRACE_S,  # type: ignore[arg-type]  # seconds; a fraction works
             timeout_keep_alive=65,
             server_header=False,

@@ -19,13 +19,15 @@ from app.errors import KoraError
 from app.store.tenancy import scoped
 from app.store.views.scope import clinics
 from app.web.auth import Actor, Authenticator, actor_of, authenticator
+from app.web.connection import UNREAD_WITHIN_S
 from app.web.console.visit import DEFAULT_ZONE, AnyRequest, Urls, Viewer, scope_of, services_of
 from app.web.fragments import STATE, render_block
 from app.web.i18n import negotiate
 from app.web.words import Words
 
 RECHECK_S: Final = 20.0
-SEND_TIMEOUT_S: Final = 10.0
+SEND_TIMEOUT_S: Final = 2 * UNREAD_WITHIN_S
+"""Behind the connection's own limit, which ends it without an error."""
 
 
 @get("/stream", opt={"access": "page"}, include_in_schema=False)
