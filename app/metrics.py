@@ -80,6 +80,9 @@ class Metrics:
         self.evidence_seconds = Histogram(
             "kora_evidence_seconds", "Work on one evidence pack", buckets=LATENCY_BUCKETS_S, registry=r
         )
+        self.evidence_flows = Gauge(
+            "kora_evidence_flows", "Flows that ended within the last hour, with and without a pack", ["pack"], registry=r
+        )
         self.lanes_waiting = Gauge("kora_lanes_waiting", "Lanes with waiting commands", registry=r)
         self.items_waiting = Gauge("kora_items_waiting", "Waiting commands and unheard messages", ["kind"], registry=r)
         self.safe_mode = Gauge("kora_safe_mode_scopes", "Scopes not in normal mode", registry=r)

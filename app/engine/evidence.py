@@ -47,6 +47,8 @@ FLOWS_BURST: Final = 30.0
 PATIENCE, LOOK_AGAIN_S = 30, 0.1
 """How often, and how far apart, somebody who waits for a pack looks whether another node has built it."""
 PRUNE_EVERY_S: Final = 300.0
+COUNT_EVERY_S, COUNT_MAX = 60.0, 10_000
+"""How often flows without a pack are counted, and how many flows are looked at."""
 
 
 class SigningKeys:
@@ -106,6 +108,7 @@ class Evidence:
         self.on_change: list[Callable[[], None]] = []
         self._database, self._clock, self._metrics = database, clock, metrics
         self._pruned_at = self._fed_at = time.monotonic()
+        self._counted_at: float | None = None
         self._tokens = FLOWS_BURST
         self._seen: int | None = None
 
@@ -117,6 +120,7 @@ class Evidence:
             if row is not None:
                 await self.build(row)
         await self._feed()
+        await self._count()
         await self._prune()
         return 0.0 if len(due) == BATCH else POLL_S
 
@@ -257,6 +261,15 @@ class Evidence:
         except StorageUnavailable as error:
             log.warning("evidence_part_missing", status="missing", part=name, reason=str(error)[:200])
             return None
+
+    async def _count(self) -> None:
+        """Say how many flows of the last hour have a pack: those beyond the bounded rate have none until somebody asks."""
+        if self._counted_at is not None and time.monotonic() - self._counted_at < COUNT_EVERY_S:
+            return
+        self._counted_at = time.monotonic()
+        found = await self._database.read(evidence_feed.coverage, None, self._clock.now(), COUNT_MAX)
+        self._metrics.evidence_flows.labels(pack="none").set(found.without)
+        self._metrics.evidence_flows.labels(pack="made").set(found.ended - found.without)
 
     async def _prune(self) -> None:
         if time.monotonic() - self._pruned_at < PRUNE_EVERY_S:

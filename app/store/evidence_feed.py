@@ -1,16 +1,19 @@
 """Which ordinary flows have just ended: read from the newest rows of the event log, so a commit pays nothing for it."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, and_, func, or_, select
+from sqlalchemy import Connection, and_, func, or_, select, union
 
+from app.domain.drill import TENANT as DRILL_TENANT
 from app.domain.evidence_kinds import EvidenceKind
 from app.store.bulk import joined_rows
-from app.store.evidence import ended
+from app.store.evidence import SETTLE, ended
 from app.store.tables import D1StepRow, EventLog, EvidencePack, InboxMessage, Lane, Ledger, Ticket, table
+from app.store.views.scope import Scope, within
 
 _EVENTS, _LANE, _LEDGER, _MESSAGE, _PACK = table(EventLog), table(Lane), table(Ledger), table(InboxMessage), table(EvidencePack)
 _TICKET, _D1 = table(Ticket), table(D1StepRow)
@@ -20,6 +23,40 @@ ROWS_MAX: Final = 50
 
 Ended = tuple[str, str]
 """(tenant, correlation id)."""
+
+
+COUNTED: Final = timedelta(hours=1)
+"""How far back flows are counted that have no pack."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Flows that ended within the last hour, and how many of them no pack tells; of more than `limit` only so many."""
+
+    ended: int
+    without: int
+    limit: int
+
+
+def coverage(conn: Connection, scope: Scope, now: datetime, limit: int) -> Coverage:
+    """Count the flows of some clinics by their results and heard messages; a pack is made at a bounded rate, or asked for."""
+    since, until = now - COUNTED, now - SETTLE
+    parts = [
+        select(of.c.tenant_id, of.c.correlation_id).where(
+            within(of.c.tenant_id, scope), of.c.tenant_id != DRILL_TENANT, of.c[at] > since, of.c[at] <= until
+        )
+        for of, at in ((_LEDGER, "committed_at"), (_MESSAGE, "done_at"))
+    ]
+    flows = union(*(part.distinct().limit(limit).subquery().select() for part in parts)).limit(limit).subquery("flows")
+    told = select(_PACK.c.pack_id).where(
+        _PACK.c.scope == flows.c.tenant_id,
+        _PACK.c.kind == EvidenceKind.FLOW,
+        _PACK.c.subject == flows.c.correlation_id,
+        or_(_PACK.c.due_at.is_not(None), _PACK.c.running.is_(False)),
+    )
+    total = conn.execute(select(func.count()).select_from(flows)).scalar_one()
+    without = conn.execute(select(func.count()).select_from(flows).where(~told.exists())).scalar_one()
+    return Coverage(int(total), int(without), limit)
 
 
 def head(conn: Connection) -> int:

@@ -173,6 +173,26 @@ async def test_a_pack_that_holds_only_some_of_the_rows_is_partial_and_a_shorter_
     assert [tuple(row) for row in raised] == [("evidence_pack_partial", 1)]
 
 
+async def test_flows_without_a_pack_are_counted(history: History) -> None:
+    db, clock = history.db, history.clock
+    await history.says("obrigada", correlation_id="corr-2")
+    await history.settle()
+    clock.advance(seconds=20)
+
+    async def counted() -> tuple[float, float]:
+        metrics = Metrics()
+        await Evidence(db, clock, metrics, secret_key=SECRET).tick()
+        values = {s.labels["pack"]: s.value for s in next(iter(metrics.evidence_flows.collect())).samples}
+        return values["made"], values["none"]
+
+    assert await counted() == (0, 2)
+    asked: dict[str, Any] = {"tenant_id": history.made.tenant_id, "kind": "flow", "subject": "corr-1", "reason": "test"}
+    await db.write(evidence.request, **asked, now=clock.now())
+    assert await counted() == (1, 1)
+    clock.advance(hours=1)
+    assert await counted() == (0, 0)
+
+
 async def test_a_handed_over_report_becomes_part_of_the_pack(history: History) -> None:
     db, clock = history.db, history.clock
     loop = Evidence(db, clock, Metrics(), secret_key=SECRET)

@@ -8,6 +8,7 @@ import pytest
 from litestar import Litestar
 
 from app.bootstrap import Services
+from app.clock import ManualClock
 from app.store import evidence
 from tests.web.api_client import CONTACT, Api, open_api
 from tests.web.conftest import Browser, add_person, browser_client, sign_in
@@ -71,6 +72,24 @@ async def test_a_manager_builds_downloads_and_checks_a_pack(manager: Browser, ap
         assert checked.status_code == 200
         assert said in checked.text
     assert "Não está íntegra" in checked.text
+
+
+async def test_the_page_says_how_many_flows_have_no_pack(manager: Browser, api: Api, manual_clock: ManualClock) -> None:
+    await send(api, api.command("follow_up", {"text": "Oi"}, correlation_id="corr-2"))
+    await serve(api)
+    manual_clock.advance(seconds=11)  # what has just ended may still get its own
+    for n, said in (
+        (0, "Dos 2 fluxos que terminaram na última hora, 2 não têm pacote"),
+        (1, "Dos 2 fluxos que terminaram na última hora, 1 não tem pacote"),
+        (2, None),
+    ):
+        if n:
+            await built(manager, "flow", f"corr-{n}")
+        page = (await manager.client.get("/evidence", headers=PAGE)).text
+        assert said is None or said in page
+        assert ("fluxos que terminaram" in page) is (said is not None)
+    manual_clock.advance(hours=1)
+    assert "fluxos que terminaram" not in (await manager.client.get("/evidence", headers=PAGE)).text
 
 
 async def test_packs_that_flows_made_by_themselves_do_not_hide_what_people_look_for(manager: Browser, api: Api) -> None:

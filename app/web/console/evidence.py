@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from app.domain.evidence import EvidenceResult, PackFault
 from app.domain.evidence_kinds import EvidenceKind
 from app.store import evidence
+from app.store.evidence_feed import coverage
 from app.store.views import evidence as views
 from app.store.views.scope import clinics
 from app.web.console.pages import SUPERADMIN
@@ -18,6 +19,8 @@ from app.web.i18n import mark
 from app.web.words import Words
 
 PAGE_SIZE: Final = 15
+FLOWS_MAX: Final = 2_000
+"""Flows of the last hour that the page looks at to say how many have no pack."""
 
 KIND_NAMES: Final[Mapping[str, str]] = {
     EvidenceKind.FLOW: mark("Flow (correlation id)"),
@@ -101,6 +104,8 @@ class EvidenceRows:
     all_url: str
     flows_url: str
     next_url: str | None
+    untold: str
+    """How many flows of the last hour have no pack; '' when each has one, or the list is about one thing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +180,24 @@ def load_evidence_rows(conn: Connection, visit: Visit) -> EvidenceRows:
         next_url=visit.urls.to("/evidence", kind=kind, subject=subject, all=visit.one("all", 3), page=number + 1)
         if len(rows) > PAGE_SIZE
         else None,
+        untold="" if subject else _untold(conn, visit),
+    )
+
+
+def _untold(conn: Connection, visit: Visit) -> str:
+    found = coverage(conn, visit.scope, visit.words.now, FLOWS_MAX)
+    if not found.without:
+        return ""
+    if found.ended >= found.limit:
+        return visit.words.text(
+            "Of the last hour's flows at least %(n)s have no pack; it is made when somebody asks.",
+            n=visit.words.number(found.without),
+        )
+    return visit.words.count(
+        "Of %(all)s flows that ended within the last hour %(n)s has no pack; it is made when somebody asks.",
+        "Of %(all)s flows that ended within the last hour %(n)s have no pack; they are made when somebody asks.",
+        found.without,
+        all=visit.words.number(found.ended),
     )
 
 
