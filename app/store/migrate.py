@@ -6,7 +6,7 @@ PostgreSQL both roll DDL back). On PostgreSQL an advisory lock makes nodes that 
 
 import textwrap
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -73,8 +73,9 @@ def current_revision(conn: Connection) -> str | None:
     return MigrationContext.configure(conn).get_current_revision()
 
 
+@cache
 def head() -> str:
-    """The newest revision this program knows."""
+    """The newest revision this program knows; asked once, as finding it compiles every migration."""
     newest = ScriptDirectory.from_config(_config()).get_current_head()
     if newest is None:
         raise AssertionError("there are no migrations in the package")
