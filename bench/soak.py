@@ -6,6 +6,7 @@
     lives     1,000 kill -9 at the named points of the product, on SQLite and PostgreSQL in turn
     worlds    50,000 seeds of the simulation
     cases     20,000 requests drawn from our OpenAPI description
+    machine   5,000 histories of 100 steps of one contact's lane (an hour of one core by itself)
 
 Each part is a process of its own and says how it ended; the parts run one after the other until the time is up, and what
 had no time is said too. `--share 0.01` is a hundredth of everything.
@@ -58,6 +59,12 @@ PARTS: Final = {
         "requests",
         lambda count: _pytest("tests/web/test_openapi_cases.py"),
         lambda count: {"SOAK_CASES": count},
+    ),
+    "machine": Part(
+        5_000,
+        "histories",
+        lambda count: _pytest("tests/engine/test_lane_machine.py", "-k", "whatever"),
+        lambda count: {"SOAK_EXAMPLES": count},
     ),
 }
 """By name, in the order in which they run."""

@@ -150,7 +150,7 @@ class SimDatabase(Database):
         if lost and world.rng.random() < 0.5:
             world.note("commit_lost")
             raise OutcomeUnknown("simulated: lost before the commit")
-        watched: Any = partial(_witnessed, world=world) if fn is apply else fn
+        watched: Any = partial(witnessed, world=world) if fn is apply else fn
         result: T = world.store.run(watched, *args, **kwargs)
         if lost:
             world.note("answer_lost")
@@ -165,7 +165,7 @@ def _seen(task: "asyncio.Future[Any]") -> None:
         task.exception()
 
 
-def _witnessed(conn: Connection, plans: Sequence[LanePlan], attempt: Attempt, *, world: "World") -> list[LanePlan]:
+def witnessed(conn: Connection, plans: Sequence[LanePlan], attempt: Attempt, *, world: "World") -> list[LanePlan]:
     """The effect's transaction with a witness inside: what was decided on must still be so at this very moment."""
     modes = {row.scope: row for row in conn.execute(select(_MODE))}
     lanes = {(row.tenant_id, row.contact_id): row for row in conn.execute(select(_LANE))}
