@@ -34,7 +34,7 @@ from app.errors import StorageError
 from app.ids import new_id
 from app.metrics import Metrics
 from app.store.database import Database
-from app.store.episodes import open_scopes
+from app.store.episodes import open_flows, open_scopes, tenant_of
 from app.store.health import SCOPED, Backlogs, Check, backlogs, keep, probe_write
 from app.store.lanes import GLOBAL_SCOPE
 from app.store.ledger import database_now
@@ -142,15 +142,26 @@ class Health:
         except DBAPIError as error:  # a full disk, for example: no sample is as good as a red one
             log.critical("sample_not_stored", flow_id="F-06", status="missing", reason=type(error).__name__)
             return RETRY_S
-        red = {name for name, check in checks.items() if not check.green}
-        red |= {f"{name} ({scope})" for scope, lost in found.scopes.items() for name in lost}
-        if red:
-            log.warning("health_red", flow_id="F-06", status="red", health_window=", ".join(sorted(red))[:500])
-        busy = await self._database.read(open_scopes)
+        busy = await self._database.read(open_flows)
+        self._say(found, busy)
         for notify in self.on_sample:
             notify()
         every = self.policy.every if busy else self.policy.idle_every
         return every.total_seconds() / self._clock.scale
+
+    def _say(self, found: Look, flows: Mapping[str, tuple[str, str]]) -> None:
+        """A line for every open episode that this look holds back, and one of no flow when there is none."""
+        red = {name for name, check in found.checks.items() if not check.green}
+        if red and not flows:
+            log.warning("health_red", status="red", health_window=", ".join(sorted(red))[:500])
+        for scope, (episode_id, correlation_id) in flows.items():
+            own = found.scopes.get(scope)
+            lost = red if own is None else {name for name in red if name not in SCOPED} | own.keys()
+            if lost:
+                log.warning(
+                    "health_red", flow_id="F-06", correlation_id=correlation_id, tenant_id=tenant_of(scope), status="red",
+                    scope=scope, episode_id=episode_id, health_window=", ".join(sorted(lost))[:500],
+                )  # fmt: skip
 
     def stores_up(self) -> None:
         """That both stores were silent has led to safe mode: nothing is left to be remembered."""

@@ -66,6 +66,12 @@ def open_scopes(conn: Connection) -> list[str]:
     return sorted(conn.execute(select(_EPISODE.c.scope).where(_EPISODE.c.ended_at.is_(None))).scalars())
 
 
+def open_flows(conn: Connection) -> dict[str, tuple[str, str]]:
+    """Scope with an open episode -> (episode, correlation id), sorted."""
+    query = select(_EPISODE.c.scope, _EPISODE.c.episode_id, _EPISODE.c.correlation_id).where(_EPISODE.c.ended_at.is_(None))
+    return {row.scope: (row.episode_id, row.correlation_id) for row in conn.execute(query.order_by(_EPISODE.c.scope))}
+
+
 def causes_of(conn: Connection, episode_id: str) -> list[Row[Any]]:
     """Causes of an episode, oldest first."""
     query = select(_CAUSE).where(_CAUSE.c.episode_id == episode_id).order_by(_CAUSE.c.at, _CAUSE.c.cause_id)

@@ -15,7 +15,20 @@ from app.engine.d1 import D1
 from app.store.database import Database
 from app.store.lines import say
 from tests.web.api_client import CONTACT, Api, open_api
-from tests.web.safe_mode_driver import DONE, acknowledge, deliver, hear, look, post, raise_alert, send, serve, tell
+from tests.web.safe_mode_driver import (
+    DONE,
+    acknowledge,
+    break_channel,
+    deliver,
+    hear,
+    look,
+    mend_channel,
+    post,
+    raise_alert,
+    send,
+    serve,
+    tell,
+)
 
 pytestmark = pytest.mark.story("S-PC-04-001")
 
@@ -47,6 +60,7 @@ NAMED = {
     "alert_acknowledged": ("F-06", {"trigger_id", "alert_id", "ack_id", "how"}),
     "alert_resolved": ("F-06", {"trigger_id", "alert_id"}),
     "safe_mode_step": ("F-06", {"scope", "episode_id"}),
+    "health_red": ("F-06", {"scope", "episode_id", "health_window"}),
     "contingency_message": ("F-06", {"contact_id", "intent"}),
 }
 """What a line names beside flow, correlation id, clinic and status; a delivery is of F-02 or F-05."""
@@ -145,11 +159,15 @@ async def test_an_alert_and_safe_mode(api: Api, lines: list[Line], manual_clock:
     await serve(api)
     await tell(api)
     await deliver(api)
+    assert not [x for x in lines if x["event"] == "health_red"]
+    await break_channel(api)
     await look(api, manual_clock)
+    await mend_channel(api)
     await acknowledge(api, alert_id)
     await post(api, "recovery", DONE)
     assert (await api.call("POST", f"/alerts/{alert_id}/resolve", json={"reason": "ok"})).status_code == 200
-    checked(lines, "corr-n8n", "alert_raised", "alert_acknowledged", "alert_resolved", "safe_mode_step")
+    checked(lines, "corr-n8n", "alert_raised", "alert_acknowledged", "alert_resolved", "safe_mode_step", "health_red")
+    assert {x["health_window"] for x in lines if x["event"] == "health_red"} == {"channels"}
     checked(lines, "corr-held", "contingency_message")
     steps = {x["status"] for x in lines if x["event"] == "safe_mode_step"}
     assert {"entered", "ticket_opened", "acknowledged", "recovery_recorded"} <= steps
