@@ -23,8 +23,8 @@ from app.engine.circuits import Circuits
 from app.ids import new_id
 from app.metrics import Metrics
 from app.store.database import Database
-from app.store.outbox import Backlog, Due, Settlement, backlog, claim, defer, due, expire_leases, settle
-from app.store.outbox_limits import NOT_SENT_IN_TIME, drop_outdated
+from app.store.outbox import NOT_SENT_IN_TIME, Backlog, Due, Settlement, backlog, claim, defer, due, expire_leases, settle
+from app.store.outbox_limits import ENDS_AS, drop_outdated
 from app.tracing import Tracing
 
 log = structlog.get_logger("engine.outbox")
@@ -101,7 +101,7 @@ class OutboxLoop:
             return 0.0
         if waiting.next_limit_at is not None and waiting.next_limit_at <= now:
             for dropped in await self._database.write(drop_outdated, now):
-                self._log(dropped, "none", OutboxStatus.FAILED, NOT_SENT_IN_TIME)
+                self._log(dropped, "none", ENDS_AS.get(dropped.kind, OutboxStatus.FAILED), NOT_SENT_IN_TIME)
             return 0.0
         if waiting.next_due_at is not None and waiting.next_due_at <= now and await self._start():
             return 0.0

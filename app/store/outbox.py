@@ -32,6 +32,8 @@ ACTIVE = (OutboxStatus.PENDING, OutboxStatus.SENDING)
 TASK_DUE = timedelta(minutes=15)
 NOT_WANTED = "webhook_not_configured"
 """Why a result is not delivered any more once the clinic took its webhook away: nobody has to see to that."""
+NOT_SENT_IN_TIME = "not_sent_in_time"
+"""`last_error` of what was dropped because its time was over; what follows from it is its cause's to say, and no task's."""
 _KEEP_LAST_ERROR = 500
 
 
@@ -217,10 +219,10 @@ def settle(conn: Connection, settlements: Sequence[Settlement], now: datetime) -
         f" OR (t.status = '{OutboxStatus.UNKNOWN}' AND r.status <> '{OutboxStatus.PENDING}'))",
     )
     ids = {key[0] for key in won}
-    stored = _rows(conn, ids)
+    stored = rows_of(conn, ids)
     _catch_up(conn, [row for row in stored if row.provider_message_id])
     _close_tasks(conn, [row for row in stored if row.status == OutboxStatus.SENT], now)
-    _announce(conn, stored, now)
+    announce(conn, stored, now)
     note_attempts(conn, stored, now)
     return ids
 
@@ -253,7 +255,7 @@ def expire_leases(conn: Connection, now: datetime, attempts_max: int) -> list[st
         guard=f"t.lease_token = r.lease_token AND t.status = '{OutboxStatus.SENDING}'",
     )
     ids = {key[0] for key in won}
-    _announce(conn, _rows(conn, ids), now)
+    announce(conn, rows_of(conn, ids), now)
     return sorted(ids)
 
 
@@ -322,9 +324,9 @@ def _reconcile(conn: Connection, updates: Sequence[DeliveryUpdate], now: datetim
         expressions={"status": f"'{OutboxStatus.SENT}'"},
         guard=f"t.status = '{OutboxStatus.UNKNOWN}'",
     )
-    rows = _rows(conn, {key[0] for key in won})
+    rows = rows_of(conn, {key[0] for key in won})
     _close_tasks(conn, rows, now)
-    _announce(conn, rows, now)
+    announce(conn, rows, now)
     note_attempts(conn, rows, now)
 
 
@@ -403,7 +405,8 @@ def deliveries_of(conn: Connection, tenant_id: str, correlation_id: str) -> list
 # --- shared -------------------------------------------------------------------------------------------------------------
 
 
-def _rows(conn: Connection, outbox_ids: set[str]) -> list[Row[Any]]:
+def rows_of(conn: Connection, outbox_ids: set[str]) -> list[Row[Any]]:
+    """Deliveries as they are now."""
     if not outbox_ids:
         return []
     keys = [{"outbox_id": i} for i in sorted(outbox_ids)]
@@ -417,12 +420,12 @@ _TASK_OF = {
 }
 
 
-def _announce(conn: Connection, rows: Sequence[Row[Any]], now: datetime) -> None:
+def announce(conn: Connection, rows: Sequence[Row[Any]], now: datetime) -> None:
     """Open a task for each row that ended without having been sent, and tell the streams."""
     tasks = []
     for row in rows:
         cause = _TASK_OF.get(OutboxStatus(row.status))
-        if cause is not None and row.last_error != NOT_WANTED:
+        if cause is not None and row.last_error not in (NOT_WANTED, NOT_SENT_IN_TIME):
             reason = row.last_error if row.last_error in ("template_required", "contact_without_phone") else cause
             tasks.append(_task(row, cause, reason, now))
     open_tasks(conn, tasks)
@@ -433,7 +436,7 @@ def _announce(conn: Connection, rows: Sequence[Row[Any]], now: datetime) -> None
             tenant_id=tenant_id,
             trigger="outbox_dead_letter",
             severity="high",
-            summary="Deliveries were given up after their last attempt; each is a task for a person",
+            summary="Deliveries were given up; each is a task for a person, but for results that waited for too long",
             dedup_key="outbox_dead_letter",
             correlation_id=None,
             now=now,

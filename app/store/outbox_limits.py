@@ -1,7 +1,8 @@
 """Messages whose time is over before they could be sent: dropped, never sent late, and written where they were meant to help.
 
-Only the questions of the day before have such a limit (`store.d1`): a family is asked by day or not at all, and the step of
-its appointment then says that nobody asked. What happens next is the day's own: a person gets the task in the afternoon.
+The questions of the day before have such a limit (`store.d1`): a family is asked by day or not at all, and the step of its
+appointment then says that nobody asked. What happens next is the day's own: a person gets the task in the afternoon.
+Results for other systems have one too (`store.results`): one that was away for so long asks for what it missed.
 """
 
 from datetime import datetime
@@ -14,25 +15,32 @@ from app.domain.d1_texts import question_cause
 from app.domain.delivery import OutboxStatus
 from app.store.bulk import update_rows
 from app.store.events import publish_many
-from app.store.outbox import Due
+from app.store.outbox import NOT_SENT_IN_TIME, Due, announce, rows_of
 from app.store.tables import D1StepRow, Outbox, table
 
 _OUTBOX, _STEP = table(Outbox), table(D1StepRow)
 
-NOT_SENT_IN_TIME: Final = "not_sent_in_time"
-"""`last_error` of what was dropped."""
+ENDS_AS: Final = {"webhook": OutboxStatus.DEAD}
+"""How a kind ends that was not sent in time; every other one failed."""
 
 
 def drop_outdated(conn: Connection, now: datetime) -> list[Due]:
     """End the pending messages whose `not_after` has come; returns those that this call ended."""
     late = (_OUTBOX.c.status == OutboxStatus.PENDING, _OUTBOX.c.not_after <= now)
     rows = conn.execute(select(_OUTBOX).where(*late).order_by(_OUTBOX.c.outbox_id)).all()
-    ended = [{"outbox_id": row.outbox_id, "status": OutboxStatus.FAILED, "last_error": NOT_SENT_IN_TIME} for row in rows]
+    ended = [
+        {"outbox_id": row.outbox_id, "status": ENDS_AS.get(row.kind, OutboxStatus.FAILED), "last_error": NOT_SENT_IN_TIME}
+        for row in rows
+    ]
     guard = f"t.status = '{OutboxStatus.PENDING}'"
     won = update_rows(conn, _OUTBOX, ended, keys=("outbox_id",), assign=("status", "last_error"), guard=guard, in_order=True)
     dropped = [row for row in rows if (row.outbox_id,) in won]
     changes: dict[tuple[str | None, str], set[str]] = {}
+    ids = {row.outbox_id for row in dropped if row.kind in ENDS_AS}
+    announce(conn, rows_of(conn, ids), now)
     for row in dropped:
+        if row.outbox_id in ids:
+            continue
         changes.setdefault((row.tenant_id, "agenda"), set()).update(_not_asked(conn, row))
         changes.setdefault((row.tenant_id, "lane"), set()).add(row.contact_id)
     publish_many(conn, changes, now)

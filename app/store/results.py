@@ -5,7 +5,7 @@ Where it goes is looked up when it is sent (`app.engine.channel_book`), so a cor
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import Connection
@@ -16,6 +16,9 @@ from app.store.settings import load
 
 RESULTS: Final = "results"
 """Channel of these deliveries: the clinic's `webhook_url`, signed with its `webhook_secret`."""
+
+KEPT: Final = timedelta(days=7)
+"""How long a result waits for a system that is away; then it is given up, with one alert. `GET /commands/{id}` still tells it."""
 
 
 def wants_results(document: Mapping[str, Any]) -> bool:
@@ -45,6 +48,7 @@ def result_row(facts: Mapping[str, Any], now: datetime) -> dict[str, Any]:
         body={"channel": RESULTS, "document": document},
         correlation_id=facts["correlation_id"],
         now=now,
+        not_after=now + KEPT,
     )
 
 

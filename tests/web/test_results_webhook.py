@@ -108,6 +108,24 @@ async def test_a_system_that_is_gone_ends_as_a_dead_letter_with_an_alert(
     assert task.cause == "delivery_given_up"
 
 
+async def test_a_system_that_is_away_for_a_week_is_told_no_more_and_one_alert_says_so(
+    api: Api, engine: Services, manual_clock: ManualClock
+) -> None:
+    async with provider(answer(200)) as there:
+        await listen(api, there)
+    for _ in range(3):
+        await api.one(api.command())
+    await once(engine, lambda found: [r.status for r in found] == ["pending"] * 3 and all(r.attempts for r in found))
+    manual_clock.advance(days=7, seconds=-1)
+    await once(engine, lambda found: {r.status for r in found} == {"pending"})
+    manual_clock.advance(seconds=1)
+    rows = await once(engine, lambda found: {r.status for r in found} == {"dead"})
+    assert {r.last_error for r in rows} == {"not_sent_in_time"}
+    alerts = await engine.db.read(lambda conn: list(conn.execute(select(ALERT).where(ALERT.c.trigger == "outbox_dead_letter"))))
+    assert [(a.tenant_id, a.severity) for a in alerts] == [(api.clinic.tenant_id, "high")]
+    assert await engine.db.read(lambda conn: list(conn.execute(select(TASK).where(TASK.c.cause == "delivery_given_up")))) == []
+
+
 async def test_without_a_webhook_nothing_is_written_and_what_waits_when_it_is_taken_away_is_nobodys_work(
     api: Api, engine: Services, manual_clock: ManualClock
 ) -> None:
