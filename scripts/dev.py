@@ -222,7 +222,7 @@ def lint_steps() -> list[tuple[str, list[object]]]:
     ]
 
 
-TEST_STEPS = 3
+TEST_STEPS = 4
 NO_TESTS = 5
 """pytest's exit code when nothing matched: a failure, unless somebody named the tests and another step has them."""
 
@@ -232,7 +232,7 @@ REPORTS = TOOLS / "reports"
 
 def report(name: str) -> Path:
     """Where pytest writes the JUnit report of one step."""
-    return REPORTS / f"{name}.xml"
+    return REPORTS / f"{name.replace(' ', '-')}.xml"
 
 
 def broken_tests() -> list[str]:
@@ -273,6 +273,11 @@ def all_of(steps: list[tuple[str, list[object]]], env: dict[str, str] | None = N
     return 0 if not any(codes) else 1
 
 
+def several(count: int) -> list[object]:
+    """The words that make pytest run that many processes."""
+    return ["-n", min(8, count), "--dist", "worksteal"]
+
+
 def main() -> int:
     """Do what the first argument says."""
     command, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
@@ -300,21 +305,21 @@ def main() -> int:
     env = servers()
     for name, path in env.items():
         say(f"{name}={path}")
-    browser: list[object] = [*pytest, "e2e", "--browser", "chromium", *arguments]
+    # most tests wait for a database most of the time, so there are two for each processor; browsers do not wait
+    cores = os.cpu_count() or 1
+    # a pytest of its own: playwright's event loop and async tests do not share a process
+    browser: list[object] = ["e2e", "--browser", "chromium", *several(cores)]
     if command == "e2e":
-        return run(*browser, env=env)
+        return run(*pytest, *browser, *arguments, env=env)
     if command == "coverage":
         return run(*pytest, "tests", "--cov", "--cov-report=term", "--cov-report=html", *arguments, env=env)
-    # processes of their own: playwright's event loop and async tests do not share one, and stories in scaled time want no company
-    shared: list[object] = ["-n", min(4, os.cpu_count() or 1), "--dist", "worksteal", "-m", "not alone"]
-    steps = [
-        ("tests", [*pytest, "tests", *shared, f"--junitxml={report('tests')}", *arguments]),
-        (
-            "tests that want the machine alone",
-            [*pytest, "tests", "-m", "alone", f"--junitxml={report('alone')}", *arguments],
-        ),
-        ("e2e", [*browser, f"--junitxml={report('e2e')}"]),
+    kinds: list[tuple[str, list[object]]] = [
+        ("tests", ["tests", "-m", "not paced and not alone", *several(2 * cores)]),
+        ("paced tests", ["tests", "-m", "paced", *several(2)]),
+        ("tests that want the machine alone", ["tests", "-m", "alone"]),
+        ("e2e", browser),
     ]
+    steps = [(name, [*pytest, *words, f"--junitxml={report(name)}", *arguments]) for name, words in kinds]
     return all_of([*lint_steps(), *steps], env, some=bool(arguments))
 
 

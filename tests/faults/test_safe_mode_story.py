@@ -131,7 +131,7 @@ def schedule(now: datetime, contact_id: str, number: int) -> dict[str, Any]:
     }
 
 
-@pytest.mark.alone
+@pytest.mark.paced
 @pytest.mark.story("S-PC-03-001")
 @pytest.mark.story("S-PC-03-002")
 @pytest.mark.story("S-PC-03-003")
