@@ -152,10 +152,13 @@ async def is_held_by_safe_mode(family: Family, clock: ManualClock) -> None:
     await acknowledge(api, alert_id)
     await post(api, "recovery", DONE | {"action": f"Falei com {NAME} em {PHONE}"})
     await post(api, "exit", status=202)
-    for _ in range(30):
-        await look(api, clock)
+    await look(api, clock, times=11, step_s=29)
+    for _ in range(20):
+        state = await look(api, clock)
         await serve(api)
-    assert (await api.get("/safe-mode"))["state"] == "normal"
+        if state["state"] == "normal":
+            break
+    assert state["state"] == "normal"
     assert (await api.call("POST", f"/alerts/{alert_id}/resolve", json={"reason": ASIDE})).status_code == 200
     family.about |= {"alert": alert_id, "safe_mode": episode_id}
 

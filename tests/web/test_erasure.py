@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterator
 
 import httpx
+import pytest
 from sqlalchemy import Connection, select
 
 from app.bootstrap import Services
@@ -67,6 +68,7 @@ async def test_after_its_erasure_no_column_of_any_table_holds_a_family(
     assert await services.db.read(lambda conn: list(verify(conn))) == []
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # the statements are the same
 async def test_what_was_typed_predicted_and_packed_goes_with_its_time(
     services: Services, client: httpx.AsyncClient, manual_clock: ManualClock
 ) -> None:
