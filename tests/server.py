@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 
@@ -50,6 +50,9 @@ def init(database_url: str, slug: str = "sol") -> dict[str, Any]:
 class Server:
     """One `kora` process that serves HTTP on a port of its own; as a context it is killed at the end."""
 
+    program: ClassVar[tuple[str, ...]] = ("-c", "from app.cli import main; main()")
+    """What Python runs; a test may put something around it."""
+
     def __init__(self, database_url: str, *words: str, **extra: str) -> None:
         self.database_url = database_url
         self.port = free_port()
@@ -63,7 +66,7 @@ class Server:
         """Start on the same port; returns once `/healthz` answers."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", "from app.cli import main; main()", *self._words],
+                [sys.executable, *self.program, *self._words],
                 cwd=ROOT,
                 env=self._env,
                 stdin=subprocess.DEVNULL,
@@ -82,6 +85,11 @@ class Server:
             return httpx.get(f"{self.url}/healthz", timeout=1, trust_env=False).is_success
         except httpx.HTTPError:
             return False
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id; None while it does not run."""
+        return self._process.pid if self._process is not None else None
 
     def kill(self) -> None:
         """SIGKILL."""
