@@ -11,7 +11,7 @@ from app.bootstrap import Services
 from app.store.tables import AuditEntry, Contact, Guardian, Lane, table
 from app.store.verify import verify
 from tests.builders import clinic, contact, patient, tenant
-from tests.web.conftest import Browser, add_person, browser_client, sign_in
+from tests.web.conftest import Browser, add_person, browser_client, sign_in, unmasked
 
 PAGE = {"accept": "text/html"}
 AUDIT, GUARDIAN, LANE, CONTACT = table(AuditEntry), table(Guardian), table(Lane), table(Contact)
@@ -196,10 +196,10 @@ async def test_patients_are_found_by_name_and_paged(services: Services, manager:
 
 
 async def test_the_parts_of_a_chosen_patients_page_are_the_same_alone(manager: Browser) -> None:
-    whole = await shown(manager, patient="p-pedro")
+    whole = unmasked(await shown(manager, patient="p-pedro"))
     for name in ("guardian_links", "guardian_answer", "guardian_history"):
         alone = await manager.client.get(
             "/guardians", params={"patient": "p-pedro"}, headers={**PAGE, "HX-Request": "true", "HX-Target": name}
         )
         assert alone.status_code == 200
-        assert alone.text.strip() in whole
+        assert unmasked(alone.text).strip() in whole
