@@ -25,7 +25,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidatePoolError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidatePoolError, InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import QueuePool
@@ -53,6 +53,8 @@ _REPEATABLE_SQLSTATES = frozenset({"40001", "40P01", "55P03", "57014"})
 _UNABLE_SQLSTATES = frozenset({"53100", "53200", "53400", "25006", "58030"})
 """Disk full, out of memory, a limit of the server, read-only (a standby), error of its disk: nothing was done, and not soon."""
 _UNABLE_SQLITE = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM})
+_BROKEN = ("database is locked", "busy", "connection is closed", "connection was closed", "another operation")
+"""What drivers say without a code; the last one of a connection that ended before its answer was read."""
 _CONNECTION_SQLSTATES = frozenset({"57P01", "57P02", "57P03", "08000", "08003", "08006", "53300"})
 
 
@@ -65,6 +67,8 @@ class Database:
         self.url = url
         self.dialect = parsed.get_backend_name()
         self._async: AsyncEngine | None = None
+        self._failures: tuple[type[Exception], ...] = (DBAPIError, OSError)
+        """What a database raises that did not do what it was asked."""
         if self.dialect == "sqlite":
             self._writer = _sqlite_engine(parsed.set(drivername="sqlite"), query_only=False, pool_size=1, checkpoints=checkpoints)
             self._reader = _sqlite_engine(parsed.set(drivername="sqlite"), query_only=True, pool_size=pool_size, checkpoints=False)
@@ -84,6 +88,7 @@ class Database:
                     "server_settings": {"timezone": "UTC", "application_name": "kora", "jit": "off", "random_page_cost": "1.1"},
                 },
             )
+            self._failures += _driver_errors()
             event.listen(self._async.sync_engine, "checkout", _refuse_closed)
             event.listen(self._async.sync_engine, "connect", _wait_for_the_disk)
         else:
@@ -148,7 +153,7 @@ class Database:
                         await conn.commit()
                     except IntegrityError:
                         raise
-                    except (DBAPIError, OSError) as error:
+                    except self._failures as error:
                         if _sqlstate(error) in _REPEATABLE_SQLSTATES | _UNABLE_SQLSTATES:
                             raise  # the server said that it did not commit
                         raise OutcomeUnknown("the connection was lost while committing") from error
@@ -177,7 +182,7 @@ class Database:
             except PoolTimeout as error:
                 # every connection is taken: nothing was begun, and whoever asked backs off instead of the process ending
                 raise StorageUnavailable("every connection to the database is taken") from error
-            except (DBAPIError, OSError) as error:
+            except self._failures as error:
                 if _unable(error):
                     raise StorageUnavailable(f"the database cannot work: {_brief(error)}") from error
                 if not _transient(error) or attempt == RETRIES - 1:
@@ -290,8 +295,15 @@ def _sqlite_engine(url: Any, *, query_only: bool, pool_size: int, checkpoints: b
     return engine
 
 
+def _driver_errors() -> tuple[type[Exception], ...]:
+    """What asyncpg raises while a connection is made, and when it ends between two messages: SQLAlchemy passes that on as it is."""
+    import asyncpg
+
+    return asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, InvalidRequestError
+
+
 def _sqlstate(error: BaseException) -> str:
-    original = getattr(error, "orig", None)
+    original = getattr(error, "orig", error)
     return str(getattr(original, "sqlstate", "") or "")
 
 
@@ -304,7 +316,7 @@ def _transient(error: BaseException) -> bool:
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
     text = str(getattr(error, "orig", error)).lower()
-    return "database is locked" in text or "connection is closed" in text or "connection was closed" in text or "busy" in text
+    return any(sign in text for sign in _BROKEN)
 
 
 def _unable(error: BaseException) -> bool:

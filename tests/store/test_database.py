@@ -3,9 +3,11 @@
 import asyncio
 import sqlite3
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
+import asyncpg
 import pytest
 from sqlalchemy import Connection, insert, select, text
 from sqlalchemy.engine import make_url
@@ -209,6 +211,33 @@ async def test_connections_that_the_server_closed_meanwhile_cost_no_attempt(
 
     assert await postgres_db.write(counted) == ["k"]
     assert len(calls) == 1
+
+
+async def test_connections_that_end_at_any_moment_are_tried_again_or_told_and_never_a_defect(
+    postgres_db: Database, postgres_server: PostgresServer
+) -> None:
+    name = make_url(postgres_db.url).database
+    admin = await asyncpg.connect(postgres_server.url("postgres", user="postgres"))
+    killed = asyncio.Event()
+
+    async def kill() -> None:
+        for _ in range(100):  # also those that are being made
+            await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+            await asyncio.sleep(0.01)
+        killed.set()
+
+    async def work() -> None:
+        while not killed.is_set():
+            with suppress(StorageUnavailable, OutcomeUnknown):
+                await postgres_db.write(lambda conn: conn.execute(text("SELECT 1")).scalar_one())
+
+    try:
+        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+            for job in (kill, *[work] * 12):
+                group.create_task(job())
+    finally:
+        await admin.close()
+    assert await postgres_db.read(lambda conn: conn.execute(text("SELECT 1")).scalar_one()) == 1
 
 
 async def test_a_database_that_is_down_is_unavailable_and_comes_back(
