@@ -3,6 +3,7 @@
     python -m bench.soak [PART ...] [--share 1.0] [--minutes 60]
 
     nodes     200,000 events through three nodes while nodes and Redis die and hang
+    faults    each fault that is promised to be survived, one after the other, on running servers, three times
     lives     1,000 kill -9 at the named points of the product, on SQLite and PostgreSQL in turn
     worlds    50,000 seeds of the simulation
     cases     20,000 requests drawn from our OpenAPI description
@@ -46,6 +47,9 @@ PARTS: Final = {
         "events",
         lambda count: _pytest("tests/faults/test_three_nodes.py"),
         lambda count: {"SOAK_EVENTS": count, "SOAK_PAUSE_S": 30 if count >= 100_000 else 0},
+    ),
+    "faults": Part(
+        3, "rounds", lambda count: _pytest(*["tests/faults/test_each_fault.py"] * count, "--keep-duplicates"), lambda count: {}
     ),
     "lives": Part(
         1_000,

@@ -16,6 +16,8 @@ from tests.services import free_port
 
 ROOT = Path(__file__).parent.parent
 START_LIMIT_S = 40.0
+ENTRY = "from app.cli import main; main()"
+"""What a process of the product runs."""
 
 
 def environment(database_url: str, **extra: str) -> dict[str, str]:
@@ -30,7 +32,7 @@ def environment(database_url: str, **extra: str) -> dict[str, str]:
 def kora(database_url: str, *words: str, **extra: str) -> str:
     """Run one `kora` command to its end; returns what it printed. Raises with its words when it fails."""
     done = subprocess.run(
-        [sys.executable, "-c", "from app.cli import main; main()", *words],
+        [sys.executable, "-c", ENTRY, *words],
         cwd=ROOT,
         env=environment(database_url, **extra),
         capture_output=True,
@@ -50,15 +52,17 @@ def init(database_url: str, slug: str = "sol") -> dict[str, Any]:
 class Server:
     """One `kora` process that serves HTTP on a port of its own; as a context it is killed at the end."""
 
-    program: ClassVar[tuple[str, ...]] = ("-c", "from app.cli import main; main()")
+    program: ClassVar[tuple[str, ...]] = ("-c", ENTRY)
     """What Python runs; a test may put something around it."""
 
-    def __init__(self, database_url: str, *words: str, **extra: str) -> None:
+    def __init__(self, database_url: str, *words: str, entry: str | None = None, **extra: str) -> None:
+        """`entry`: code in the place of `program`, for one whose limits or clock are others, so that a test reaches them."""
         self.database_url = database_url
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = Path(tempfile.mkstemp(prefix="kora-server-", suffix=".log")[1])
         self._words = words or ("serve",)
+        self.entry = entry
         self._env = environment(database_url, KORA_PORT=str(self.port), **extra)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -66,7 +70,7 @@ class Server:
         """Start on the same port; returns once `/healthz` answers."""
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, *self.program, *self._words],
+                [sys.executable, *(("-c", self.entry) if self.entry else self.program), *self._words],
                 cwd=ROOT,
                 env=self._env,
                 stdin=subprocess.DEVNULL,

@@ -30,12 +30,15 @@ PATIENCE_S = 60.0
 _COMMAND, _LANE, _LEDGER, _OUTBOX = table(InboxCommand), table(Lane), table(Ledger), table(Outbox)
 
 
-def commands(count: int, contacts: int, rng: random.Random) -> list[dict[str, Any]]:
-    """The load in the order in which it is sent: 10 % twice, 20 % moved up to 200 places away from their turn."""
+def commands(count: int, contacts: int, rng: random.Random, *, first: int = 0, name: str = "c") -> list[dict[str, Any]]:
+    """The load in the order in which it is sent: 10 % twice, 20 % moved up to 200 places away from their turn.
+
+    `first` is how many commands went before: the lanes go on behind them. `name` is how contacts' ids begin.
+    """
     moment = SystemClock().now().isoformat()
     made = [
         {
-            "contact_id": f"c-{n % contacts}",
+            "contact_id": f"{name}-{n % contacts}",
             "command_type": "follow_up",
             "conversation_version": 1,
             "commit_order": n // contacts + 1,
@@ -45,7 +48,7 @@ def commands(count: int, contacts: int, rng: random.Random) -> list[dict[str, An
             "correlation_id": f"corr-{n}",
             "payload": {"text": f"mensagem {n}"},
         }
-        for n in range(count)
+        for n in range(first, first + count)
     ]
     places = [(n + rng.uniform(-200, 200) if rng.random() < 0.2 else float(n), command) for n, command in enumerate(made)]
     places += [(place + rng.uniform(0, 1000), command) for place, command in rng.sample(places, count // 10)]
@@ -61,14 +64,22 @@ class Load:
     journal: Path
     rate: float = 0.0
     """Items per second at most; 0 = as fast as they are taken."""
+    batch: int = BATCH
+    senders: int = SENDERS
+    may_refuse: frozenset[int] = frozenset({503})
+    """Answers after which a batch is sent again."""
     sent: int = 0
     refused: Counter[str] = field(default_factory=Counter)
+    refusal: httpx.Response | None = None
+    """The last of them."""
+    slowest_s: float = 0.0
+    """The longest that one request waited for its answer."""
 
     async def run(self, items: list[dict[str, Any]]) -> None:
         """Send everything; returns when each item has its answer. Raises when one got no place in its lane."""
         batches: asyncio.Queue[tuple[int, list[dict[str, Any]]]] = asyncio.Queue()
-        for n in range(0, len(items), BATCH):
-            batches.put_nowait((n, items[n : n + BATCH]))
+        for n in range(0, len(items), self.batch):
+            batches.put_nowait((n, items[n : n + self.batch]))
         began = time.monotonic()
         headers = {"Authorization": f"Bearer {self.key}"}
         async with httpx.AsyncClient(headers=headers, trust_env=False, timeout=10) as client:
@@ -89,22 +100,25 @@ class Load:
                         self.sent += len(batch)
 
                 async with asyncio.TaskGroup() as group:
-                    for sender in range(SENDERS):
+                    for sender in range(self.senders):
                         group.create_task(send(sender))
 
     async def _until_answered(self, client: httpx.AsyncClient, batch: list[dict[str, Any]], sender: int) -> Any:
         deadline, turn = time.monotonic() + PATIENCE_S, sender
         while True:
             node = self.nodes[turn % len(self.nodes)]
+            asked_at = time.monotonic()
             try:
                 answer = await client.post(f"{node.url}/api/v1/commands", json={"commands": batch})
             except httpx.TransportError as error:
                 self.refused[type(error).__name__] += 1
             else:
+                self.slowest_s = max(self.slowest_s, time.monotonic() - asked_at)
                 if answer.is_success:
                     return answer.json()["items"]
-                assert answer.status_code == 503, f"{answer.status_code} {answer.text}"
-                self.refused["503"] += 1
+                assert answer.status_code in self.may_refuse, f"{answer.status_code} {answer.text}"
+                self.refused[str(answer.status_code)] += 1
+                self.refusal = answer
             assert time.monotonic() < deadline, f"no node takes a batch: {self.refused} {node.tail()}"
             turn += 1
             await asyncio.sleep(0.05)
@@ -113,7 +127,8 @@ class Load:
 def _standing(conn: Connection) -> list[str]:
     """The first lanes that still have work, with what stands in front: what a person would ask first."""
     query = select(_LANE).where(_LANE.c.waiting > 0).order_by(_LANE.c.contact_id).limit(5)
-    found = [f"now {conn.execute(text('SELECT clock_timestamp()')).scalar_one()}"]
+    moment = "clock_timestamp()" if conn.dialect.name == "postgresql" else "CURRENT_TIMESTAMP"
+    found = [f"now {conn.execute(text(f'SELECT {moment}')).scalar_one()}"]
     for lane in conn.execute(query).all():
         own = (_COMMAND.c.contact_id == lane.contact_id, _COMMAND.c.done_at.is_(None))
         front = conn.execute(select(_COMMAND).where(*own).order_by(_COMMAND.c.commit_order).limit(1)).first()
