@@ -315,7 +315,7 @@ def main() -> int:
         return run(*pytest, "tests", "--cov", "--cov-report=term", "--cov-report=html", *arguments, env=env)
     kinds: list[tuple[str, list[object]]] = [
         ("tests", ["tests", "-m", "not paced and not alone", *several(2 * cores)]),
-        ("paced tests", ["tests", "-m", "paced", *several(2)]),
+        ("paced tests", ["tests", "-m", "paced", *several(3)]),
         ("tests that want the machine alone", ["tests", "-m", "alone"]),
         ("e2e", browser),
     ]
