@@ -6,6 +6,7 @@ database with the whole schema. The servers start when the first test asks for t
 
 import asyncio
 import shutil
+import zlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -21,6 +22,33 @@ from tests.services import PostgresServer, RedisServer
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 """Where the manual clock starts: a Monday, 09:00 in Sao Paulo."""
+DATABASES = ("sqlite", "postgresql")
+WEB = Path(__file__).parent / "web"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--every-database`: web tests on SQLite and on PostgreSQL, each of them."""
+    parser.addoption("--every-database", action="store_true", help="web tests on SQLite and on PostgreSQL, each of them")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The store, the engine, and what proves a story run on every database. Other web tests share the databases between
+    them: each function runs on one, always the same."""
+    if config.getoption("--every-database"):
+        return
+    left = [item for item in items if not _is_its_other_database(item)]
+    config.hook.pytest_deselected(items=[item for item in items if _is_its_other_database(item)])
+    items[:] = left
+
+
+def _is_its_other_database(item: pytest.Item) -> bool:
+    own = getattr(item, "callspec", None)
+    kind = own.params.get("database_url") if own is not None else None
+    whole = any(item.get_closest_marker(name) for name in ("story", "every_database"))
+    if kind is None or whole or WEB not in item.path.parents:
+        return False
+    name = f"{item.path.name} {getattr(item, 'originalname', item.name)}"
+    return bool(kind != DATABASES[zlib.crc32(name.encode()) % len(DATABASES)])
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +98,7 @@ def empty_postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
     postgres_server.drop_database(name)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=DATABASES)
 def database_url(request: pytest.FixtureRequest) -> str:
     """A fresh migrated database of each kind, as a URL (for tests that start processes)."""
     url: str = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")

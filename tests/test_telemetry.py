@@ -375,6 +375,7 @@ def test_labels_never_carry_personal_data() -> None:
         "outcome",
         "signal",
         "level",
+        "pack",
     }
     names = {label for family in Metrics().registry.collect() for sample in family.samples for label in sample.labels} | {
         name for metric in vars(Metrics()).values() for name in getattr(metric, "_labelnames", ())

@@ -66,7 +66,7 @@ T = TypeVar("T")
 _LANE, _COMMAND, _LEDGER, _TICKET = table(Lane), table(InboxCommand), table(Ledger), table(Ticket)
 _VERSION, _SAMPLE = table(AppointmentVersion), table(HealthSample)
 
-EXAMPLES = int(os.environ.get("SOAK_EXAMPLES", "120"))
+EXAMPLES = int(os.environ.get("SOAK_EXAMPLES", "80"))
 """A third of a second of CPU each: 300 of them, the figure for every run, would be a minute and a half of the suite."""
 STEPS = 100 if "SOAK_EXAMPLES" in os.environ else 50
 UNTIL_FOUND = 80

@@ -122,6 +122,7 @@ BAD_COMMANDS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.every_database
 @pytest.mark.parametrize(("fields", "pointer"), BAD_COMMANDS)
 async def test_an_unusable_command_is_kept_for_a_person(api: Api, fields: dict[str, Any], pointer: str) -> None:
     raw = api.command(command_id="bad-1") | fields
@@ -137,6 +138,7 @@ async def test_an_unusable_command_is_kept_for_a_person(api: Api, fields: dict[s
     assert (found["status"], found["reason"], found["errors"]) == ("invalid_payload_manual", body["reason"], body["errors"])
 
 
+@pytest.mark.every_database
 @pytest.mark.parametrize(
     ("fields", "pointer"),
     [
@@ -165,6 +167,7 @@ async def test_an_unusable_event_is_kept_for_a_person(api: Api, fields: dict[str
     assert (await api.get(f"/events/{answer['event_id']}"))["status"] == "invalid_payload_manual"
 
 
+@pytest.mark.every_database
 async def test_unusable_items_do_not_hold_up_good_ones(api: Api) -> None:
     answers = await api.send(api.command(), 7, None, "x", [], api.command(contact_id=""), {}, api.command())  # type: ignore[arg-type]
     assert [a["status"] for a in answers] == [
@@ -182,6 +185,7 @@ async def test_the_same_bytes_again_open_no_second_task(api: Api) -> None:
     assert (await api.get("/commands/bad-1"))["times"] == 3
 
 
+@pytest.mark.every_database
 @pytest.mark.parametrize("text", [EMOJI, RTL, "ç" * 4000, "'; DROP TABLE message; --", "<script>alert(1)</script>"])
 async def test_what_families_write_is_kept_as_they_wrote_it(api: Api, text: str) -> None:
     contact = f"c-{text[:20]}"
@@ -191,6 +195,7 @@ async def test_what_families_write_is_kept_as_they_wrote_it(api: Api, text: str)
     assert (found["payload"], found["contact_id"]) == ({"text": text}, contact)
 
 
+@pytest.mark.every_database
 async def test_an_unpaired_surrogate_is_refused_or_kept_but_never_fails(api: Api) -> None:
     for body in (api.command(contact_id=SURROGATE), api.command(payload={"text": SURROGATE})):
         answer = await api.call("POST", "/commands", content=json.dumps(body).encode(), headers=JSON)
@@ -314,6 +319,7 @@ async def test_an_address_that_cannot_be_used_is_400(api: Api, path: str) -> Non
     is_problem(await api.call("GET", path), 400)
 
 
+@pytest.mark.every_database
 async def test_a_null_byte_in_any_address_is_400_with_its_place(api: Api) -> None:
     hooks = [f"/webhooks/{name}/{slug}" for name in ("whatsapp", "evolution", "uazapi") for slug in ("%00", "a%00b")]
     for path in [*hooks, f"/webhooks/evolution/{api.clinic.slug}/%00"]:

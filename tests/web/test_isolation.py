@@ -12,6 +12,8 @@ from app.web.api import api_routes
 from tests.web.api_client import CONTACT, PATIENT, PERMISSION, Api, open_api
 from tests.web.conftest import app_over
 
+pytestmark = pytest.mark.every_database
+
 READS = [
     "/contacts/{contact}",
     "/contacts/{contact}/lane",

@@ -18,6 +18,8 @@ from app.bootstrap import Services
 from tests.web.api_client import PERMISSION, Api, open_api
 from tests.web.conftest import Browser, add_person, app_over, browser_client, sign_in
 
+pytestmark = pytest.mark.every_database
+
 SECRET = "segredo-da-vizinha"
 """Stands in every text that the neighbour has; whoever reads it has seen too much."""
 MOVING = {"outbox", "delivery_status", "event_log", "signal_minute", "evidence_pack", "alert", "alert_step", "log_line"} | {
