@@ -70,31 +70,48 @@ class House:
         return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.split("{")[0].split(" ")[0] == name)
 
 
-def open_house(folder: Path, **environment: str) -> House:
-    """Database, first clinic, people, server."""
-    url = f"sqlite:///{folder / 'kora.db'}"
-    made = init(url, "sol")
-    for email, role in ((SECRETARY, "secretary"), (MANAGER, "manager")):
-        kora(url, "user", "add", email, "--name", role.title(), "--role", role, "--tenant", "sol", "--password", PASSWORD)
-    server = Server(url, **environment).start()
-    clinic = Clinic(server, made["tenant"]["id"], "sol", made["keys"]["tenant"])
-    clinic.furnish()
-    return House(server, clinic, made["superadmin"]["email"], made["superadmin"]["password"])
+@dataclass(frozen=True)
+class Plan:
+    """A database with a clinic and somebody of each role, that no server has open; a house begins as a copy of it."""
+
+    file: Path
+    made: dict[str, Any]
+
+    def open(self, folder: Path, **environment: str) -> House:
+        """A copy, a server on it, and the clinic's families."""
+        url = f"sqlite:///{shutil.copy(self.file, folder / 'kora.db')}"
+        server = Server(url, **environment).start()
+        clinic = Clinic(server, self.made["tenant"]["id"], "sol", self.made["keys"]["tenant"])
+        clinic.furnish()
+        return House(server, clinic, self.made["superadmin"]["email"], self.made["superadmin"]["password"])
 
 
 @pytest.fixture(scope="session")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """Made once: each command is a process."""
+    file = tmp_path_factory.mktemp("plan") / "kora.db"
+    url = f"sqlite:///{file}"
+    made = init(url, "sol")
+    for email, role in ((SECRETARY, "secretary"), (MANAGER, "manager")):
+        kora(url, "user", "add", email, "--name", role.title(), "--role", role, "--tenant", "sol", "--password", PASSWORD)
+    wal = file.with_name("kora.db-wal")
+    assert not wal.exists() or wal.stat().st_size == 0, "all of it is in the file"
+    return Plan(file, made)
+
+
+@pytest.fixture(scope="session")
+def house(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """One for all tests that leave the server alone."""
-    opened = open_house(tmp_path_factory.mktemp("house"))
+    opened = plan.open(tmp_path_factory.mktemp("house"))
     yield opened
     opened.server.kill()
     opened.server.log.unlink(missing_ok=True)
 
 
 @pytest.fixture
-def own_house(tmp_path: Path) -> Iterator[House]:
+def own_house(plan: Plan, tmp_path: Path) -> Iterator[House]:
     """One that the test may stop, freeze and start again."""
-    opened = open_house(tmp_path)
+    opened = plan.open(tmp_path)
     yield opened
     opened.server.kill()
     opened.server.log.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from e2e.clinic import THERAPIST, until
-from e2e.conftest import MANAGER, SECRETARY, House, Noise, live, open_house
+from e2e.conftest import MANAGER, SECRETARY, House, Noise, Plan, live
 from e2e.test_looks import AXE, RUN
 
 
@@ -123,9 +123,9 @@ def test_a_family_asks_for_a_person_who_answers_and_gives_the_conversation_back(
 
 
 @pytest.fixture
-def fast_house(tmp_path: Path) -> Iterator[House]:
+def fast_house(plan: Plan, tmp_path: Path) -> Iterator[House]:
     """A house in which a minute lasts a second, at a clinic that never closes."""
-    opened = open_house(tmp_path, KORA_TIME_SCALE="60")
+    opened = plan.open(tmp_path, KORA_TIME_SCALE="60")
     always = {day: [["00:00", "23:59"]] for day in ("mon", "tue", "wed", "thu", "fri", "sat", "sun")}
     sla = {"open_hours": 5, "warn_before": 2, "escalate_after": 7}
     settings = {"hours": always, "national_holidays": "", "takeover_sla_min": sla}

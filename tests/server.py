@@ -24,7 +24,7 @@ def environment(database_url: str, **extra: str) -> dict[str, str]:
     """The environment of a process on this database, without anything of KORA_ from outside."""
     # compiled modules are kept aside: a process that compiles everything anew takes seconds to start
     clean = {k: v for k, v in os.environ.items() if not k.startswith("KORA_") and k != "PYTHONDONTWRITEBYTECODE"}
-    cache = str(Path(tempfile.gettempdir()) / "kora-test-pycache")
+    cache = os.environ.get("PYTHONPYCACHEPREFIX") or str(Path(tempfile.gettempdir()) / "kora-test-pycache")
     ours = {"KORA_DATABASE_URL": database_url, "KORA_ENV": "test", "PYTHONUNBUFFERED": "1", "PYTHONPYCACHEPREFIX": cache}
     return clean | ours | extra
 

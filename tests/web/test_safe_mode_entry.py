@@ -159,7 +159,8 @@ async def test_an_alert_that_still_counts_goes_on_counting_after_the_exit(api: A
     await post(api, "exit", status=202)
     await look(api, manual_clock, 10)
     await raise_alert(api)
-    assert (await look(api, manual_clock, 10))["state"] == "draining"
+    state = await look(api, manual_clock, 10)
+    assert state["state"] == "draining", state
     assert (await look(api, manual_clock, 2, step_s=5))["state"] == "normal"
     state = await look(api, manual_clock, 20)
     assert (state["state"], len(state["causes"])) == ("safe_mode_active", 1)
