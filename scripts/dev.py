@@ -317,7 +317,7 @@ def main() -> int:
     env = {**servers(), **quick()}
     for name, path in env.items():
         say(f"{name}={path}")
-    # most tests wait for a database most of the time, so there are two for each processor; browsers do not wait
+    # tests wait for a database now and then, so there is one more than processors; browsers do not wait
     cores = os.cpu_count() or 1
     # a pytest of its own: playwright's event loop and async tests do not share a process
     browser: list[object] = ["e2e", "--browser", "chromium", *several(cores)]
@@ -326,8 +326,8 @@ def main() -> int:
     if command == "coverage":
         return run(*pytest, "tests", "--cov", "--cov-report=term", "--cov-report=html", *arguments, env=env)
     kinds: list[tuple[str, list[object]]] = [
-        ("tests", ["tests", "-m", "not paced and not alone", *several(2 * cores)]),
-        ("paced tests", ["tests", "-m", "paced", *several(3)]),
+        ("tests", ["tests", "-m", "not paced and not alone", *several(cores + 1)]),
+        ("paced tests", ["tests", "-m", "paced", *several(2)]),
         ("tests that want the machine alone", ["tests", "-m", "alone"]),
         ("e2e", browser),
     ]

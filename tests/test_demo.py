@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 
 from app.demo import CLINICS, LOGINS, PASSWORD, families_of
 from tests.server import Server, kora
@@ -12,6 +13,7 @@ from tests.server import Server, kora
 SOON_S = 60.0
 
 
+@pytest.mark.paced
 def test_within_a_minute_the_demo_has_clinics_an_agenda_and_moving_traffic(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'demo.db'}"
     began = time.monotonic()
@@ -32,6 +34,7 @@ def test_within_a_minute_the_demo_has_clinics_an_agenda_and_moving_traffic(tmp_p
     assert "0 violations" in kora(url, "verify")
 
 
+@pytest.mark.paced
 def test_starting_the_demo_again_adds_nothing_twice(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'demo.db'}"
     for _ in range(2):

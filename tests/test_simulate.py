@@ -52,6 +52,7 @@ def missing(conn: Connection, entries: list[dict[str, Any]]) -> list[dict[str, A
     return lost
 
 
+@pytest.mark.paced
 async def test_a_day_of_a_clinic_leaves_a_history_without_violations(sqlite_url: str, tmp_path: Path) -> None:
     database_url = sqlite_url  # the other test runs the same on both
     made = init(database_url)
@@ -124,6 +125,7 @@ async def _personal(database_url: str, log: str) -> list[str]:
     return sorted(word for word in words if word in log or json.dumps(word, ensure_ascii=False)[1:-1] in log)
 
 
+@pytest.mark.paced
 async def test_a_log_on_a_full_disk_stops_no_commit_and_is_alerted(sqlite_url: str) -> None:
     """The device that is always full: every line fails, as on a full disk or a broken pipe."""
     key = init(sqlite_url)["keys"]["global"]
@@ -152,6 +154,7 @@ async def test_a_log_on_a_full_disk_stops_no_commit_and_is_alerted(sqlite_url: s
         assert float(re.findall(r"^kora_log_dropped_total (\S+)", metrics, flags=re.MULTILINE)[0]) == 0  # all of it still waits
 
 
+@pytest.mark.paced
 async def test_nothing_accepted_is_lost_when_the_server_is_killed_in_the_middle(database_url: str, tmp_path: Path) -> None:
     key = init(database_url)["keys"]["tenant"]
     journal = tmp_path / "journal.jsonl"

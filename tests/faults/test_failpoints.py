@@ -79,6 +79,7 @@ def in_any_order(rng: random.Random) -> list[tuple[str | None, int]]:
     return [*lives, (None, 0)]
 
 
+@pytest.mark.paced
 @pytest.mark.story("S-PC-01-003")
 async def test_whoever_dies_where_nothing_is_lost_and_nothing_happens_twice(
     db: Database, database_url: str, tmp_path: Path
