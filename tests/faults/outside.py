@@ -155,13 +155,14 @@ class Sink:
 
 def sender_of(arrival: Arrival, nodes: list[Server]) -> Server:
     """The node at the other end of a connection that still stands."""
-    inode = next(
-        words[9]
+    # other connections, also ended ones, may have begun at a port of the same number: they belong to nobody here
+    sockets = {
+        f"socket:[{words[9]}]"
         for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
         if int((words := line.split())[1].rpartition(":")[2], 16) == arrival.port
-    )
+    }
     for node in nodes:
-        if node.pid is not None and f"socket:[{inode}]" in _open_files(node.pid):
+        if node.pid is not None and sockets & _open_files(node.pid):
             return node
     raise AssertionError(f"no node holds the connection from port {arrival.port}")
 
