@@ -18,12 +18,15 @@ import pytest
 from app.clock import ManualClock
 from app.store.database import Database
 from app.store.migrate import upgrade
+from tests.engines import share_compiled_statements
 from tests.services import PostgresServer, RedisServer
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 """Where the manual clock starts: a Monday, 09:00 in Sao Paulo."""
 DATABASES = ("sqlite", "postgresql")
 WEB = Path(__file__).parent / "web"
+
+share_compiled_statements()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import httpx
@@ -78,10 +78,10 @@ async def test_a_person_changes_the_agenda_from_the_familys_page_through_the_gat
 
 
 async def test_what_was_known_at_a_moment_is_what_the_records_say_of_then(desk: Browser, api: Api) -> None:
-    lane = f"/contacts/{api.clinic.slug}/{CONTACT}"
-    start = datetime.now(UTC) - timedelta(hours=1)  # noqa: TID251  # the test is outside the product
+    lane, clock = f"/contacts/{api.clinic.slug}/{CONTACT}", api.services.clock
+    start = clock.now() - timedelta(hours=1)
     await api.one(api.command(payload=api.slot(1, "a-1")))
-    before = datetime.now(UTC)  # noqa: TID251  # the test is outside the product
+    before = clock.now()
     await api.call("DELETE", f"/patients/{PATIENT}/guardians/{CONTACT}")
     await api.one(api.command("cancel", commit_order=2, entity_version=1, payload={"appointment_id": "a-1"}))
 
@@ -89,7 +89,7 @@ async def test_what_was_known_at_a_moment_is_what_the_records_say_of_then(desk: 
         text = await look(desk, f"{lane}?known={at.astimezone(ZONE).replace(tzinfo=None).isoformat()}")
         return plain(text.split('id="known_facts"', 1)[1].split("</section>")[0])
 
-    then, now, early = await known(before), await known(datetime.now(UTC)), await known(start)  # noqa: TID251  # as above
+    then, now, early = await known(before), await known(clock.now()), await known(start)
     assert "agendar, cancelar, remarcar" in then
     assert "marcada · versão 1" in then
     assert "nº 1 Agendar Feito" in then
