@@ -1,10 +1,10 @@
 """A process that lives many short lives: each ends by SIGKILL at a named point of the product, the next one goes on.
 
 Run as `python -m tests.faults.lives PLAN` (JSON: `url`, `journal`, `lives` as [[failpoint, n], ...]). The first life has no
-failpoint and is the process's own: what it imports and compiles is there for those that follow, which are forks of it and so
-cost a tenth of a second where a new process costs three. A life sends once more what no earlier life was answered, sends work of its own, and
-is killed when it comes to its failpoint for the n-th time; the last one has none, adds nothing and runs until nothing is left
-to do. One line per life says how it ended; the journal holds what was answered.
+failpoint and is the process's own: what it imports and compiles is there for those that follow, which are forks of it, so a
+life costs a tenth of a second where a new process costs three. A life sends once more what no earlier life was answered, sends
+work of its own, and is killed when it comes to its failpoint for the n-th time; the last one has none, adds nothing and runs
+until nothing is left to do. One line per life says how it ended; the journal holds what was answered.
 """
 
 import asyncio
