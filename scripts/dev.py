@@ -81,10 +81,23 @@ def uv() -> str:
     sys.exit("uv could not be installed: it needs `python3 -m venv` or pip, and a package index; see https://docs.astral.sh/uv")
 
 
+def interpreter() -> list[str]:
+    """Words that name the Python of the environment: the distribution's own, where it is new enough (decision 0008).
+
+    Without them uv takes the first one on the path, and what a version manager compiled there is often a plain build, which
+    runs a third slower than the distribution's optimised one. `UV_PYTHON` names another.
+    """
+    own = "/usr/bin/python3"
+    if not sys.platform.startswith("linux") or os.environ.get("UV_PYTHON"):
+        return []
+    code = "import sys; print(sys.version_info >= (3, 11))"
+    return ["--python", own] if output(own, "-c", code) == "True" else []
+
+
 def sync(*, dev: bool) -> None:
     """Install exactly what uv.lock says into .venv/ (without `dev`, what is there besides is left alone)."""
     say("environment from uv.lock")
-    options = [] if dev else ["--no-dev", "--inexact"]
+    options = [*interpreter(), *([] if dev else ["--no-dev", "--inexact"])]
     words = (uv(), "sync", "--frozen", "--quiet", *options)
     env = {"UV_PYTHON_DOWNLOADS": "automatic", "UV_LINK_MODE": "copy"}
     if run(*words, env=env) == 0:
