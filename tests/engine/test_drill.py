@@ -4,6 +4,7 @@ import asyncio
 import io
 import zipfile
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -17,15 +18,17 @@ from app.domain.evidence_check import check
 from app.domain.fallback import FallbackLimits
 from app.engine.drill import BROKE, Drills
 from app.engine.redis_locks import RedisLocks
+from app.engine.signals import SignalWatch
 from app.errors import Conflict
 from app.ids import new_id
+from app.metrics import Metrics
 from app.signing import is_signed, key_id_of
 from app.store import drills, evidence, ledger
 from app.store.bulk import insert_rows
 from app.store.people import By, put_guardian
 from app.store.settings import save
 from app.store.signal_facts import gather
-from app.store.tables import Alert, Appointment, Drill, EvidencePack, Lane, Ledger, ModeRow, Outbox, table
+from app.store.tables import Alert, Appointment, Drill, EvidencePack, Lane, Ledger, ModeRow, Outbox, SignalStateRow, table
 from app.store.verify import verify
 from app.web.app import create_app
 from tests.builders import clinic
@@ -34,7 +37,7 @@ from tests.web.conftest import add_key, add_person, browser_client, make_setting
 
 pytestmark = pytest.mark.story("S-PC-05-002")
 DRILL, ALERT, PACK, LANE, LEDGER = table(Drill), table(Alert), table(EvidencePack), table(Lane), table(Ledger)
-MODE = table(ModeRow)
+MODE, STATE = table(ModeRow), table(SignalStateRow)
 
 
 @pytest.fixture
@@ -156,7 +159,10 @@ async def test_a_double_effect_stops_the_run_at_once_with_a_critical_alert(live:
     assert isinstance(live.locks, RedisLocks)
     assert not live.locks.is_cut
     facts = await live.db.read(gather, live.clock.now(), 0)
-    assert facts.of("global").now["drill_invalid_side_effects"] >= 1  # the signal drill_result is critical from 1 on
+    assert facts.of("global").now["drill_invalid_side_effects"] >= 1
+    await SignalWatch(live.db, ManualClock(live.clock.now() + timedelta(minutes=1)), Metrics()).tick()
+    (stands,) = await rows(live, STATE, STATE.c.signal == "drill_result")
+    assert stands.level == "critical"
 
 
 async def test_a_commit_without_its_compare_and_set_fails_the_run_at_once(live: Services, monkeypatch: pytest.MonkeyPatch) -> None:
