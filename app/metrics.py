@@ -5,7 +5,7 @@ series is bounded and a scrape carries no personal data.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Final, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, Metric
@@ -19,6 +19,22 @@ from app.logsink import LogSink
 
 LATENCY_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
 BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+_Metric = TypeVar("_Metric", Counter, Histogram)
+
+
+class _ByLabel(dict[str, _Metric]):
+    """The children of a metric with one label; each is looked up in the metric once, which costs more than counting."""
+
+    def __init__(self, parent: _Metric) -> None:
+        super().__init__()
+        self._parent: _Metric = parent
+
+    def __missing__(self, label: str) -> _Metric:
+        child: _Metric = self._parent.labels(label)
+        self[label] = child
+        return child
 
 
 class Metrics:
@@ -37,6 +53,8 @@ class Metrics:
         self.correlation_generated = Counter(
             "kora_correlation_generated", "Accepted items that came without a correlation id", registry=r
         )
+        self._accepted_events, self._accepted_commands = _ByLabel(self.events_accepted), _ByLabel(self.commands_accepted)
+        self._results = _ByLabel(self.commands_done)
         self.intake_batch_size = Histogram(
             "kora_intake_batch_size", "Items per intake transaction", buckets=BATCH_BUCKETS, registry=r
         )
@@ -60,6 +78,7 @@ class Metrics:
             buckets=LATENCY_BUCKETS_S,
             registry=r,
         )
+        self._waits = _ByLabel(self.accept_to_commit_seconds)
         self.races_lost = Counter("kora_races_lost", "Compare-and-set writes that matched no row", registry=r)
         self.lock_acquired = Counter("kora_lock_acquired", "Lane locks by mode (primary, fallback, database)", ["mode"], registry=r)
         self.lock_failed = Counter("kora_lock_failed", "Lane locks that nobody could give", registry=r)
@@ -114,13 +133,12 @@ class Metrics:
 
     def accepted(self, kind: str, status: str) -> None:
         """One receipt: `kind` is command or message."""
-        counter = self.commands_accepted if kind == "command" else self.events_accepted
-        counter.labels(status=status).inc()
+        (self._accepted_commands if kind == "command" else self._accepted_events)[status].inc()
 
     def done(self, result: str, priority: str, waited_s: float) -> None:
         """One terminal result, `waited_s` after its acceptance."""
-        self.commands_done.labels(result=result).inc()
-        self.accept_to_commit_seconds.labels(priority=priority).observe(max(0.0, waited_s))
+        self._results[result].inc()
+        self._waits[priority].observe(max(0.0, waited_s))
 
     def lock(self, mode: str, took_ms: float, count: int) -> None:
         """One round of locking: how many lanes were locked, in which mode, and how long it took."""

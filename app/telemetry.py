@@ -29,6 +29,9 @@ FIELDS: Final = ("ts", "level", "event", "flow_id", "correlation_id", "tenant_id
 """The fields of every flow line, in the order in which they are written."""
 
 
+_JSON: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str)
+
+
 class FlowId(StrEnum):
     """The six flows of the contract (section 7)."""
 
@@ -122,9 +125,10 @@ def _take_over_logging(level: int) -> None:
 
 
 def _redacted(_logger: object, _name: str, fields: Fields) -> Fields:
-    clean: dict[str, Any] = redact({k: _plain(v) for k, v in fields.items() if k not in ("ts", "level")})
-    clean["ts"] = _plain(fields["ts"])
-    clean["level"] = fields["level"]
+    ts, level = fields.pop("ts"), fields.pop("level")
+    clean: dict[str, Any] = redact({k: v if type(v) is str else _plain(v) for k, v in fields.items()})
+    clean["ts"] = _plain(ts)
+    clean["level"] = level
     return clean
 
 
@@ -152,7 +156,7 @@ def _ordered(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _render_json(_logger: object, _name: str, fields: Fields) -> str:
-    return json.dumps(_ordered(fields), ensure_ascii=False, separators=(",", ":"), default=str)
+    return _JSON.encode(_ordered(fields))
 
 
 def _render_console(_logger: object, _name: str, fields: Fields) -> str:

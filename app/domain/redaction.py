@@ -46,11 +46,12 @@ _PATTERNS: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     (re.compile(r"\(\d{2}\) ?\d{4}-?\d{4}(?!\w)"), "[phone]"),
 )
 
-_OWN_ID: Final = re.compile(r"(?:[a-z]{1,8}-)?[0-9a-f]{32}\Z")
-"""Ids that we make ourselves, in nearly every line: no pattern matches inside one, so none is tried."""
+_PLAIN: Final = re.compile(
+    r"(?:[A-Za-z_][A-Za-z0-9_-]*|[0-9a-f]{32}|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?Z)\Z"
+)
+"""What nearly every field holds: a state, an id, a time. No pattern matches in one of these, so none is tried."""
 
 
-@lru_cache(maxsize=1_024)
 def is_private(key: str) -> bool:
     """Whether a field of this name is redacted whole."""
     name = key.lower()
@@ -59,7 +60,7 @@ def is_private(key: str) -> bool:
 
 def redact_text(text: str) -> str:
     """`text` with everything that looks like a phone, an address, a document or a secret replaced by its kind."""
-    if _OWN_ID.match(text):
+    if _PLAIN.match(text):
         return text
     return _redact_short(text) if len(text) <= SHORT else _redact(text)
 
@@ -74,6 +75,21 @@ def _redact(text: str) -> str:
 _redact_short = lru_cache(maxsize=8_192)(_redact)
 
 
+@lru_cache(maxsize=1_024)
+def _field(key: str) -> tuple[str, bool]:
+    """A field's name as it is shown, and whether what it holds is redacted whole."""
+    return redact_text(key), is_private(key)
+
+
+def _shown(value: Any, hidden: bool, depth: int) -> Any:
+    """What stands in a field; nearly always a text, a number or nothing."""
+    if hidden:
+        return value if value in (None, "") else REDACTED
+    if value is None or type(value) is int:
+        return value
+    return redact_text(value) if type(value) is str else redact(value, depth=depth)
+
+
 def redact(value: Any, *, depth: int = 0) -> Any:
     """A copy of a JSON-like value without private fields; cut where it is too deep or too long to be a log field."""
     if isinstance(value, str):
@@ -83,10 +99,7 @@ def redact(value: Any, *, depth: int = 0) -> Any:
     if depth >= DEPTH_MAX:
         return "[too deep]"
     if isinstance(value, Mapping):
-        return {
-            redact_text(str(k)): REDACTED if is_private(str(k)) and v not in (None, "") else redact(v, depth=depth + 1)
-            for k, v in value.items()
-        }
+        return {name: _shown(v, hidden, depth + 1) for k, v in value.items() for name, hidden in (_field(str(k)),)}
     if isinstance(value, list | tuple | set | frozenset):
         shown = [redact(v, depth=depth + 1) for v in list(value)[:ITEMS_MAX]]
         return shown if len(value) <= ITEMS_MAX else [*shown, f"[{len(value) - ITEMS_MAX} more]"]

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import structlog
 from sqlalchemy.exc import DBAPIError
@@ -287,12 +288,13 @@ class Dispatch:
         now = self._clock.now()
         self._metrics.commit_batch_size.observe(sum(len(p.entries) for p in written))
         self._metrics.commit_seconds.observe(time.perf_counter() - started)
+        tell = log.bind()  # once for all of them: looking the configuration up costs as much as a line
         for plan in written:
             self._refused.pop(plan.key, None)
-            self._log(plan, attempt, now)
+            self._log(plan, attempt, now, tell)
         return written
 
-    def _log(self, plan: LanePlan, attempt: Attempt, now: datetime) -> None:
+    def _log(self, plan: LanePlan, attempt: Attempt, now: datetime, tell: Any) -> None:
         for entry in plan.entries:
             command, decision = entry.command, entry.decision
             waited_s = (now - entry.accepted_at).total_seconds()
@@ -303,7 +305,7 @@ class Dispatch:
                     command_id=command.command_id, intent=str(command.command_type), result=str(decision.state),
                     reason=decision.reason, commit_order=entry.order, lock_mode=attempt.lock_mode,
                 )  # fmt: skip
-            log.info(
+            tell.info(
                 "decided",
                 flow_id="F-05" if decision.late else "F-02",
                 correlation_id=command.correlation_id if command else None,

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace as changed
 from sqlalchemy import Connection, Row, text
 
 from app.domain.envelopes import Command, FieldError, Malformed, Message, canonical_json, sha256_hex
@@ -164,7 +165,7 @@ def _resolve_phones(conn: Connection, submissions: Sequence[Submission], now: da
     for s in submissions:
         item = s.item
         if isinstance(item, Message) and item.contact_id is None:
-            item = replace(item, contact_id=known[(s.tenant_id, item.phone)])
+            item = changed(item, contact_id=known[(s.tenant_id, item.phone)])
         resolved.append(replace(s, item=item))
     return resolved
 
@@ -382,10 +383,11 @@ def _take_command(
         lane.waits[item.priority.rank] += 1
         lane.touched = True
     batch.commands.append(row)
-    receipt = _queued("command", item.command_id, item.contact_id, verdict.number, item.priority.rank, item.correlation_id)
-    receipt = replace(receipt, holds_key=by_key not in known)
-    known.setdefault(by_key, _Known(row))
+    first = by_key not in known
+    rank = item.priority.rank
+    receipt = _queued("command", item.command_id, item.contact_id, verdict.number, rank, item.correlation_id, holds_key=first)
     known[own] = _Known(row)
+    known.setdefault(by_key, known[own])
     return receipt if verdict.number is not None else replace(receipt, status=verdict.state, reason=verdict.reason)
 
 
@@ -486,7 +488,9 @@ def _room(left: dict[str, int], tenant_id: str) -> bool:
     return left[tenant_id] >= 0
 
 
-def _queued(kind: str, item_id: str, contact_id: str, number: int | None, rank: int, correlation_id: str) -> Receipt:
+def _queued(
+    kind: str, item_id: str, contact_id: str, number: int | None, rank: int, correlation_id: str, *, holds_key: bool = False
+) -> Receipt:
     return Receipt(
         kind=kind,
         item_id=item_id,
@@ -495,6 +499,7 @@ def _queued(kind: str, item_id: str, contact_id: str, number: int | None, rank: 
         number=number,
         dispatch_priority=PRIORITY_BY_RANK[rank],
         correlation_id=correlation_id,
+        holds_key=holds_key,
     )
 
 

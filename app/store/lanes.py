@@ -4,11 +4,12 @@ Reads only. Nothing here decides and nothing here is trusted later: `store.ledge
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace as changed
 from sqlalchemy import Connection, Integer, Row, Select, bindparam, case, func, or_, select
 
 from app.domain.envelopes import Command, parse_time
@@ -96,11 +97,11 @@ class LaneFacts:
     more: datetime | None = None
     extra: int = 0
     """Commands of a dry run behind the real ones."""
+    key: LaneKey = field(init=False)
+    """(tenant, contact)."""
 
-    @property
-    def key(self) -> LaneKey:
-        """(tenant, contact)."""
-        return (self.row.tenant_id, self.row.contact_id)
+    def __post_init__(self) -> None:
+        self.key = (self.row.tenant_id, self.row.contact_id)
 
 
 @dataclass(slots=True)
@@ -163,7 +164,7 @@ def gather(conn: Connection, keys: Sequence[LaneKey], chain: int, extra: Sequenc
     _load_commands(conn, facts, chain)
     for command in extra:
         lane = facts.lanes[(command.tenant_id, command.contact_id)]
-        lane.commands.append(replace(command, commit_order=lane.row.last_assigned + lane.extra + 1))
+        lane.commands.append(changed(command, commit_order=lane.row.last_assigned + lane.extra + 1))
         lane.extra += 1
     tenants = sorted({t for t, _ in keys})
     facts.modes = {r.scope: r for r in conn.execute(select(_MODE).where(_MODE.c.scope.in_([*tenants, GLOBAL_SCOPE])))}
@@ -232,16 +233,21 @@ def _add_command(facts: Facts, row: Row[Any], chain: int) -> None:
         lane.rows.append(row)
 
 
+_TYPES = {kind.value: kind for kind in CommandType}
+_REQUESTERS = {who.value: who for who in RequestedBy}
+_SOURCES = {source.value: source for source in Source}
+
+
 def command_of(row: Any) -> Command:
     """The domain value of a `command` row."""
     return Command(
         command_id=row.command_id,
         tenant_id=row.tenant_id,
         contact_id=row.contact_id,
-        command_type=CommandType(row.command_type),
+        command_type=_TYPES[row.command_type],
         idempotency_key=row.idempotency_key,
         fingerprint=row.fingerprint,
-        requested_by=RequestedBy(row.requested_by),
+        requested_by=_REQUESTERS[row.requested_by],
         requested_by_id=row.requested_by_id,
         confirmed_by_contact=bool(row.confirmed_by_contact),
         correlation_id=row.correlation_id,
@@ -256,7 +262,7 @@ def command_of(row: Any) -> Command:
         occurred_at=row.occurred_at,
         commit_order=row.commit_order,
         causation_id=row.causation_id,
-        source=Source(row.source),
+        source=_SOURCES[row.source],
         was_parked=bool(row.was_parked),
         replayed=bool(row.replayed),
     )

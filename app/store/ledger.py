@@ -288,7 +288,7 @@ def _chain(plan: LanePlan, mode: Mode, attempt: Attempt, now: datetime) -> list[
             "correlation_id": command.correlation_id if command else f"lane-{row.tenant_id}-{row.contact_id}"[:220],
             "committed_at": now,
         }
-        digest = entry_hash(previous, {name: fields[name] for name in HASHED_FIELDS})
+        digest = entry_hash(previous, fields)
         rows.append(
             fields
             | {

@@ -8,11 +8,12 @@ waits. All of it is in the database: any node goes on with a batch, after any cr
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace as changed
 from sqlalchemy import Connection, Row, select, update
 
 from app.domain.envelopes import Command, sha256_hex
@@ -150,7 +151,7 @@ def again_command(original: Command) -> Command:
     payload = original.payload
     if original.appointment_id is not None and "appointment_id" not in payload:
         payload = {**payload, "appointment_id": original.appointment_id}
-    return replace(
+    return changed(
         original,
         command_id=new_id,
         idempotency_key=f"replay:{new_id}",

@@ -4,6 +4,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from msgspec.structs import replace as changed
+
 from app.domain.envelopes import Command
 from app.domain.facts import Appointment, GatePolicy, GuardianLink, Mode, Snapshot
 from app.domain.states import ENTITY_BOUND, AppointmentStatus, CommandType, RequestedBy
@@ -44,7 +46,7 @@ def command(kind: CommandType = CommandType.RESCHEDULE, **changes: Any) -> Comma
         occurred_at=NOON,
         commit_order=5,
     )
-    return replace(base, **changes)
+    return changed(base, **changes)
 
 
 def appointment(**changes: Any) -> Appointment:

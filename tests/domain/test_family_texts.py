@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from msgspec.structs import replace as changed
 
 from app.domain.confirmation import confirming_id
 from app.domain.facts import BookAppointment, ChangeAppointment, Decision, OpenTakeover, SendMessage
@@ -56,9 +57,9 @@ def test_only_an_unconfirmed_command_opens_a_proposal() -> None:
 
 def test_a_confirmar_that_another_message_overtook_is_asked_for_again() -> None:
     stale = Decision(state=State.VERSION_CONFLICT_BLOCKED, reason=Reason.CONVERSATION_VERSION_STALE, terminal=True)
-    confirmed = replace(command(), causation_id="cmd-0", command_id=confirming_id(command().tenant_id, "cmd-0"))
+    confirmed = changed(command(), causation_id="cmd-0", command_id=confirming_id(command().tenant_id, "cmd-0"))
     assert opens_proposal(confirmed, stale)
-    assert not opens_proposal(replace(confirmed, command_id="cmd-1"), stale)
+    assert not opens_proposal(changed(confirmed, command_id="cmd-1"), stale)
     assert not opens_proposal(confirmed, replace(stale, reason=Reason.ENTITY_VERSION_STALE))
     assert asked_again("Responda CONFIRMAR.").endswith("ainda não mudamos nada. Responda CONFIRMAR.")
     assert "CONFIRMAR" in confirmation_kept()

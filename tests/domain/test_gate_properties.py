@@ -6,6 +6,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace as changed
 
 from app.domain.facts import Appointment, GatePolicy, GuardianLink, KeyUse, Mode, SlotConflict, Snapshot
 from app.domain.gate import decide
@@ -72,7 +73,7 @@ def test_the_earliest_check_that_fails_decides_whatever_the_later_facts_are(faul
         fault = faults[step]
         if fault is None:
             continue
-        cmd, facts, expected = replace(cmd, **fault[0]), replace(facts, **fault[1]), fault[2]
+        cmd, facts, expected = changed(cmd, **fault[0]), replace(facts, **fault[1]), fault[2]
         if step == VERSION_STEP and late:
             expected = State.CONFLICT_BLOCKED  # a late command meets the same versions at the fence
     assert decide(cmd, facts, NOON, POLICY).state is expected

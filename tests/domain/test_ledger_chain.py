@@ -1,5 +1,6 @@
 """The hash chain: one canonical hash, and a proof that names the first entry that is wrong."""
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.domain import ledger_chain
 from app.domain.ledger_chain import GENESIS, ChainLink, OrderProof, entry_hash, order_proof
 from app.domain.states import State
 
@@ -40,6 +42,17 @@ def test_the_hash_does_not_depend_on_how_a_database_hands_values_back() -> None:
 def test_a_value_without_one_canonical_form_is_refused(value: object) -> None:
     with pytest.raises(TypeError, match="ledger"):
         entry_hash("", {"field": value})
+
+
+@given(
+    st.text(),
+    st.dictionaries(
+        st.text(), st.none() | st.text() | st.integers() | st.floats(allow_nan=False) | st.sampled_from(["\ud800", 1e16])
+    ),
+)
+def test_the_quick_encoder_writes_what_the_plain_one_does(prev_hash: str, fields: dict[str, Any]) -> None:
+    body = [prev_hash, fields]
+    assert ledger_chain._canonical(body) == json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 @given(a=st.dictionaries(st.text(max_size=3), st.integers() | st.text() | st.none(), max_size=4), b=st.text(max_size=3))

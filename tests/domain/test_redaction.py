@@ -4,7 +4,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from app.domain import redaction
 from app.domain.redaction import DEPTH_MAX, ITEMS_MAX, REDACTED, is_private, redact, redact_text
 
 
@@ -24,6 +27,11 @@ from app.domain.redaction import DEPTH_MAX, ITEMS_MAX, REDACTED, is_private, red
 )
 def test_what_looks_private_is_replaced_by_its_kind(text: str, shown: str) -> None:
     assert redact_text(text) == shown
+
+
+@given(st.from_regex(redaction._PLAIN, fullmatch=True) | st.from_regex(r"[0-9a-z+ ().@:T-]{4,40}", fullmatch=True) | st.text())
+def test_what_is_let_through_at_a_glance_is_what_no_pattern_matches(text: str) -> None:
+    assert redact_text(text) == redaction._redact(text)
 
 
 def test_private_fields_are_hidden_whole_and_empty_ones_stay_visible_as_empty() -> None:

@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as changed
 from sqlalchemy import BigInteger, Connection, Integer, select
 from sqlalchemy.exc import DataError, IntegrityError
 
@@ -81,7 +81,7 @@ def odd_message(engine: Engine) -> Submission:
     raw = {"contact_id": "c-maria", "event_type": "message", "occurred_at": engine.clock.now().isoformat(), "event_id": "e-odd"}
     item = parse_event(raw | {"payload": {"text": "oi"}}, tenant_id="ten-sol", new_id="spare-odd")
     assert isinstance(item, Message)
-    return message_submission("ten-sol", replace(item, conversation_id=HALF), "spare-odd")
+    return message_submission("ten-sol", changed(item, conversation_id=HALF), "spare-odd")
 
 
 def _kept(conn: Connection) -> tuple[Any, Any]:

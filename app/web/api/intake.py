@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 from litestar import get, post
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, QueryParameter
+from msgspec.structs import replace as changed
 
 from app.domain.envelopes import Command, Message, parse_event
 from app.domain.reasons import Reason, explain
@@ -173,7 +174,7 @@ def _under(request: AnyRequest, submissions: list[Submission]) -> list[Submissio
     if given is None:
         return submissions
     return [
-        replace(s, item=replace(s.item, correlation_id=given, correlation_generated=False))
+        replace(s, item=changed(s.item, correlation_id=given, correlation_generated=False))
         if isinstance(s.item, Command | Message) and s.item.correlation_generated
         else s
         for s in submissions
