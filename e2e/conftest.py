@@ -34,7 +34,7 @@ def base_url() -> str | None:
 def browser_type_launch_args(browser_type_launch_args: dict[str, Any]) -> dict[str, Any]:
     """Debian's Chromium where there is one (or CHROMIUM), else playwright's own."""
     found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    flags = ["--disable-dev-shm-usage"]
+    flags = ["--disable-dev-shm-usage", "--disable-gpu"]  # no GPU here: drawn on the processor, which is quicker than imitating one
     if os.geteuid() == 0:
         flags.append("--no-sandbox")  # chromium refuses to start as root without it
     return browser_type_launch_args | ({"executable_path": found} if found else {}) | {"args": flags}

@@ -126,7 +126,7 @@ def _lane(conn: Connection) -> Any:
     return conn.execute(select(lane).where(lane.c.contact_id == "c-maria")).one()
 
 
-async def until(condition: Callable[[], Awaitable[Any]], timeout_s: float = 10) -> Any:
+async def until(condition: Callable[[], Awaitable[Any]], timeout_s: float = 30) -> Any:
     """The first true value of `condition`, polled with a deadline."""
     async with asyncio.timeout(timeout_s):
         while not (value := await condition()):

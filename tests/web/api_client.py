@@ -72,8 +72,8 @@ class Api:
         return await self.once(f"/events/{event_id}", lambda found: found["status"] == "processed")
 
     async def once(self, path: str, holds: Callable[[Any], bool]) -> Any:
-        """The JSON of a GET once something holds of it; asked again until then, for ten seconds at most."""
-        for _ in range(500):
+        """The JSON of a GET once something holds of it; asked again until then, for half a minute at least."""
+        for _ in range(1_500):
             found = await self.get(path)
             if holds(found):
                 return found

@@ -264,7 +264,7 @@ async def test_the_ack_button_acknowledges_from_the_phone_that_was_told_and_from
             )
         )
         services.alerts.wake.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await there.arrived.wait()
         sent = there.requests[0].json
     button = sent["interactive"]["action"]["buttons"][0]["reply"]
