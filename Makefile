@@ -2,7 +2,7 @@
 PYTHON ?= python3
 DEV = $(PYTHON) scripts/dev.py
 
-.PHONY: help setup run test lint e2e bench coverage migration lock
+.PHONY: help setup run test lint e2e bench coverage migration lock sbom audit
 
 help:            ## list the targets
 	@grep -E '^[a-z0-9]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/'
@@ -33,3 +33,9 @@ migration:       ## write app/store/tables.py into the initial migration
 
 lock:            ## resolve uv.lock again after a change of the dependencies
 	@$(DEV) lock
+
+sbom:            ## bill of materials (CycloneDX) in .tools/sbom.json
+	@$(DEV) sbom
+
+audit:           ## known vulnerabilities of the locked packages, where the list can be reached
+	@$(DEV) audit

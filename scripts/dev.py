@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The developer's commands, for a machine that has only Python 3 (standard library; called by the Makefile).
 
-    python3 scripts/dev.py setup|run|test|lint|e2e|bench|coverage|migration|lock [arguments]
+    python3 scripts/dev.py setup|run|test|lint|e2e|bench|coverage|migration|lock|sbom|audit [arguments]
 
 `run` needs nothing but the locked Python packages. `test`, `e2e` and `bench` also need Redis, PostgreSQL and Chromium: what
 is installed is used (`REDIS_SERVER`, `PG_BIN`, `CHROMIUM` name them; then the usual places), what is missing is installed
@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -25,6 +26,7 @@ VENV = ROOT / ".venv"
 TOOLS = ROOT / ".tools"
 PYTHON = VENV / "bin" / "python"
 UV_VERSION = "0.13.9"
+AUDIT_VERSION = "2.10.1"
 STARTED = time.monotonic()
 
 
@@ -233,6 +235,31 @@ def quick() -> dict[str, str]:
     return compiled | ({"PYTEST_DEBUG_TEMPROOT": folder} if roomy else {})
 
 
+# --- what the product is made of -----------------------------------------------------------------------------------------
+
+ADVISORIES = "https://pypi.org/pypi/pip/json"
+
+
+def exported(form: str, path: Path) -> int:
+    """Write what the product installs, as the lock file has it, to `path`; uv's exit code."""
+    path.parent.mkdir(exist_ok=True)
+    words = ("export", "--frozen", "--quiet", "--no-dev", "--no-emit-project", "--format", form, "--output-file", path)
+    return run(uv(), *words, "--preview-features", "sbom-export")
+
+
+def audit() -> int:
+    """Look the locked packages up among known vulnerabilities; 0 also where nobody can be asked, which is said."""
+    try:
+        urllib.request.urlopen(ADVISORIES, timeout=5).close()
+    except OSError as error:
+        say(f"no audit: the list of known vulnerabilities cannot be reached ({error})")
+        return 0
+    locked = TOOLS / "requirements.txt"
+    return exported("requirements.txt", locked) or run(
+        uv(), "tool", "run", f"pip-audit=={AUDIT_VERSION}", "--requirement", locked, "--require-hashes", "--disable-pip"
+    )
+
+
 # --- commands --------------------------------------------------------------------------------------------------------------
 
 
@@ -314,6 +341,13 @@ def main() -> int:
         os.execv(kora, [kora, "demo", *arguments])  # in our place: Ctrl-C reaches the server itself
     if command == "lock":
         return run(uv(), "lock", *arguments)
+    if command == "sbom":
+        bill = TOOLS / "sbom.json"
+        code = exported("cyclonedx1.5", bill)
+        say(f"{bill.relative_to(ROOT)} (CycloneDX 1.5)")
+        return code
+    if command == "audit":
+        return audit()
     if command not in ("setup", "test", "lint", "e2e", "bench", "coverage", "migration"):
         print(__doc__)
         return 2
