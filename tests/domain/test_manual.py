@@ -1,8 +1,22 @@
 """The manual queue's own rules: who can do what to a task when, and how it may end."""
 
+from datetime import timedelta
+
 import pytest
 
-from app.domain.manual import OFFERED, TRANSITIONS, Outcome, Tab, TaskAct, TaskStatus, causes_of, is_outcome, step, tab_of
+from app.domain.manual import (
+    OFFERED,
+    TRANSITIONS,
+    Outcome,
+    Tab,
+    TaskAct,
+    TaskStatus,
+    causes_of,
+    due_after,
+    is_outcome,
+    step,
+    tab_of,
+)
 
 
 @pytest.mark.parametrize("status", TaskStatus)
@@ -33,3 +47,7 @@ def test_each_cause_has_one_tab_and_an_unnamed_one_is_among_the_others() -> None
     assert tab_of("something_new") is Tab.OTHER
     assert causes_of(Tab.OTHER) == ()
     assert all(tab_of(cause) is tab for tab in Tab for cause in causes_of(tab))
+
+
+def test_the_more_urgent_the_request_the_sooner_its_task_is_due() -> None:
+    assert [due_after(rank) for rank in (-1, 0, 1, 2, 3, 9)] == [timedelta(minutes=m) for m in (5, 5, 15, 30, 60, 60)]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain import redaction
-from app.domain.redaction import DEPTH_MAX, ITEMS_MAX, REDACTED, is_private, redact, redact_text
+from app.domain.redaction import DEPTH_MAX, ITEMS_MAX, REDACTED, is_private, names_pattern, redact, redact_text, without_names
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,17 @@ def test_lists_and_depth_are_bounded_and_say_so() -> None:
 
 def test_anything_else_is_shown_as_text() -> None:
     assert redact(datetime(2026, 11, 23, tzinfo=UTC)) == "2026-11-23 00:00:00+00:00"
+
+
+def test_known_names_are_hidden_in_texts_and_ids_stay() -> None:
+    names = names_pattern(["Maria de Souza", "Pedro", "Jô"])
+    told = {"note": ["a mãe MARIA ligou", ("de Pedro",)], "object": "contacts/c-maria", "n": 1, "to": "5511987654321"}
+    shown = {"note": ["a mãe [name] ligou", ["de [name]"]], "object": "contacts/c-maria", "n": 1, "to": "[phone]"}
+    assert without_names(told, names) == shown
+    whole = names_pattern(["Maria de Souza"], whole=True)
+    assert without_names("Maria de Souza, Maria", whole) == "[name], Maria"
+
+
+def test_without_names_only_numbers_and_secrets_go() -> None:
+    assert names_pattern(["Jô", ""]) is None
+    assert without_names("Jô ligou de +55 11 98765-4321", None) == "Jô ligou de [phone]"

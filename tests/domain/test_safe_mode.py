@@ -13,6 +13,7 @@ from app.domain.safe_mode import (
     TRANSITIONS,
     Checklist,
     ContingencyResult,
+    DrainPolicy,
     ExitAnswer,
     Gates,
     ModeEvent,
@@ -20,6 +21,7 @@ from app.domain.safe_mode import (
     activation_retry_s,
     attempt_exit,
     contingency_result,
+    drain_allowance,
     is_reentry,
     missing,
     on_reset,
@@ -131,3 +133,8 @@ def test_the_ticket_counts_more_than_the_message() -> None:
     assert contingency_result(message_sent=True, ticket_opened=True) is result.CONTINGENCY_MESSAGE_SENT_TICKET_OPENED
     assert contingency_result(message_sent=False, ticket_opened=True) is result.CONTINGENCY_MESSAGE_FAILED_TICKET_OPENED
     assert contingency_result(message_sent=True, ticket_opened=False) is result.TICKET_OPEN_FAILED_ALERTED
+
+
+@pytest.mark.parametrize(("seconds", "lanes"), [(-5, 0), (0, 0), (1.9, 1), (10, 10), (3_600, 20)])
+def test_lanes_leave_at_their_rate_and_a_pause_earns_no_more_than_a_burst(seconds: float, lanes: int) -> None:
+    assert drain_allowance(NOON, NOON + timedelta(seconds=seconds), DrainPolicy()) == lanes
