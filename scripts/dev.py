@@ -256,7 +256,16 @@ def audit() -> int:
         return 0
     locked = TOOLS / "requirements.txt"
     return exported("requirements.txt", locked) or run(
-        uv(), "tool", "run", f"pip-audit=={AUDIT_VERSION}", "--requirement", locked, "--require-hashes", "--disable-pip"
+        uv(),
+        "tool",
+        "run",
+        f"pip-audit=={AUDIT_VERSION}",
+        "--requirement",
+        locked,
+        "--require-hashes",
+        "--disable-pip",
+        "--timeout",
+        "5",
     )
 
 
