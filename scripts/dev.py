@@ -255,18 +255,8 @@ def audit() -> int:
         say(f"no audit: the list of known vulnerabilities cannot be reached ({error})")
         return 0
     locked = TOOLS / "requirements.txt"
-    return exported("requirements.txt", locked) or run(
-        uv(),
-        "tool",
-        "run",
-        f"pip-audit=={AUDIT_VERSION}",
-        "--requirement",
-        locked,
-        "--require-hashes",
-        "--disable-pip",
-        "--timeout",
-        "5",
-    )
+    words = f"tool run pip-audit=={AUDIT_VERSION} --require-hashes --disable-pip --timeout 5 --requirement".split()
+    return exported("requirements.txt", locked) or run(uv(), *words, locked)
 
 
 # --- commands --------------------------------------------------------------------------------------------------------------

@@ -277,9 +277,10 @@ def _document_ok(value: Any, depth: int = 0) -> bool:
     return False
 
 
-_COMMAND_TYPES = {t.value: t for t in CommandType}
-_REQUESTED_BY = {r.value: r for r in RequestedBy}
-_SOURCES = {s.value: s for s in Source}
+COMMAND_TYPES: Final = {t.value: t for t in CommandType}
+REQUESTERS: Final = {r.value: r for r in RequestedBy}
+SOURCES: Final = {s.value: s for s in Source}
+"""Members by their value: a look into a dict costs a fraction of asking the enum."""
 
 
 def parse_command(raw: object, *, tenant_id: str, new_id: str) -> Command | Malformed:
@@ -292,9 +293,9 @@ def parse_command(raw: object, *, tenant_id: str, new_id: str) -> Command | Malf
         return _not_an_object("command", raw)
     r = _Reader(raw)
     contact_id = r.text("contact_id", required=True)
-    command_type = r.choice("command_type", _COMMAND_TYPES)
-    requested_by = r.choice("requested_by", _REQUESTED_BY, default=RequestedBy.AI)
-    source = r.choice("source", _SOURCES, default=Source.WHATSAPP)
+    command_type = r.choice("command_type", COMMAND_TYPES)
+    requested_by = r.choice("requested_by", REQUESTERS, default=RequestedBy.AI)
+    source = r.choice("source", SOURCES, default=Source.WHATSAPP)
     command_id = r.text("command_id")
     correlation_id = r.text("correlation_id")
     key = r.text("idempotency_key")
@@ -348,7 +349,7 @@ def parse_event(raw: object, *, tenant_id: str, new_id: str, channel: str = "api
     event_id = r.text("event_id")
     external_id = r.text("external_id")
     event_type = r.text("event_type", required=True)
-    source = r.choice("source", _SOURCES, default=Source.WHATSAPP)
+    source = r.choice("source", SOURCES, default=Source.WHATSAPP)
     correlation_id = r.text("correlation_id")
     conversation_id = r.text("conversation_id")
     causation_id = r.text("causation_id")
@@ -412,7 +413,7 @@ def _malformed(
     )
 
 
-def _fields_of(item: "Command | Message | Malformed") -> dict[str, Any]:
+def _fields_of(item: Command | Message | Malformed) -> dict[str, Any]:
     return asdict(item) if isinstance(item, Malformed) else msgspec.structs.asdict(item)
 
 

@@ -12,11 +12,11 @@ import msgspec
 from msgspec.structs import replace as changed
 from sqlalchemy import Connection, Integer, Row, Select, bindparam, case, func, or_, select
 
-from app.domain.envelopes import Command, parse_time
+from app.domain.envelopes import COMMAND_TYPES, REQUESTERS, SOURCES, Command, parse_time
 from app.domain.facts import Appointment as AppointmentFact
 from app.domain.facts import GuardianLink, KeyUse, Mode
 from app.domain.lanes import LaneCandidate
-from app.domain.states import AppointmentStatus, CommandType, ModeState, RequestedBy, Source, State
+from app.domain.states import AppointmentStatus, ModeState, State
 from app.store.bulk import joined_rows
 from app.store.columns import UTCDateTime
 from app.store.tables import Appointment, Guardian, Hold, InboxCommand, Lane, ModeRow, Patient, Therapist, table
@@ -233,21 +233,16 @@ def _add_command(facts: Facts, row: Row[Any], chain: int) -> None:
         lane.rows.append(row)
 
 
-_TYPES = {kind.value: kind for kind in CommandType}
-_REQUESTERS = {who.value: who for who in RequestedBy}
-_SOURCES = {source.value: source for source in Source}
-
-
 def command_of(row: Any) -> Command:
     """The domain value of a `command` row."""
     return Command(
         command_id=row.command_id,
         tenant_id=row.tenant_id,
         contact_id=row.contact_id,
-        command_type=_TYPES[row.command_type],
+        command_type=COMMAND_TYPES[row.command_type],
         idempotency_key=row.idempotency_key,
         fingerprint=row.fingerprint,
-        requested_by=_REQUESTERS[row.requested_by],
+        requested_by=REQUESTERS[row.requested_by],
         requested_by_id=row.requested_by_id,
         confirmed_by_contact=bool(row.confirmed_by_contact),
         correlation_id=row.correlation_id,
@@ -262,7 +257,7 @@ def command_of(row: Any) -> Command:
         occurred_at=row.occurred_at,
         commit_order=row.commit_order,
         causation_id=row.causation_id,
-        source=_SOURCES[row.source],
+        source=SOURCES[row.source],
         was_parked=bool(row.was_parked),
         replayed=bool(row.replayed),
     )

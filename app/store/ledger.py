@@ -269,7 +269,7 @@ def _chain(plan: LanePlan, mode: Mode, attempt: Attempt, now: datetime) -> list[
         decision, command = entry.decision, entry.command
         happened = decision.state in EFFECT_RESULTS
         entity_id, entity_version = _entity(entry)
-        fields: dict[str, Any] = {
+        fields: dict[str, Any] = {  # exactly HASHED_FIELDS; what is not hashed is added below
             "tenant_id": row.tenant_id,
             "contact_id": row.contact_id,
             "commit_order": entry.order,

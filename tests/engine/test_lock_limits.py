@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -112,7 +113,9 @@ async def test_beyond_the_throttle_bookings_are_parked_in_their_place_and_go_on_
         manual_clock.advance(seconds=0.1)  # it goes on: a round that began before a step parks until after it
         return holds(await results(engine, result))
 
+    began = manual_clock.now()
     await until(lambda: later("applied_once", lambda found: found >= 5))
+    assert manual_clock.now() - began >= timedelta(seconds=1), "beyond what a second allows"
     await until(lambda: later(None, lambda left: left == 0))
     assert await results(engine, "applied_once") == FAMILIES + 2
 
