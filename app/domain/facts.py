@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+import msgspec
+
 from app.domain.states import AppointmentStatus, CommandType, ModeState, State
 
 
@@ -56,8 +58,7 @@ class Mode:
         return self.safe_deadline is not None and now >= self.safe_deadline
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeyUse:
+class KeyUse(msgspec.Struct, frozen=True, kw_only=True):
     """An earlier command of the tenant that carries the same idempotency key."""
 
     command_id: str
@@ -74,8 +75,7 @@ class SlotConflict:
     alternatives: tuple[datetime, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that `gate.decide` may know about the world, read in one go.
 
     `mode` is None when the mode could not be read: side effects are then blocked. `appointment` is the target entity
@@ -118,8 +118,7 @@ class GatePolicy:
 # --- effects: what apply() writes when the gate says yes --------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BookAppointment:
+class BookAppointment(msgspec.Struct, frozen=True, kw_only=True):
     """Create version 1 of an appointment."""
 
     appointment_id: str
@@ -129,8 +128,7 @@ class BookAppointment:
     end_at: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChangeAppointment:
+class ChangeAppointment(msgspec.Struct, frozen=True, kw_only=True):
     """Move, cancel or confirm: write version `expected_version + 1`."""
 
     appointment_id: str
@@ -140,15 +138,13 @@ class ChangeAppointment:
     status: AppointmentStatus
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SendMessage:
+class SendMessage(msgspec.Struct, frozen=True, kw_only=True):
     """Say something to the family (through the outbox)."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenTakeover:
+class OpenTakeover(msgspec.Struct, frozen=True, kw_only=True):
     """Hand the conversation to a person; the AI is silent from then on."""
 
     reason: str
@@ -157,8 +153,7 @@ class OpenTakeover:
 Effect = BookAppointment | ChangeAppointment | SendMessage | OpenTakeover
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """What the gate says about one command.
 
     `state` is a terminal result or a pending state (`terminal` tells which). `reason` is a code of

@@ -5,9 +5,11 @@ argument; `store.ledger.apply` compares the same versions again inside the trans
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
+
+import msgspec
+from msgspec.structs import replace as changed
 
 from app.domain.envelopes import Command
 from app.domain.facts import (
@@ -30,8 +32,7 @@ D1_DECLINED: Final = "d1_declined"
 """Reason of the takeover that a family's "no" to the day-before question opens."""
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
+class Case(msgspec.Struct, frozen=True):
     """One command before the gate, with everything the checks may look at."""
 
     command: Command
@@ -69,7 +70,7 @@ def _decide_late(case: Case) -> Decision:
         )
     else:
         decision = _first(GUARDS, case) or _apply(case, State.REPLAYED, Reason.REPLAYED_WITHIN_FENCES)
-    return replace(decision, late=True, event_age_s=ttl.event_age_s, ttl_limit_s=ttl.ttl_limit_s)
+    return changed(decision, late=True, event_age_s=ttl.event_age_s, ttl_limit_s=ttl.ttl_limit_s)
 
 
 def _first(checks: tuple[Check, ...], case: Case) -> Decision | None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+import msgspec
+
 from app.domain.reasons import Reason
 from app.domain.states import State
 
@@ -17,8 +19,7 @@ GAP_MAX: Final = 1_000
 """How far beyond the last number a source may count ahead; more is a broken counter, not a late arrival."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LaneCandidate:
+class LaneCandidate(msgspec.Struct, frozen=True, kw_only=True):
     """A contact's lane that could be served now.
 
     `best_rank` is the highest class waiting anywhere in the lane (0 = urgent .. 3), so an urgent message pulls its whole
@@ -82,8 +83,7 @@ def rank(
     return [item[-1] for item in sorted(order, key=lambda item: item[:-1])[:limit]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Acceptance:
+class Acceptance(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a new command gets a place in its lane.
 
     `number` is its commit_order when `state` is `queued_for_dispatch`; else it is None and `state` is terminal.

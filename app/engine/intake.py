@@ -8,11 +8,12 @@ the batch size follows the load by itself and a lone request never waits for com
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
 import structlog
+from msgspec.structs import replace as changed
 from sqlalchemy.exc import IntegrityError
 
 from app.clock import Clock
@@ -340,7 +341,7 @@ def message_submission(tenant_id: str, item: Message | Malformed, spare_id: str)
 def set_aside(submission: Submission, error: Exception) -> Submission:
     """An item that the database refused as one for a person, in a form that every database holds."""
     log.error("item_not_storable", flow_id="F-01", tenant_id=submission.tenant_id, error=_brief(error))
-    return replace(submission, item=not_storable(submission.item), priority=3, intent=None)
+    return changed(submission, item=not_storable(submission.item), priority=3, intent=None)
 
 
 class _Raced(Exception):

@@ -8,7 +8,7 @@ is durable. Unusable items become a kept row and a manual task; overflow of a te
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -41,8 +41,7 @@ _MESSAGE_COLUMNS = "tenant_id event_id channel external_id contact_id sequence s
 _COMMAND_COLUMNS = "tenant_id command_id contact_id idempotency_key fingerprint commit_order status priority correlation_id".split()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """One item on its way in: `item` as parsed, `spare_id` for what must be created with it, triage of a message."""
 
     tenant_id: str
@@ -52,8 +51,7 @@ class Submission:
     intent: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to one item. `number` is its `sequence` or `commit_order` (None when it got no place)."""
 
     kind: str
@@ -166,7 +164,7 @@ def _resolve_phones(conn: Connection, submissions: Sequence[Submission], now: da
         item = s.item
         if isinstance(item, Message) and item.contact_id is None:
             item = changed(item, contact_id=known[(s.tenant_id, item.phone)])
-        resolved.append(replace(s, item=item))
+        resolved.append(changed(s, item=item))
     return resolved
 
 
@@ -348,7 +346,7 @@ def _take_message(
         "payload_json": canonical_json(item.payload),
     }
     batch.messages.append(row)
-    receipt = replace(
+    receipt = changed(
         _queued("message", item.event_id, item.contact_id, number, submission.priority, item.correlation_id), holds_key=True
     )
     known[external] = known[own] = _Known(row)
@@ -388,7 +386,7 @@ def _take_command(
     receipt = _queued("command", item.command_id, item.contact_id, verdict.number, rank, item.correlation_id, holds_key=first)
     known[own] = _Known(row)
     known.setdefault(by_key, known[own])
-    return receipt if verdict.number is not None else replace(receipt, status=verdict.state, reason=verdict.reason)
+    return receipt if verdict.number is not None else changed(receipt, status=verdict.state, reason=verdict.reason)
 
 
 def command_row(item: Command, now: datetime) -> dict[str, Any]:
@@ -604,7 +602,7 @@ def _write_malformed(conn: Connection, batch: _Batch) -> None:
     for index, row in zip(batch.malformed_at, batch.malformed, strict=True):
         receipt, (item_id, correlation_id) = batch.receipts[index], kept[(row["tenant_id"], row["raw_hash"])]
         assert receipt is not None
-        batch.receipts[index] = replace(receipt, item_id=row["given_id"] or item_id, correlation_id=correlation_id)
+        batch.receipts[index] = changed(receipt, item_id=row["given_id"] or item_id, correlation_id=correlation_id)
 
 
 def _lane_update(key: LaneKey, lane: _LaneState, now: datetime) -> dict[str, Any]:

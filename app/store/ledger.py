@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
+from msgspec.structs import replace as changed
 from sqlalchemy import Connection, Row, select, text
 
 from app.domain import family_texts
@@ -85,8 +87,7 @@ class LostRace(Exception):
         self.keys = keys
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One place of a lane that gets its terminal result. `command` is None for a tombstone."""
 
     order: int
@@ -99,8 +100,7 @@ class Entry:
     """Spare id for the ticket, task or message that the entry opens."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PendingChange:
+class PendingChange(msgspec.Struct, frozen=True, kw_only=True):
     """A command that stays pending, with its state made visible."""
 
     command_id: str
@@ -144,7 +144,7 @@ class LanePlan:
         """The same lane with its front command handed to a person: what the database keeps refusing must not stop it."""
         front = self.entries[0]
         decision = Decision(state=State.MANUAL_REVIEW_REQUIRED, reason=Reason.UNEXPECTED_FAILURE, terminal=True)
-        alone = replace(self, entries=[replace(front, decision=decision)], pending=[], park_rest=None)
+        alone = replace(self, entries=[changed(front, decision=decision)], pending=[], park_rest=None)
         alone.steps_used = min(self.steps_used, int(front.command is not None))
         alone.stay_shut()
         return alone
@@ -552,11 +552,11 @@ def _command_update(
 
 def _write_agenda(conn: Connection, writes: _Writes) -> None:
     insert_rows(conn, _APPOINTMENT, writes.booked)
-    changed = list(writes.changed.values())
+    moved = list(writes.changed.values())
     matched = update_rows(
         conn,
         _APPOINTMENT,
-        changed,
+        moved,
         keys=("tenant_id", "appointment_id"),
         assign=("start_at", "end_at", "status", "version", "as_of"),
         guard="t.version = r.was_version",

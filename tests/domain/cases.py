@@ -74,4 +74,4 @@ def snapshot(kind: CommandType = CommandType.RESCHEDULE, **changes: Any) -> Snap
         appointment=appointment() if kind in ENTITY_BOUND else None,
         guardian=GuardianLink(can_schedule=True, can_cancel=True, verified=True),
     )
-    return replace(base, **changes)
+    return changed(base, **changes)

@@ -1,6 +1,5 @@
 """What families read: day and time in their clinic's timezone, no name, and what stays the same."""
 
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -60,6 +59,6 @@ def test_a_confirmar_that_another_message_overtook_is_asked_for_again() -> None:
     confirmed = changed(command(), causation_id="cmd-0", command_id=confirming_id(command().tenant_id, "cmd-0"))
     assert opens_proposal(confirmed, stale)
     assert not opens_proposal(changed(confirmed, command_id="cmd-1"), stale)
-    assert not opens_proposal(confirmed, replace(stale, reason=Reason.ENTITY_VERSION_STALE))
+    assert not opens_proposal(confirmed, changed(stale, reason=Reason.ENTITY_VERSION_STALE))
     assert asked_again("Responda CONFIRMAR.").endswith("ainda não mudamos nada. Responda CONFIRMAR.")
     assert "CONFIRMAR" in confirmation_kept()

@@ -1,10 +1,10 @@
 """Every cell of the gate: what each check says for each command type."""
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as changed
 
 from app.domain.envelopes import Command
 from app.domain.facts import (
@@ -427,4 +427,4 @@ def test_the_gate_fails_loudly_rather_than_changing_an_appointment_that_is_not_t
     from app.domain import gate
 
     with pytest.raises(AssertionError, match="appointment is missing"):
-        gate.EFFECTS[C.CANCEL](Case(command(C.CANCEL), replace(snapshot(C.CANCEL), appointment=None), NOON, POLICY))
+        gate.EFFECTS[C.CANCEL](Case(command(C.CANCEL), changed(snapshot(C.CANCEL), appointment=None), NOON, POLICY))

@@ -1,6 +1,5 @@
 """Properties of the gate over all combinations of broken facts: the first check in the frozen order decides."""
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -73,7 +72,7 @@ def test_the_earliest_check_that_fails_decides_whatever_the_later_facts_are(faul
         fault = faults[step]
         if fault is None:
             continue
-        cmd, facts, expected = changed(cmd, **fault[0]), replace(facts, **fault[1]), fault[2]
+        cmd, facts, expected = changed(cmd, **fault[0]), changed(facts, **fault[1]), fault[2]
         if step == VERSION_STEP and late:
             expected = State.CONFLICT_BLOCKED  # a late command meets the same versions at the fence
     assert decide(cmd, facts, NOON, POLICY).state is expected

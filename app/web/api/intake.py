@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Annotated, Any, Final
 
 from litestar import get, post
@@ -174,7 +173,7 @@ def _under(request: AnyRequest, submissions: list[Submission]) -> list[Submissio
     if given is None:
         return submissions
     return [
-        replace(s, item=changed(s.item, correlation_id=given, correlation_generated=False))
+        changed(s, item=changed(s.item, correlation_id=given, correlation_generated=False))
         if isinstance(s.item, Command | Message) and s.item.correlation_generated
         else s
         for s in submissions
