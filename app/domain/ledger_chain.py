@@ -6,11 +6,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
 
 from app.domain.envelopes import sha256_hex
+from app.domain.reasons import Reason
+from app.domain.states import CommandType, State
 
 GENESIS: Final = ""
 """`prev_hash` of a lane's first entry."""
@@ -18,8 +21,8 @@ GENESIS: Final = ""
 
 _CANONICAL: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 _QUICK: Final = msgspec.json.Encoder(order="sorted")
-_AS_THEY_ARE: Final = frozenset({str, int, float, type(None)})
-"""Types of values that are plain at a glance: enums and booleans have types of their own."""
+_TEXT_ENUMS: Final = frozenset({State, CommandType, Reason})
+"""Enums whose members are texts, which both encoders write as such."""
 
 
 def entry_hash(prev_hash: str, fields: Mapping[str, Any]) -> str:
@@ -28,13 +31,23 @@ def entry_hash(prev_hash: str, fields: Mapping[str, Any]) -> str:
     Canonical: independent of key order, of a time's offset, of enum or plain string, and of an int or bool as a database
     gives it back. Accepts str, bool, int, float, None, aware datetimes and enums; anything else raises TypeError.
     """
-    document = {name: value if type(value) in _AS_THEY_ARE else _plain(value) for name, value in fields.items()}
-    return sha256_hex(_canonical([prev_hash, document]))
+    document: dict[str, str | int | float | None] = {}
+    quick = True
+    for name, value in fields.items():
+        kind = type(value)
+        if value is None or kind is str or kind is int or kind in _TEXT_ENUMS:
+            document[name] = value
+        elif kind is datetime:
+            document[name] = _time(value)
+        else:
+            document[name] = value = _plain(value)
+            quick = quick and type(value) is not float  # of which the two encoders write some in other ways
+    return sha256_hex(_canonical([prev_hash, document], quick=quick))
 
 
-def _canonical(body: list[Any]) -> str:
+def _canonical(body: list[Any], *, quick: bool) -> str:
     """JSON with sorted keys and no white space; the same text from both encoders, the quick one where it can."""
-    if not any(type(value) is float for value in body[1].values()):  # of which the two write some in other ways
+    if quick:
         with suppress(UnicodeEncodeError, OverflowError):  # an unpaired surrogate, a number beyond 64 bits
             return _QUICK.encode(body).decode()
     return _CANONICAL.encode(body)
@@ -48,10 +61,16 @@ def _plain(value: Any) -> str | int | float | None:
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, datetime):
-        if value.tzinfo is None:
-            raise TypeError("a time in the ledger must be aware")
-        return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        return _time(value)
     raise TypeError(f"a ledger entry cannot hold {type(value).__name__}")
+
+
+@lru_cache(maxsize=64)
+def _time(value: datetime) -> str:
+    """The one text of a moment; entries of one transaction share theirs."""
+    if value.tzinfo is None:
+        raise TypeError("a time in the ledger must be aware")
+    return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -112,6 +112,7 @@ class Facts:
     modes: dict[str, Row[Any]] = field(default_factory=dict)
     held_types: set[tuple[str, str]] = field(default_factory=set)
     key_uses: dict[tuple[str, str], list[Any]] = field(default_factory=dict)
+    """Other commands that carry the key of one of these."""
     appointments: dict[tuple[str, str], AppointmentFact] = field(default_factory=dict)
     guardians: dict[tuple[str, str, str], GuardianLink] = field(default_factory=dict)
     patients: set[tuple[str, str]] = field(default_factory=set)
@@ -124,12 +125,29 @@ class Facts:
         return merge_modes(self.modes.get(GLOBAL_SCOPE), self.modes.get(tenant_id))
 
     def key_use(self, command: Command) -> KeyUse | None:
-        """The first holder of the command's key, when that is another command (rows are in order of acceptance)."""
-        for row in self.key_uses.get((command.tenant_id, command.idempotency_key), ()):
-            if row.command_id == command.command_id:
-                return None
-            return KeyUse(command_id=row.command_id, fingerprint=row.fingerprint, result=State(row.result) if row.result else None)
-        return None
+        """The first holder of the command's key, when that is another command."""
+        if not self.key_uses:
+            return None
+        others = [
+            row
+            for row in self.key_uses.get((command.tenant_id, command.idempotency_key), ())
+            if row.command_id != command.command_id
+        ]
+        if not others:
+            return None
+        first = min(others, key=_acceptance)
+        lane = self.lanes.get((command.tenant_id, command.contact_id))
+        own = next((row for row in lane.rows if row.command_id == command.command_id), None) if lane is not None else None
+        if own is not None and _acceptance(own) < _acceptance(first):
+            return None
+        return KeyUse(
+            command_id=first.command_id, fingerprint=first.fingerprint, result=State(first.result) if first.result else None
+        )
+
+
+def _acceptance(row: Any) -> tuple[datetime, float, str]:
+    """What tells which of two holders of a key was there first; one without a place comes after one of the same moment with one."""
+    return row.accepted_at, float("inf") if row.commit_order is None else row.commit_order, row.command_id
 
 
 def merge_modes(everywhere: Row[Any] | None, own: Row[Any] | None) -> Mode:
@@ -269,7 +287,10 @@ def _commands(facts: Facts) -> Iterable[Command]:
 
 
 def _load_key_uses(conn: Connection, facts: Facts) -> None:
-    keys = [{"tenant_id": c.tenant_id, "idempotency_key": c.idempotency_key} for c in _commands(facts)]
+    """Others that carry a key of these commands: as good as always none, so nothing is read that is known already."""
+    keys = [
+        {"tenant_id": c.tenant_id, "idempotency_key": c.idempotency_key, "was_command_id": c.command_id} for c in _commands(facts)
+    ]
     if not keys:
         return
     rows = joined_rows(
@@ -277,8 +298,8 @@ def _load_key_uses(conn: Connection, facts: Facts) -> None:
         _COMMAND,
         keys,
         keys=("tenant_id", "idempotency_key"),
-        columns=("tenant_id", "idempotency_key", "command_id", "contact_id", "commit_order", "fingerprint", "result"),
-        tail="ORDER BY t.accepted_at, t.commit_order, t.command_id",
+        columns=("tenant_id", "idempotency_key", "command_id", "commit_order", "accepted_at", "fingerprint", "result"),
+        where="t.command_id <> r.was_command_id",
     )
     for row in rows:
         facts.key_uses.setdefault((row.tenant_id, row.idempotency_key), []).append(row)
