@@ -40,8 +40,8 @@ def entry_hash(prev_hash: str, fields: Mapping[str, Any]) -> str:
         elif kind is datetime:
             document[name] = _time(value)
         else:
-            document[name] = value = _plain(value)
-            quick = quick and type(value) is not float  # of which the two encoders write some in other ways
+            document[name] = plain = _plain(value)
+            quick = quick and type(plain) is not float  # of which the two encoders write some in other ways
     return sha256_hex(_canonical([prev_hash, document], quick=quick))
 
 

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from app.clock import Clock
 from app.domain.fallback import FallbackLimits
@@ -40,6 +40,8 @@ POLL_S = 0.5
 ELSEWHERE_S = 0.05
 """A lane whose lock another node had is left out for this long, so that two nodes do not run after the same lanes."""
 LIMIT_TOLD_EVERY = timedelta(minutes=1)
+LANES_FIRST_S = 1.0
+"""After a lane lost its race with the lanes locked last, they are locked first for this long: then a loser costs nothing."""
 POISON_AFTER = 5
 """Attempts after which a lane whose plan the database keeps refusing is handed to a person."""
 LEFT_ALONE_S = 60.0
@@ -58,6 +60,8 @@ class DispatchPolicy:
     """While several clinics are at work, of each at most so many lanes and commands: a round stays short, whoever floods."""
     beside_s: float = 1.0
     """A clinic counts as at work for this long after it was served."""
+    lanes_last: bool | None = None
+    """Whether a transaction locks its lanes last (`store.ledger.apply`); None: where several write at once, so not on SQLite."""
 
 
 class Dispatch:
@@ -100,6 +104,9 @@ class Dispatch:
         """Commands of one lane in this round."""
         self._served_until: dict[str, float] = {}
         """Clinics that were served a moment ago, and until when (monotonic) they count as at work."""
+        self._lanes_last = not database.is_sqlite if self._policy.lanes_last is None else self._policy.lanes_last
+        self._lanes_first_until = float("-inf")
+        """Until when (monotonic) lanes are locked first."""
         self._alone: dict[LaneKey, float] = {}
         """Lanes that cannot be served as they are, and until when (monotonic) nobody tries again."""
 
@@ -284,7 +291,7 @@ class Dispatch:
             lock_mode=grant.mode,
             lock_ms=round(grant.ms, 3),
         )
-        written = await self._database.write(apply, plans, attempt)
+        written = await self._commit(plans, attempt)
         now = self._clock.now()
         self._metrics.commit_batch_size.observe(sum(len(p.entries) for p in written))
         self._metrics.commit_seconds.observe(time.perf_counter() - started)
@@ -293,6 +300,15 @@ class Dispatch:
             self._refused.pop(plan.key, None)
             self._log(plan, attempt, now, tell)
         return written
+
+    async def _commit(self, plans: list[LanePlan], attempt: Attempt) -> list[LanePlan]:
+        """Write the plans with their lanes locked last; where somebody else is at one of them, all again with the lanes first."""
+        if self._lanes_last and time.monotonic() >= self._lanes_first_until:
+            try:
+                return await self._database.write(apply, plans, attempt, lanes_last=True)
+            except (LostRace, IntegrityError):  # nothing was written; whose fault it is shows with the lanes first
+                self._lanes_first_until = time.monotonic() + LANES_FIRST_S
+        return await self._database.write(apply, plans, attempt)
 
     def _log(self, plan: LanePlan, attempt: Attempt, now: datetime, tell: Any) -> None:
         for entry in plan.entries:

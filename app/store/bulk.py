@@ -1,7 +1,8 @@
 """Many rows in one statement, on both databases.
 
-Rows travel as one JSON parameter (`jsonb_to_recordset` on PostgreSQL, `json_each` on SQLite), so a batch costs one
-round trip and one plan however many rows it has. Every function keeps the order of the rows given.
+Rows travel as one JSON parameter (`json_to_recordset` on PostgreSQL, as `jsonb` would sort the keys of every row first;
+`json_each` on SQLite), so a batch costs one round trip and one plan however many rows it has. Every function keeps the order
+of the rows given.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,7 +35,7 @@ def _record_set(table: Table, columns: tuple[str, ...], dialect: str) -> str:
     """A FROM item `r` with the given columns of `table`, read from the parameter :rows."""
     if dialect == "postgresql":
         fields = ", ".join(f"{c} {_pg_type(_column_type(table, c))}" for c in columns)
-        return f"jsonb_to_recordset(CAST(:rows AS jsonb)) AS r({fields})"
+        return f"json_to_recordset(CAST(:rows AS json)) AS r({fields})"
     fields = ", ".join(f"json_extract(value, '$.{c}') AS {c}" for c in columns)
     return f"(SELECT {fields}, key AS ordinal FROM json_each(:rows)) AS r"
 
@@ -57,16 +58,24 @@ def _pg_type(kind: TypeEngine[Any]) -> str:
     return "text"
 
 
-def insert_rows(conn: Connection, table: Table, rows: Sequence[Row], *, ignore_conflicts: bool = False) -> int:
-    """Insert rows that all have the same keys; columns left out get the table's plain defaults. Returns how many were inserted."""
+def insert_rows(
+    conn: Connection, table: Table, rows: Sequence[Row], *, common: Row | None = None, ignore_conflicts: bool = False
+) -> int:
+    """Insert rows that all have the same keys; returns how many were inserted.
+
+    `common` holds what is the same in all of them and travels once. Columns in neither get the table's plain defaults.
+    """
     if not rows:
         return 0
-    defaults = _defaults(table, tuple(rows[0]))
-    if defaults:
-        rows = [{**defaults, **row} for row in rows]
-    dialect = conn.dialect.name
-    done = conn.execute(_insert(table, tuple(rows[0]), dialect, ignore_conflicts), {"rows": encode(rows, dialect)})
-    return int(done.rowcount)
+    dialect, columns = conn.dialect.name, tuple(rows[0])
+    shared = {**_defaults(table, columns), **(common or {})}
+    statement = _insert(table, columns, tuple(shared), dialect, ignore_conflicts)
+    given = {f"c_{name}": json_time(v, dialect) if _is_text_time(v, dialect) else v for name, v in shared.items()}
+    return int(conn.execute(statement, {"rows": encode(rows, dialect), **given}).rowcount)
+
+
+def _is_text_time(value: Any, dialect: str) -> bool:
+    return dialect == "sqlite" and isinstance(value, datetime)
 
 
 @lru_cache(maxsize=256)
@@ -76,12 +85,14 @@ def _defaults(table: Table, given: tuple[str, ...]) -> Row:
 
 
 @lru_cache(maxsize=256)
-def _insert(table: Table, columns: tuple[str, ...], dialect: str, ignore_conflicts: bool) -> TextClause:
-    names = ", ".join(columns)
+def _insert(table: Table, columns: tuple[str, ...], shared: tuple[str, ...], dialect: str, ignore_conflicts: bool) -> TextClause:
+    names = ", ".join((*columns, *shared))
+    postgres = dialect == "postgresql"
+    values = ", ".join((*columns, *(f"CAST(:c_{c} AS {_pg_type(table.c[c].type)})" if postgres else f":c_{c}" for c in shared)))
     source = _record_set(table, columns, dialect)
-    where = " WHERE true" if dialect == "sqlite" else ""  # SQLite's parser needs it before ON CONFLICT
+    where = "" if postgres else " WHERE true"  # SQLite's parser needs it before ON CONFLICT
     conflict = " ON CONFLICT DO NOTHING" if ignore_conflicts else ""
-    return text(f"INSERT INTO {table.name} ({names}) SELECT {names} FROM {source}{where}{conflict}")
+    return text(f"INSERT INTO {table.name} ({names}) SELECT {values} FROM {source}{where}{conflict}")
 
 
 def update_rows(

@@ -187,22 +187,33 @@ class _Writes:
     events: dict[tuple[str | None, str], set[str]] = field(default_factory=lambda: defaultdict(set))
 
 
-def apply(conn: Connection, plans: Sequence[LanePlan], attempt: Attempt) -> list[LanePlan]:
-    """Write the plans; returns those that were written. Raises `LostRace` or IntegrityError (then nothing was)."""
+def apply(conn: Connection, plans: Sequence[LanePlan], attempt: Attempt, *, lanes_last: bool = False) -> list[LanePlan]:
+    """Write the plans; returns those that were written. Raises `LostRace` or IntegrityError (then nothing was).
+
+    The lanes are compared and advanced first, and those that lost a race are left out. With `lanes_last` the entries and the
+    messages are written before that: the rows of the lanes, which intake needs too, are locked for a moment instead of the
+    whole transaction. What is compared is the same; a lane that lost its race then costs the transaction (`LostRace`).
+    """
     modes = _lock_modes(conn, plans)
     now = attempt.clock()
-    allowed = [plan for plan in plans if _still_allowed(plan, modes[plan.key[0]], now)]
-    chains = {plan.key: _chain(plan, modes[plan.key[0]], attempt, now) for plan in allowed}
-    won = _advance_lanes(conn, allowed, chains, now)
-    applied = [plan for plan in allowed if plan.key in won]
+    applied = [plan for plan in plans if _still_allowed(plan, modes[plan.key[0]], now)]
+    chains = {plan.key: _chain(plan, modes[plan.key[0]], now) for plan in applied}
+    if not lanes_last:
+        won = _advance_lanes(conn, applied, chains, now)
+        applied = [plan for plan in applied if plan.key in won]
     writes = _Writes()
     for plan in applied:
         writes.ledger.extend(chains[plan.key])
         _collect(writes, plan, now)
         if plan.tell_results:
             writes.outbox.extend(result_row(row, now) for row in chains[plan.key] if row["command_id"] is not None)
+    insert_rows(conn, _LEDGER, writes.ledger, common=_of_the_attempt(attempt, now))
+    enqueue(conn, writes.outbox)
+    if lanes_last:
+        lost = {plan.key for plan in applied} - _advance_lanes(conn, applied, chains, now)
+        if lost:
+            raise LostRace(lost)
     _write_agenda(conn, writes)
-    insert_rows(conn, _LEDGER, writes.ledger)
     insert_rows(conn, _VERSION, writes.versions)
     _write_commands(conn, writes)
     _park_rest(conn, applied, now)
@@ -211,7 +222,6 @@ def apply(conn: Connection, plans: Sequence[LanePlan], attempt: Attempt) -> list
     for ticket in writes.tickets:
         told = {name: ticket[name] for name in ("correlation_id", "tenant_id", "contact_id", "ticket_id")}
         say(conn, "ticket_opened", flow_id="F-04", status="open", **told)
-    enqueue(conn, writes.outbox)
     open_tasks(conn, writes.tasks)
     done = (e for plan in applied for e in plan.entries if e.decision.state in EFFECT_RESULTS)
     close_carried_out(conn, [e.command for e in done if e.command is not None], now)
@@ -259,8 +269,20 @@ def _age_s(command: Command, now: datetime) -> float | None:
     return (now - command.occurred_at).total_seconds() if command.occurred_at is not None else None
 
 
-def _chain(plan: LanePlan, mode: Mode, attempt: Attempt, now: datetime) -> list[dict[str, Any]]:
-    """The ledger rows of a plan, each hashed over the one before."""
+def _of_the_attempt(attempt: Attempt, now: datetime) -> dict[str, Any]:
+    """What all entries of one transaction have in common."""
+    return {
+        "lock_backend": attempt.lock_backend,
+        "lock_mode": attempt.lock_mode,
+        "lock_ms": attempt.lock_ms,
+        "node_id": attempt.node_id,
+        "attempt": attempt.token,
+        "committed_at": now,
+    }
+
+
+def _chain(plan: LanePlan, mode: Mode, now: datetime) -> list[dict[str, Any]]:
+    """The ledger rows of a plan, each hashed over the one before; without what all entries have in common."""
     row = plan.facts.row
     previous = row.chain_hash
     takeover = row.takeover_id is not None
@@ -269,7 +291,7 @@ def _chain(plan: LanePlan, mode: Mode, attempt: Attempt, now: datetime) -> list[
         decision, command = entry.decision, entry.command
         happened = decision.state in EFFECT_RESULTS
         entity_id, entity_version = _entity(entry)
-        fields: dict[str, Any] = {  # exactly HASHED_FIELDS; what is not hashed is added below
+        fields: dict[str, Any] = {  # exactly HASHED_FIELDS; below, what is not hashed is added
             "tenant_id": row.tenant_id,
             "contact_id": row.contact_id,
             "commit_order": entry.order,
@@ -289,23 +311,15 @@ def _chain(plan: LanePlan, mode: Mode, attempt: Attempt, now: datetime) -> list[
             "committed_at": now,
         }
         digest = entry_hash(previous, fields)
-        rows.append(
-            fields
-            | {
-                "safe_deadline": mode.safe_deadline,
-                "lock_backend": attempt.lock_backend,
-                "lock_mode": attempt.lock_mode,
-                "lock_ms": attempt.lock_ms,
-                "node_id": attempt.node_id,
-                "attempt": attempt.token,
-                # of the moment of the effect, not of the decision
-                "event_age_s": _age_s(command, now) if command and decision.late else decision.event_age_s,
-                "ttl_limit_s": decision.ttl_limit_s,
-                "accepted_at": entry.accepted_at,
-                "prev_hash": previous,
-                "hash": digest,
-            }
-        )
+        del fields["committed_at"]
+        fields["safe_deadline"] = mode.safe_deadline
+        # of the moment of the effect, not of the decision
+        fields["event_age_s"] = _age_s(command, now) if command and decision.late else decision.event_age_s
+        fields["ttl_limit_s"] = decision.ttl_limit_s
+        fields["accepted_at"] = entry.accepted_at
+        fields["prev_hash"] = previous
+        fields["hash"] = digest
+        rows.append(fields)
         previous = digest
         takeover = takeover or isinstance(decision.effect, OpenTakeover)
     return rows

@@ -22,7 +22,7 @@ _ACQUIRE = {
     # them, which only the advisory lock tells without waiting. A key that changed since the statement began is not granted:
     # its lane comes up again.
     "postgresql": text(
-        "WITH asked AS (SELECT lock_key FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS r(lock_key text)), "
+        "WITH asked AS (SELECT lock_key FROM json_to_recordset(CAST(:rows AS json)) AS r(lock_key text)), "
         "old AS (SELECT l.lock_key FROM lane_lock l JOIN asked USING (lock_key) WHERE l.expires_at <= :now "
         "FOR UPDATE OF l SKIP LOCKED), "
         "renewed AS (UPDATE lane_lock SET token = :token, node_id = :node_id, expires_at = :expires_at FROM old "

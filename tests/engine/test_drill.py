@@ -71,8 +71,8 @@ def applied_plans(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any, Any]]
     caught: list[tuple[Any, Any, Any]] = []
     honest = ledger.apply
 
-    def seen(conn: Connection, plans: Any, *rest: Any) -> Any:
-        done = honest(conn, plans, *rest)
+    def seen(conn: Connection, plans: Any, *rest: Any, **how: Any) -> Any:
+        done = honest(conn, plans, *rest, **how)
         if any(plan.key[0] == TENANT and plan.entries for plan in done):
             caught.append((honest, done, rest))
         return done

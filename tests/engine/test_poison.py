@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, update
 from sqlalchemy.exc import DataError
 
 from app.clock import ManualClock
@@ -14,17 +14,21 @@ from app.store import lanes, ledger
 from app.store.database import Database
 from app.store.lanes import Facts, LaneKey
 from app.store.ledger import LanePlan
-from app.store.tables import InboxCommand, ManualTask, table
+from app.store.tables import InboxCommand, Lane, ManualTask, table
 from app.store.verify import verify
 from tests.builders import clinic, contact
 from tests.engine.test_main_path import Engine, until
 
-COMMAND, TASK = table(InboxCommand), table(ManualTask)
+COMMAND, TASK, LANE = table(InboxCommand), table(ManualTask), table(Lane)
 FAMILIES = ("c-maria", "c-bad", "c-rui")
 
 
 @pytest.fixture
 async def engine(db: Database, manual_clock: ManualClock) -> Engine:
+    return await furnished(db, manual_clock)
+
+
+async def furnished(db: Database, manual_clock: ManualClock) -> Engine:
     def furnish(conn: Connection) -> None:
         clinic(conn, now=manual_clock.now())
         contact(conn, contact_id="c-bad")
@@ -37,8 +41,8 @@ async def engine(db: Database, manual_clock: ManualClock) -> Engine:
 def refusing(times: int, tried: list[int]) -> Any:
     """`apply` of a database that does not take what the lane of c-bad writes, `times` times when it is alone."""
 
-    def apply(conn: Connection, plans: Sequence[LanePlan], attempt: Any) -> list[LanePlan]:
-        written = ledger.apply(conn, plans, attempt)
+    def apply(conn: Connection, plans: Sequence[LanePlan], attempt: Any, **how: Any) -> list[LanePlan]:
+        written = ledger.apply(conn, plans, attempt, **how)
         if any(plan.key[1] == "c-bad" for plan in written) and len(tried) < times:
             if len(plans) == 1:
                 tried.append(1)
@@ -117,3 +121,24 @@ async def test_a_lane_that_cannot_be_read_is_tried_alone_and_nobody_else_waits(
         await until(lambda: _ended(engine, *FAMILIES))
         assert await _results(engine) == {"c-maria": "applied_once", "c-rui": "applied_once", "c-bad": "manual_review_required"}
     assert await engine.db.read(verify) == []
+
+
+async def test_a_lane_that_changed_while_its_round_was_written_costs_the_others_one_more_try(
+    postgres_db: Database, manual_clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders: list[bool] = []
+
+    def apply(conn: Connection, plans: Sequence[LanePlan], attempt: Any, *, lanes_last: bool = False) -> list[LanePlan]:
+        orders.append(lanes_last)
+        if len(orders) == 1:  # as if this family had written meanwhile
+            conn.execute(update(LANE).where(LANE.c.contact_id == "c-rui").values(conversation_version=7))
+        return ledger.apply(conn, plans, attempt, lanes_last=lanes_last)
+
+    monkeypatch.setattr(dispatch, "apply", apply)
+    engine = await furnished(postgres_db, manual_clock)
+    async with engine.running():
+        await _send(engine)
+        await until(lambda: _ended(engine, *FAMILIES))
+    assert orders[:2] == [True, False]
+    assert set((await _results(engine)).values()) == {"applied_once"}
+    assert await postgres_db.read(verify) == []

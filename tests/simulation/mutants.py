@@ -33,8 +33,8 @@ def _unguarded(module: Any, *tables: Table) -> Any:
 def _forgiving(*tables: Table) -> Any:
     """`insert_rows` of the ledger as if these tables had no unique key."""
 
-    def insert_rows(conn: Connection, target: Table, rows: Any, **kwargs: Any) -> None:
-        bulk.insert_rows(conn, target, rows, ignore_conflicts=target in tables or kwargs.pop("ignore_conflicts", False))
+    def insert_rows(conn: Connection, target: Table, rows: Any, *, ignore_conflicts: bool = False, **kwargs: Any) -> None:
+        bulk.insert_rows(conn, target, rows, ignore_conflicts=ignore_conflicts or target in tables, **kwargs)
 
     return patch.object(ledger, "insert_rows", insert_rows)
 

@@ -165,12 +165,14 @@ def _seen(task: "asyncio.Future[Any]") -> None:
         task.exception()
 
 
-def witnessed(conn: Connection, plans: Sequence[LanePlan], attempt: Attempt, *, world: "World") -> list[LanePlan]:
+def witnessed(
+    conn: Connection, plans: Sequence[LanePlan], attempt: Attempt, *, world: "World", lanes_last: bool = False
+) -> list[LanePlan]:
     """The effect's transaction with a witness inside: what was decided on must still be so at this very moment."""
     modes = {row.scope: row for row in conn.execute(select(_MODE))}
     lanes = {(row.tenant_id, row.contact_id): row for row in conn.execute(select(_LANE))}
     held = {(row.tenant_id, row.command_type) for row in conn.execute(select(_HOLD))}
-    written = apply(conn, plans, attempt)
+    written = apply(conn, plans, attempt, lanes_last=lanes_last)
     for plan in written:
         row = lanes[plan.key]
         commands = [entry.command for entry in plan.entries if entry.command is not None]
@@ -301,7 +303,7 @@ class Node:
         self.locks = self._locks(db)
         self.intake = Intake(db, clock, policies, METRICS)
         self.conversations = Conversations(db, clock)
-        size = DispatchPolicy(lanes_per_round=world.rng.choice((1, 2, 4)), chain=3)
+        size = DispatchPolicy(lanes_per_round=world.rng.choice((1, 2, 4)), chain=3, lanes_last=world.seed % 2 == 0)
         self.dispatch = Dispatch(db, clock, self.locks, policies, METRICS, node_id=name, policy=size)
         self.drain = Drain(db, clock)
         self.outbox = OutboxLoop(db, clock, _Book(self), METRICS)  # type: ignore[arg-type]  # the book, as far as it is used

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, select
+from sqlalchemy.exc import IntegrityError
 
 from app.clock import ManualClock
 from app.domain.envelopes import ID_MAX
@@ -51,10 +52,12 @@ async def planned(story: History) -> list[LanePlan]:
     return [plan for plan in plan_lanes(facts, POLICIES, now) if plan.changes_anything]
 
 
-async def commit(story: History, plans: Sequence[LanePlan], clock: Callable[[], datetime] | None = None) -> list[LanePlan]:
+async def commit(
+    story: History, plans: Sequence[LanePlan], clock: Callable[[], datetime] | None = None, *, lanes_last: bool = False
+) -> list[LanePlan]:
     now = clock or story.clock.now
     attempt = Attempt(token="t", node_id="n1", clock=now, lock_backend="none", lock_mode="database", lock_ms=0.0)
-    return await story.db.write(apply, plans, attempt)
+    return await story.db.write(apply, plans, attempt, lanes_last=lanes_last)
 
 
 def ticking(*moments: datetime) -> Callable[[], datetime]:
@@ -194,6 +197,26 @@ async def test_nothing_of_a_type_or_a_clinic_happens_once_its_pause_is_answered(
     await story.db.write(holds.resume, "ten-sol", command_type, WHO, "voltou")
     await story.settle()
     assert await results(story) == {"c-1": "applied_once"}
+    assert await story.db.read(verify) == []
+
+
+@pytest.mark.story("S-PC-01-002")
+async def test_lanes_that_are_locked_last_are_compared_all_the_same(story: History) -> None:
+    await story.asks("c-1", "schedule", booking(story))
+    await story.asks("r-1", "follow_up", {"text": "oi"}, contact_id="c-rui")
+    plans = await planned(story)
+    assert len(plans) == 2
+    await story.db.write(lane_acts.pause, *LANE_OF, WHO, "a mãe ligou")
+    with pytest.raises(LostRace) as lost:
+        await commit(story, plans, lanes_last=True)
+    assert lost.value.keys == {LANE_OF}
+    assert await results(story) == {"c-1": None, "r-1": None}
+    rest = [plan for plan in plans if plan.key != LANE_OF]
+    assert await commit(story, rest, lanes_last=True) == rest
+    assert await results(story) == {"c-1": None, "r-1": "applied_once"}
+    with pytest.raises(IntegrityError):  # the place in the ledger is taken before the lane is looked at
+        await commit(story, rest, lanes_last=True)
+    assert await commit(story, rest) == []
     assert await story.db.read(verify) == []
 
 
