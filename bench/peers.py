@@ -1,20 +1,30 @@
-"""The same ordered job on other tools, on the same PostgreSQL: what a team would write or take instead.
+"""A bare ordered job on other tools, on the same PostgreSQL: what a queue costs when the job leaves next to nothing behind.
 
-The job: `JOBS` jobs over `KEYS` keys; each adds one to its key's counter and notes its number, in one transaction; a
-key's jobs must run in the order of their numbers. Every peer is measured from the first enqueue to the last commit, and
-its order is verified afterwards from what it noted.
+The job: `count` jobs over `keys` keys; each adds one to its key's counter and notes its number, in one transaction; a
+key's jobs must run in the order of their numbers. There is no idempotency key, no ledger, no message and no event: what our
+own engine leaves behind for each command is done by the same tools in `bench.same_job`. Every peer is measured from the
+first enqueue to the last commit, and its order is verified afterwards from what it noted.
+
+Peers are one process each, as the engine is. Their workers keep their connections, so nothing is reset between two jobs.
+Each begins with a warm-up that is not counted, `WARM_ROUNDS` jobs of every key, after which the tables are analyzed: on an
+empty database the planner takes every table for a small one, and reads it whole. The engine has the same beginning.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
 import asyncpg
 import procrastinate
 
 ENQUEUE_BATCH: Final = 200
+WARM_ROUNDS: Final = 2
 WORKERS: Final = 16
+WORKERS_OF_FIFTY: Final = 4
+IDLE_S: Final = 0.002
+"""How long a worker that found nothing to claim waits."""
 
 _SCHEMA = """
 CREATE TABLE job (id bigserial PRIMARY KEY, key text NOT NULL, number int NOT NULL, body text NOT NULL, done_at timestamptz);
@@ -25,69 +35,122 @@ CREATE TABLE noted (at bigserial PRIMARY KEY, key text NOT NULL, number int NOT 
 """
 
 
-def jobs(count: int, keys: int) -> list[tuple[str, int, str]]:
+def phases(count: int, keys: int) -> tuple[range, range]:
+    """The jobs of the warm-up and those that are measured, by their running number."""
+    warm = WARM_ROUNDS * keys
+    return range(warm), range(warm, warm + count)
+
+
+def batches(numbers: range) -> Iterator[range]:
+    """The same numbers, as many at a time as are enqueued in one transaction."""
+    return (numbers[offset : offset + ENQUEUE_BATCH] for offset in range(0, len(numbers), ENQUEUE_BATCH))
+
+
+def jobs(numbers: range, keys: int) -> list[tuple[str, int, str]]:
     """(key, number, body), the keys taking turns."""
-    return [(f"c-{n % keys}", n // keys + 1, f"mensagem {n}") for n in range(count)]
+    return [(f"c-{n % keys}", n // keys + 1, f"mensagem {n}") for n in numbers]
 
 
-async def one_per_transaction(dsn: str, count: int, keys: int) -> float:
-    """Jobs per second of the worker most teams write first: SKIP LOCKED on the key, one job per transaction."""
-    return await _handwritten(dsn, count, keys, per_transaction=1)
-
-
-async def fifty_per_transaction(dsn: str, count: int, keys: int) -> float:
-    """Jobs per second of its better sibling: fifty keys claimed at once, the front job of each done one by one."""
-    return await _handwritten(dsn, count, keys, per_transaction=50)
-
-
-async def fifty_at_once(dsn: str, count: int, keys: int) -> float:
-    """The same where the effect happens to be one statement for all fifty: no job has code of its own."""
-    return await _handwritten(dsn, count, keys, per_transaction=50, together=True)
-
-
-async def _handwritten(dsn: str, count: int, keys: int, *, per_transaction: int, together: bool = False) -> float:
-    pool = await asyncpg.create_pool(dsn, min_size=WORKERS, max_size=WORKERS)
+async def prepare(url: str, keys: int) -> None:
+    """The tables, and a lane for every key."""
+    conn = await asyncpg.connect(url)
     try:
-        await pool.execute(_SCHEMA)
-        await pool.executemany("INSERT INTO lane (key) VALUES ($1)", [(f"c-{n}",) for n in range(keys)])
-        left = [count]
+        await conn.execute(_SCHEMA)
+        await conn.executemany("INSERT INTO lane (key) VALUES ($1)", [(f"c-{n}",) for n in range(keys)])
+    finally:
+        await conn.close()
 
-        async def worker() -> None:
-            while left[0] > 0:
-                async with pool.acquire() as conn, conn.transaction():
-                    done = await _claim(conn, per_transaction, together=together)
-                left[0] -= done
-                if done == 0:
-                    await asyncio.sleep(0.002)
 
-        started = time.perf_counter()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(_enqueue(pool, jobs(count, keys)))
-            for _ in range(WORKERS if per_transaction == 1 else 4):
-                group.create_task(worker())
-        took_s = time.perf_counter() - started
-        await _verify(pool, count)
+async def one_per_transaction(url: str, count: int, keys: int) -> float:
+    """Jobs per second of the worker most teams write first: SKIP LOCKED on the key, one job per transaction."""
+    return await _handwritten(url, count, keys, per_transaction=1)
+
+
+async def fifty_per_transaction(url: str, count: int, keys: int) -> float:
+    """Jobs per second of its better sibling: fifty keys claimed at once, the front job of each done one by one."""
+    return await _handwritten(url, count, keys, per_transaction=50)
+
+
+async def fifty_at_once(url: str, count: int, keys: int) -> float:
+    """The same where the effect happens to be one statement for all fifty: no job has code of its own."""
+    return await _handwritten(url, count, keys, per_transaction=50, together=True)
+
+
+async def _handwritten(url: str, count: int, keys: int, *, per_transaction: int, together: bool = False) -> float:
+    pool = await asyncpg.create_pool(url, min_size=WORKERS + 1, max_size=WORKERS + 1)
+    workers = WORKERS if per_transaction == 1 else WORKERS_OF_FIFTY
+    try:
+        took_s = await drained(
+            pool,
+            phases(count, keys),
+            workers,
+            lambda batch: _enqueue(pool, jobs(batch, keys)),
+            lambda conn: _claim(conn, per_transaction, together=together),
+        )
+        await _verify(pool, count + WARM_ROUNDS * keys)
         return count / took_s
     finally:
         await pool.close()
 
 
-async def _enqueue(pool: Any, wanted: list[tuple[str, int, str]]) -> None:
-    for offset in range(0, len(wanted), ENQUEUE_BATCH):
-        part = wanted[offset : offset + ENQUEUE_BATCH]
-        async with pool.acquire() as conn, conn.transaction():
-            await conn.execute(
-                "INSERT INTO job (key, number, body) SELECT * FROM unnest($1::text[], $2::int[], $3::text[])",
-                [key for key, _, _ in part],
-                [number for _, number, _ in part],
-                [body for _, _, body in part],
-            )
-            await conn.execute(
-                "WITH more AS (SELECT key, count(*) AS n FROM unnest($1::text[]) AS key GROUP BY key),"
-                " locked AS (SELECT lane.key, more.n FROM lane JOIN more USING (key) ORDER BY lane.key FOR UPDATE OF lane)"
-                " UPDATE lane SET waiting = waiting + locked.n FROM locked WHERE lane.key = locked.key",
-                [key for key, _, _ in part],
-            )
+async def drained(
+    pool: Any,
+    both: tuple[range, range],
+    workers: int,
+    enqueue: Callable[[range], Awaitable[Any]],
+    claim: Callable[[Any], Awaitable[int]],
+) -> float:
+    """Seconds from the first enqueue to the last commit: `workers` call `claim` in transactions until all jobs are done."""
+    warm, measured = both
+    await _drain(pool, warm, workers, enqueue, claim)
+    await pool.execute("ANALYZE")
+    started = time.perf_counter()
+    await _drain(pool, measured, workers, enqueue, claim)
+    return time.perf_counter() - started
+
+
+async def _drain(
+    pool: Any,
+    numbers: range,
+    workers: int,
+    enqueue: Callable[[range], Awaitable[Any]],
+    claim: Callable[[Any], Awaitable[int]],
+) -> None:
+    left = [len(numbers)]
+
+    async def offer() -> None:
+        for batch in batches(numbers):
+            await enqueue(batch)
+
+    async def worker() -> None:
+        async with pool.acquire() as conn:
+            while left[0] > 0:
+                async with conn.transaction():
+                    done = await claim(conn)
+                left[0] -= done
+                if done == 0:
+                    await asyncio.sleep(IDLE_S)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(offer())
+        for _ in range(workers):
+            group.create_task(worker())
+
+
+async def _enqueue(pool: Any, part: list[tuple[str, int, str]]) -> None:
+    async with pool.acquire() as conn, conn.transaction():
+        await conn.execute(
+            "INSERT INTO job (key, number, body) SELECT * FROM unnest($1::text[], $2::int[], $3::text[])",
+            [key for key, _, _ in part],
+            [number for _, number, _ in part],
+            [body for _, _, body in part],
+        )
+        await conn.execute(
+            "WITH more AS (SELECT key, count(*) AS n FROM unnest($1::text[]) AS key GROUP BY key),"
+            " locked AS (SELECT lane.key, more.n FROM lane JOIN more USING (key) ORDER BY lane.key FOR UPDATE OF lane)"
+            " UPDATE lane SET waiting = waiting + locked.n FROM locked WHERE lane.key = locked.key",
+            [key for key, _, _ in part],
+        )
 
 
 async def _claim(conn: Any, limit: int, *, together: bool) -> int:
@@ -114,54 +177,96 @@ async def _claim(conn: Any, limit: int, *, together: bool) -> int:
     return len(rows)
 
 
-async def with_procrastinate(dsn: str, count: int, keys: int) -> float:
-    """Jobs per second of procrastinate with a `lock` per key."""
-    pool = await asyncpg.create_pool(dsn, min_size=4, max_size=WORKERS)
-    app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=dsn, min_size=4, max_size=20))
-    finished, left = asyncio.Event(), [count]
+async def with_procrastinate(url: str, count: int, keys: int) -> float:
+    """Jobs per second of procrastinate with a `lock` per key, deferred in batches."""
+    pool = await asyncpg.create_pool(url, min_size=4, max_size=WORKERS, connection_class=kept_connection())
 
-    @app.task(name="job", queue="ordered")
     async def job(key: str, number: int) -> None:
         async with pool.acquire() as conn, conn.transaction():
             await conn.execute("UPDATE lane SET tail = tail + 1 WHERE key = $1", key)
             await conn.execute("INSERT INTO noted (key, number) VALUES ($1, $2)", key, number)
-        left[0] -= 1
-        if left[0] == 0:
-            finished.set()
+
+    async def enqueue(defer: Defer, batch: range) -> None:
+        await defer([(key, {"key": key, "number": number}) for key, number, _body in jobs(batch, keys)])
 
     try:
-        await pool.execute(_SCHEMA)
-        await pool.executemany("INSERT INTO lane (key) VALUES ($1)", [(f"c-{n}",) for n in range(keys)])
-        async with app.open_async():
-            await app.schema_manager.apply_schema_async()
-            worker = asyncio.create_task(
-                app.run_worker_async(
-                    queues=["ordered"], concurrency=20, fetch_job_polling_interval=0.05, install_signal_handlers=False
-                )
-            )
-            started = time.perf_counter()
-            for key, number, _body in jobs(count, keys):
-                await job.configure(lock=key).defer_async(key=key, number=number)
-            await finished.wait()
-            took_s = time.perf_counter() - started
-            worker.cancel()
-            await asyncio.gather(worker, return_exceptions=True)
-        await _verify(pool, count)
+        took_s = await procrastinated(url, phases(count, keys), job, enqueue)
+        await _verify(pool, count + WARM_ROUNDS * keys)
         return count / took_s
     finally:
         await pool.close()
 
 
-async def raw_writes(dsn: str, count: int, keys: int) -> float:
+Defer = Callable[[list[tuple[str, dict[str, Any]]]], Awaitable[None]]
+"""Puts jobs into procrastinate's queue: (lock, arguments) of each."""
+
+
+async def procrastinated(
+    url: str, both: tuple[range, range], work: Callable[..., Awaitable[None]], enqueue: Callable[[Defer, range], Awaitable[None]]
+) -> float:
+    """Seconds from the first enqueue to the last job done, by one worker of procrastinate that runs ten jobs at a time.
+
+    Twenty at a time were no faster.
+    """
+    app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=url, min_size=4, max_size=20))
+    finished, left = asyncio.Event(), [0]
+
+    @app.task(name="job", queue="ordered")
+    async def job(**arguments: Any) -> None:
+        await work(**arguments)
+        left[0] -= 1
+        if left[0] == 0:
+            finished.set()
+
+    async def defer(batch: list[tuple[str, dict[str, Any]]]) -> None:
+        # the task's own batch_defer gives all of a batch one lock
+        made = [job.configure(lock=lock).make_new_job(**arguments) for lock, arguments in batch]
+        await app.job_manager.batch_defer_jobs_async(made)
+
+    async def drain(numbers: range) -> None:
+        left[0] = len(numbers)
+        finished.clear()
+        for batch in batches(numbers):
+            await enqueue(defer, batch)
+        await finished.wait()
+
+    async with app.open_async():
+        await app.schema_manager.apply_schema_async()
+        worker = asyncio.create_task(
+            app.run_worker_async(queues=["ordered"], concurrency=10, fetch_job_polling_interval=0.05, install_signal_handlers=False)
+        )
+        warm, measured = both
+        await drain(warm)
+        await app.connector.execute_query_async("ANALYZE")
+        started = time.perf_counter()
+        await drain(measured)
+        took_s = time.perf_counter() - started
+        worker.cancel()
+        await asyncio.gather(worker, return_exceptions=True)
+    return took_s
+
+
+def kept_connection() -> type[Any]:
+    """A connection that is given back to its pool as it is: the usual reset is a round trip, and a job leaves nothing to reset."""
+
+    class KeptConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg publishes no types
+        """No reset."""
+
+        def get_reset_query(self) -> str:
+            return ""
+
+    return KeptConnection
+
+
+async def raw_writes(url: str, count: int, keys: int) -> float:
     """Rows per second of the driver alone: one table, 256 rows per statement, one commit each."""
-    pool = await asyncpg.create_pool(dsn, min_size=1, max_size=1)
+    conn = await asyncpg.connect(url)
     try:
-        await pool.execute(_SCHEMA)
-        wanted = jobs(count, keys)
+        wanted = jobs(range(count), keys)
         started = time.perf_counter()
         for offset in range(0, count, 256):
             part = wanted[offset : offset + 256]
-            await pool.execute(
+            await conn.execute(
                 "INSERT INTO job (key, number, body) SELECT * FROM unnest($1::text[], $2::int[], $3::text[])",
                 [key for key, _, _ in part],
                 [number for _, number, _ in part],
@@ -169,7 +274,7 @@ async def raw_writes(dsn: str, count: int, keys: int) -> float:
             )
         return count / (time.perf_counter() - started)
     finally:
-        await pool.close()
+        await conn.close()
 
 
 async def _verify(pool: Any, count: int) -> None:
@@ -182,13 +287,26 @@ async def _verify(pool: Any, count: int) -> None:
         seen[row["key"]] = row["number"]
 
 
-Peer = Callable[[str, int, int], Coroutine[Any, Any, float]]
-PEERS: Final[dict[str, Peer]] = {
-    "SKIP LOCKED, one job per transaction": one_per_transaction,
-    "SKIP LOCKED, fifty per transaction, job by job": fifty_per_transaction,
-    "SKIP LOCKED, fifty per transaction, one statement for all": fifty_at_once,
-    "procrastinate, lock per key": with_procrastinate,
-    "driver alone, rows in batches of 256": raw_writes,
+ONE: Final = "SKIP LOCKED, one job per transaction"
+FIFTY: Final = "SKIP LOCKED, fifty per transaction, job by job"
+FIFTY_TOGETHER: Final = "SKIP LOCKED, fifty per transaction, one statement for all"
+PROCRASTINATE: Final = "procrastinate, lock per key"
+DRIVER: Final = "driver alone, rows in batches of 256"
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A tool at work: `prepare(url, keys)` makes its tables, `run(url, count, keys)` says how many jobs a second it did."""
+
+    prepare: Callable[[str, int], Coroutine[Any, Any, None]]
+    run: Callable[[str, int, int], Coroutine[Any, Any, float]]
+    slow: bool = False
+    """Gets a tenth of the jobs."""
+
+
+BARE: Final = {
+    ONE: Peer(prepare, one_per_transaction),
+    FIFTY: Peer(prepare, fifty_per_transaction),
+    FIFTY_TOGETHER: Peer(prepare, fifty_at_once),
+    PROCRASTINATE: Peer(prepare, with_procrastinate, slow=True),
 }
-SLOW: Final = frozenset({"procrastinate, lock per key"})
-"""Peers that get a tenth of the jobs."""
