@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -31,7 +31,7 @@ class LogState(StrEnum):
 
 
 class LogSink:
-    """Writes lines to a file descriptor. `emit` may be called from any thread; it never blocks on I/O and never raises."""
+    """Writes lines to a file descriptor. `emit` and `emit_all` may be called from any thread; they never block on I/O or raise."""
 
     def __init__(
         self,
@@ -77,18 +77,22 @@ class LogSink:
 
     def emit(self, line: str) -> None:
         """Queue one line (without line end)."""
-        data = line.encode("utf-8", "backslashreplace") + b"\n"
-        overflow = False
+        self.emit_all((line.encode("utf-8", "backslashreplace"),))
+
+    def emit_all(self, lines: Sequence[bytes]) -> None:
+        """Queue lines (without line ends) that belong together; where they are too many, the oldest give way one by one."""
         since = self._writing_since
         with self._changed:
-            if len(self._lines) >= self._capacity:
+            idle = not self._lines
+            self._lines.extend(lines)
+            overflow = len(self._lines) - self._capacity
+            for _ in range(overflow):
                 self._lines.popleft()
-                self.dropped += 1
-                overflow = True
-            self._lines.append(data)
-            if len(self._lines) == 1:
+            if overflow > 0:
+                self.dropped += overflow
+            if idle:
                 self._changed.notify_all()
-        if overflow:
+        if overflow > 0:
             self._alert("the log buffer is full: the sink does not take lines")
         elif since is not None and time.monotonic() - since > self._stuck_s:
             self._alert(f"log lines have waited for more than {self._stuck_s:g} s: the sink does not take them")
@@ -146,8 +150,8 @@ class LogSink:
         while self._lines and size < CHUNK_BYTES:
             line = self._lines.popleft()
             taken.append(line)
-            size += len(line)
-        self._rest, self._rest_lines = b"".join(taken), len(taken)
+            size += len(line) + 1
+        self._rest, self._rest_lines = b"\n".join((*taken, b"")), len(taken)
 
     def _alert(self, sentence: str) -> None:
         """Tell once per outage; whatever happens there must not come back to the caller."""

@@ -4,6 +4,7 @@ Label values come from small closed sets (states, modes, loops): never an id, a 
 series is bounded and a scrape carries no personal data.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from typing import Final, TypeVar
 
@@ -21,7 +22,16 @@ LATENCY_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 
 BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
-_Metric = TypeVar("_Metric", Counter, Histogram)
+class _Waits(Histogram):
+    """A histogram that takes equal values together: what was accepted in one transaction and decided in another."""
+
+    def observe_all(self, amount: float, count: int) -> None:
+        """The same as `count` times `observe(amount)`."""
+        self._sum.inc(amount * count)
+        self._buckets[bisect_left(self._upper_bounds, amount)].inc(count)
+
+
+_Metric = TypeVar("_Metric", Counter, _Waits)
 
 
 class _ByLabel(dict[str, _Metric]):
@@ -71,7 +81,7 @@ class Metrics:
             "kora_commit_batch_size", "Commands per commit transaction", buckets=BATCH_BUCKETS, registry=r
         )
         self.commit_seconds = Histogram("kora_commit_seconds", "Commit transaction", buckets=LATENCY_BUCKETS_S, registry=r)
-        self.accept_to_commit_seconds = Histogram(
+        self.accept_to_commit_seconds = _Waits(
             "kora_accept_to_commit_seconds",
             "From acceptance to terminal result",
             ["priority"],
@@ -92,6 +102,7 @@ class Metrics:
         self.stream_clients = Gauge("kora_stream_clients", "Open live streams", registry=r)
         self.stream_dropped = Counter("kora_stream_dropped", "Streams closed because their client did not read", registry=r)
         self.outbox = Counter("kora_outbox", "Deliveries by status", ["status"], registry=r)
+        self._deliveries = _ByLabel(self.outbox)
         self.outbox_pending = Gauge("kora_outbox_pending", "Deliveries that are due and not done", registry=r)
         self.alert_messages = Counter("kora_alert_messages", "Alert messages by outcome", ["outcome"], registry=r)
         self.alert_steps_overdue = Gauge("kora_alert_steps_overdue", "Alert steps that should have been done", registry=r)
@@ -131,14 +142,18 @@ class Metrics:
         ProcessCollector(registry=r)
         GCCollector(registry=r)
 
-    def accepted(self, kind: str, status: str) -> None:
-        """One receipt: `kind` is command or message."""
-        (self._accepted_commands if kind == "command" else self._accepted_events)[status].inc()
+    def accepted(self, kind: str, status: str, count: int = 1) -> None:
+        """Receipts: `kind` is command or message."""
+        (self._accepted_commands if kind == "command" else self._accepted_events)[status].inc(count)
 
-    def done(self, result: str, priority: str, waited_s: float) -> None:
-        """One terminal result, `waited_s` after its acceptance."""
-        self._results[result].inc()
-        self._waits[priority].observe(max(0.0, waited_s))
+    def done(self, result: str, priority: str, waited_s: float, count: int = 1) -> None:
+        """Terminal results, each `waited_s` after its acceptance."""
+        self._results[result].inc(count)
+        self._waits[priority].observe_all(max(0.0, waited_s), count)
+
+    def delivered(self, status: str) -> None:
+        """One delivery in a new status."""
+        self._deliveries[status].inc()
 
     def lock(self, mode: str, took_ms: float, count: int) -> None:
         """One round of locking: how many lanes were locked, in which mode, and how long it took."""

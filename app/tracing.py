@@ -24,6 +24,9 @@ QUEUE_MAX: Final = 4_096
 class Tracing:
     """Nothing is traced."""
 
+    active = False
+    """Whether a span goes anywhere: whoever has one for each of many things asks first."""
+
     def span(self, name: str, correlation_id: str | None, start: datetime, end: datetime, **attributes: Any) -> None:
         """One step of a flow, from `start` to `end`; attributes are ids, states and numbers, never words or phone numbers."""
 
@@ -33,6 +36,8 @@ class Tracing:
 
 class OtlpTracing(Tracing):
     """To a collector, over HTTP with protobuf."""
+
+    active = True
 
     def __init__(self, endpoint: str, registry: "CollectorRegistry", *, node_id: str) -> None:
         # the SDK takes a second and 20 MB to import: only who uses it pays

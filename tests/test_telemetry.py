@@ -6,17 +6,24 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, timedelta, timezone
+from decimal import Decimal
+from enum import StrEnum
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import structlog
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from app.domain.redaction import REDACTED, redact, redact_text
 from app.logsink import LogSink
 from app.metrics import Metrics
-from app.telemetry import FIELDS, FlowId, configure, get_logger
+from app.telemetry import FIELDS, FlowId, LineKind, configure, get_logger
 from tests.conftest import NOON
 from tests.services import wait_until
 
@@ -128,6 +135,136 @@ def test_the_console_format_is_one_readable_line(make_log: Callable[..., Log]) -
     log = make_log("console")
     get_logger().info("accepted", status="queued_for_dispatch", reason="two words")
     assert log.text() == '12:00:00.000 info     accepted status=queued_for_dispatch reason="two words"\n'
+
+
+# --- lines written together -------------------------------------------------------------------------------------------------
+
+
+class Word(StrEnum):
+    """Words as our enums have them."""
+
+    FIRST = "queued_for_dispatch"
+    SECOND = "new_lead"
+
+
+class Odd(StrEnum):
+    """A word that no enum of ours should have."""
+
+    NUMBER = "+55 11 98765-4321"
+
+
+class Named(str):
+    """A text that is not quite one."""
+
+
+KIND = LineKind("engine.dispatch", "decided")
+HARD: list[Any] = [
+    *("half a pair \ud83d", '\x00\x1f\x7f\n"\\/\u2028', "ana@clinica.com.br", "é ção", "Bearer abcdef123", "", "+55 11 98765-4321"),
+    *("5511987654321", "-5511987654321", "c-maria", "corr-019ab2c3d4e57f8091a2b3c4d5e6f708", "019ab2c3d4e57f8091a2b3c4d5e6f708"),
+    *(None, True, 0, 2**63, 2**65, -(2**70), 0.0, -0.0, 1e-4, 9.99e-5, 1e15, 1e16, 1e300, 5e-324, float("nan"), float("-inf")),
+    *(Word.FIRST, Word.SECOND, Odd.NUMBER, FlowId.INGRESS, Named("c-1"), Named("11987654321"), b"x", Decimal("1.50")),
+    *(NOON, NOON + timedelta(microseconds=1), NOON.replace(tzinfo=None), NOON.astimezone(timezone(timedelta(hours=-3)))),
+    *({"text": "oi", "n": 1}, {"at": NOON}, ["11987654321", 1.5], (NOON,), {1}, [[[[[[[["as deep as it is shown"]]]]]]]]),
+]
+VALUES = st.sampled_from(HARD) | st.text(max_size=8) | st.floats() | st.integers() | st.datetimes(timezones=st.just(UTC))
+
+
+def rows_of(value: object) -> list[dict[str, Any]]:
+    """A value in a line that is kept, in one out of order, and in fields that are hidden by their name."""
+    return [
+        {"flow_id": "F-02", "correlation_id": value, "status": value, "commit_order": 1, "result": value},
+        {"flow_id": value, "correlation_id": "corr-1"},
+        {"result": value, "status": value, "flow_id": "F-02"},
+        {"flow_id": "F-02", "guardian_phone": value, "text": value},
+    ]
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_lines_written_together_are_those_written_one_by_one(make_log: Callable[..., Log], log_format: str) -> None:
+    kept: list[Mapping[str, Any]] = []
+    log = make_log(log_format, keep=kept.extend)
+    read = 0
+
+    def same(rows: list[dict[str, Any]]) -> None:
+        nonlocal read
+        told = []
+        for write in (
+            lambda: [get_logger("engine.dispatch").info("decided", **row) for row in rows],
+            lambda: KIND.info(iter(rows)),
+        ):
+            write()
+            told.append([repr(sorted(line.items())) for line in kept])
+            kept.clear()
+        assert told[0] == told[1]
+        assert log.sink.flush(5)
+        said = log.path.read_bytes()[read:]
+        read += len(said)
+        assert said[: len(said) // 2] == said[len(said) // 2 :]
+
+    @settings(max_examples=40, deadline=None)
+    @given(values=st.lists(VALUES, min_size=1, max_size=5))
+    def drawn(values: list[Any]) -> None:
+        same([row for value in values for row in rows_of(value)])
+
+    for value in HARD:
+        same(rows_of(value))
+    drawn()
+    with structlog.contextvars.bound_contextvars(contact_id="c-1", request="5511987654321"):
+        same(rows_of("c-maria"))
+
+
+def test_lines_written_together_have_one_time_and_keep_their_order_whatever_stands_among_them(tmp_path: Path) -> None:
+    looked = iter(NOON + timedelta(seconds=n) for n in range(10))
+    fd = os.open(tmp_path / "log", os.O_CREAT | os.O_WRONLY)
+    sink = configure(log_format="json", now=lambda: next(looked), node_id="n1", fd=fd)
+    plain = [{"flow_id": "F-02", "correlation_id": f"corr-{n}", "commit_order": n} for n in range(5)]
+    KIND.info(plain)
+    KIND.info([*plain[:2], {"commit_order": 2, "flow_id": "F-02", "phone": "Maria"}, *plain[3:]])
+    structlog.reset_defaults()
+    sink.close(5)
+    os.close(fd)
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [line["commit_order"] for line in lines] == [0, 1, 2, 3, 4] * 2
+    assert [line["ts"][17:19] for line in lines] == ["00"] * 5 + ["01", "01", "02", "01", "01"]
+    assert (lines[7]["phone"], lines[8]["correlation_id"]) == (REDACTED, "corr-3")
+
+
+def test_rows_that_nobody_wants_are_not_even_made(make_log: Callable[..., Log]) -> None:
+    def rows(made: list[int]) -> Iterator[dict[str, Any]]:
+        for n in range(2):
+            made.append(n)
+            yield {"flow_id": "F-02", "commit_order": n}
+
+    made: list[int] = []
+    log = make_log(level=logging.WARNING)
+    KIND.info(rows(made))
+    assert (made, log.text()) == ([], "")
+    log = make_log()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    KIND.info(rows(made))
+    assert (made, log.text()) == ([], "")
+
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
+    with capture_logs() as seen:
+        KIND.info(rows(made))
+    assert seen == [{"event": "decided", "log_level": "info", "flow_id": "F-02", "commit_order": n} for n in made]
+    log = make_log()
+    with capture_logs() as seen:
+        KIND.info(rows(made))
+    assert ([line["commit_order"] for line in seen], log.text()) == ([0, 1], "")
+    KIND.info(rows(made))
+    assert [line["commit_order"] for line in log.lines()] == [0, 1]
+    said: list[str] = []
+    structlog.configure(logger_factory=lambda name: SimpleNamespace(name=name, info=said.append))
+    KIND.info(rows(made))
+    assert [json.loads(line)["commit_order"] for line in said] == [0, 1]
+
+
+def test_what_was_made_before_a_row_failed_is_written(make_log: Callable[..., Log]) -> None:
+    log = make_log()
+    with pytest.raises(ZeroDivisionError):
+        KIND.info({"commit_order": 1 // n} for n in (1, 1, 0, 1))
+    assert [line["commit_order"] for line in log.lines()] == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -288,6 +425,22 @@ def test_a_sink_that_hangs_never_holds_the_caller_and_the_buffer_is_bounded() ->
     assert target.data.splitlines()[1:] == [f"line {n}".encode() for n in range(900, 1000)]
 
 
+def test_of_lines_that_come_together_the_oldest_give_way_too() -> None:
+    target, alerts = Target(), list[str]()
+    target.gate.clear()
+    sink = LogSink(1, write=target.write, capacity=100, on_failure=alerts.append)
+    sink.emit("stuck")
+    assert target.entered.wait(5)
+    sink.emit_all([f"line {n}".encode() for n in range(90)])
+    assert (sink.dropped, alerts) == (0, [])
+    sink.emit_all([f"line {n}".encode() for n in range(90, 240)])
+    assert (sink.buffered, sink.dropped, len(alerts)) == (101, 140, 1)
+    target.gate.set()
+    assert sink.close(5)
+    assert target.data.splitlines() == [b"stuck", *(f"line {n}".encode() for n in range(140, 240))]
+    assert sink.emitted == 101
+
+
 def test_an_alert_that_fails_itself_breaks_nothing() -> None:
     def explode(_sentence: str) -> None:
         raise RuntimeError("no way to alert")
@@ -333,13 +486,21 @@ def test_what_is_counted_is_shown() -> None:
     metrics.accepted("command", "queued_for_dispatch")
     metrics.accepted("message", "duplicate_ignored")
     metrics.done("applied_once", "new_lead", 0.2)
+    metrics.done("applied_once", "new_lead", 0.25, 3)
+    metrics.done("applied_once", "new_lead", 999.0, 2)
+    metrics.delivered("sent")
     metrics.lock("primary", 3.0, 5)
     text = metrics.render()[0].decode()
     for line in (
         'kora_commands_accepted_total{status="queued_for_dispatch"} 1.0',
         'kora_events_accepted_total{status="duplicate_ignored"} 1.0',
-        'kora_commands_done_total{result="applied_once"} 1.0',
-        'kora_accept_to_commit_seconds_bucket{le="0.25",priority="new_lead"} 1.0',
+        'kora_commands_done_total{result="applied_once"} 6.0',
+        'kora_accept_to_commit_seconds_bucket{le="0.1",priority="new_lead"} 0.0',
+        'kora_accept_to_commit_seconds_bucket{le="0.25",priority="new_lead"} 4.0',
+        'kora_accept_to_commit_seconds_bucket{le="300.0",priority="new_lead"} 4.0',
+        'kora_accept_to_commit_seconds_bucket{le="+Inf",priority="new_lead"} 6.0',
+        'kora_accept_to_commit_seconds_count{priority="new_lead"} 6.0',
+        'kora_outbox_total{status="sent"} 1.0',
         'kora_lock_acquired_total{mode="primary"} 5.0',
     ):
         assert line in text.splitlines()

@@ -5,7 +5,7 @@ result keeps its shape, so that a person can still see that something was there.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -56,6 +56,19 @@ def is_private(key: str) -> bool:
     """Whether a field of this name is redacted whole."""
     name = key.lower()
     return name in _KEYS or name.endswith(_ENDINGS)
+
+
+def is_open(names: Iterable[str]) -> bool:
+    """Whether none of these fields is redacted by its name, and each name is shown as it is."""
+    return all(_field(name) == (name, False) for name in names)
+
+
+def is_word(text: str) -> bool:
+    """Whether a text is so plainly a name of ours (letters, then letters, digits, `_` and `-`) that no pattern matches in it.
+
+    Says less than the patterns do, and takes a fraction of their time.
+    """
+    return text.isascii() and text.replace("-", "_").isidentifier()
 
 
 def redact_text(text: str) -> str:

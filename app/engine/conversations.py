@@ -9,10 +9,9 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
-import structlog
 
 from app.clock import Clock
 from app.domain.confirmation import confirming_id, is_courtesy, is_explicit_confirmation
@@ -30,8 +29,9 @@ from app.store.inbox import Submission
 from app.store.lanes import command_of
 from app.store.messages import GAP_PATIENCE, Conversation, Heard, hear, said_in, unheard
 from app.store.outbox import outbox_row
+from app.telemetry import LineKind
 
-log = structlog.get_logger("engine.conversations")
+HEARD: Final = LineKind("engine.conversations", "messages_heard")
 
 BATCH = 256
 CHAIN = 16
@@ -64,18 +64,19 @@ class Conversations:
             return POLL_S
         self._next_at = loop.time() + RHYTHM_S
         await self._write(heard, now)
-        for h in heard:
-            log.info(
-                "messages_heard",
-                flow_id="F-01",
-                correlation_id=h.conversation.messages[0].correlation_id,
-                tenant_id=h.conversation.row.tenant_id,
-                contact_id=h.conversation.row.contact_id,
-                intent=h.conversation.messages[0].intent,
-                status=State.PROCESSED,
-                messages=len(h.message_ids),
-                commands=len(h.commands),
-            )
+        HEARD.info(
+            {
+                "flow_id": "F-01",
+                "correlation_id": h.conversation.messages[0].correlation_id,
+                "tenant_id": h.conversation.row.tenant_id,
+                "contact_id": h.conversation.row.contact_id,
+                "intent": h.conversation.messages[0].intent,
+                "status": State.PROCESSED,
+                "messages": len(h.message_ids),
+                "commands": len(h.commands),
+            }
+            for h in heard
+        )
         commands = self.on_commands if any(h.commands for h in heard) else []
         for wake in (*self.on_heard, *commands):
             wake()

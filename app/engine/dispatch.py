@@ -10,10 +10,11 @@ a round.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -21,7 +22,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from app.clock import Clock
 from app.domain.fallback import FallbackLimits
 from app.domain.lanes import LaneCandidate, rank
-from app.domain.states import PRIORITY_BY_RANK, State
+from app.domain.states import PriorityClass, State
 from app.engine.locks import Grant, LaneLocks
 from app.engine.planning import handed_over, plan_lanes
 from app.engine.policies import PolicyCache
@@ -32,9 +33,11 @@ from app.store.database import Database
 from app.store.lanes import LaneKey, candidates_or_due, front_of, gather
 from app.store.ledger import Attempt, LanePlan, LostRace, apply
 from app.store.locks import lock_name
+from app.telemetry import LineKind
 from app.tracing import Tracing
 
 log = structlog.get_logger("engine.dispatch")
+DECIDED: Final = LineKind("engine.dispatch", "decided")
 
 POLL_S = 0.5
 ELSEWHERE_S = 0.05
@@ -295,10 +298,10 @@ class Dispatch:
         now = self._clock.now()
         self._metrics.commit_batch_size.observe(sum(len(p.entries) for p in written))
         self._metrics.commit_seconds.observe(time.perf_counter() - started)
-        tell = log.bind()  # once for all of them: looking the configuration up costs as much as a line
         for plan in written:
             self._refused.pop(plan.key, None)
-            self._log(plan, attempt, now, tell)
+        self._count(written, attempt, now)
+        DECIDED.info(_decided(written, attempt))
         return written
 
     async def _commit(self, plans: list[LanePlan], attempt: Attempt) -> list[LanePlan]:
@@ -310,35 +313,49 @@ class Dispatch:
                 self._lanes_first_until = time.monotonic() + LANES_FIRST_S
         return await self._database.write(apply, plans, attempt)
 
-    def _log(self, plan: LanePlan, attempt: Attempt, now: datetime, tell: Any) -> None:
+    def _count(self, written: Sequence[LanePlan], attempt: Attempt, now: datetime) -> None:
+        """Results and how long they took, for the metrics and the trace."""
+        done: Counter[tuple[State, PriorityClass, datetime]] = Counter()
+        for plan in written:
+            for entry in plan.entries:
+                command, decision = entry.command, entry.decision
+                if command is None:
+                    continue
+                done[decision.state, command.priority, entry.accepted_at] += 1
+                if self._tracing.active:
+                    self._tracing.span(
+                        "decide", command.correlation_id, entry.accepted_at, now, tenant_id=plan.key[0],
+                        command_id=command.command_id, intent=str(command.command_type), result=str(decision.state),
+                        reason=decision.reason, commit_order=entry.order, lock_mode=attempt.lock_mode,
+                    )  # fmt: skip
+        for (result, priority, accepted_at), count in done.items():
+            waited_s = (now - accepted_at).total_seconds()
+            self._metrics.done(result, priority, waited_s, count)
+
+
+def _decided(written: Sequence[LanePlan], attempt: Attempt) -> Iterator[dict[str, Any]]:
+    """The fields of one line for each decision."""
+    for plan in written:
+        tenant_id, contact_id = plan.key
         for entry in plan.entries:
             command, decision = entry.command, entry.decision
-            waited_s = (now - entry.accepted_at).total_seconds()
-            if command is not None:
-                self._metrics.done(decision.state, PRIORITY_BY_RANK[command.priority.rank], waited_s)
-                self._tracing.span(
-                    "decide", command.correlation_id, entry.accepted_at, now, tenant_id=plan.key[0],
-                    command_id=command.command_id, intent=str(command.command_type), result=str(decision.state),
-                    reason=decision.reason, commit_order=entry.order, lock_mode=attempt.lock_mode,
-                )  # fmt: skip
-            tell.info(
-                "decided",
-                flow_id="F-05" if decision.late else "F-02",
-                correlation_id=command.correlation_id if command else None,
-                tenant_id=plan.key[0],
-                contact_id=plan.key[1],
-                intent=command.command_type if command else None,
-                status=State.COMMITTED_CAUSAL if decision.effect is not None else decision.state,
-                result=decision.state,
-                reason=decision.reason,
-                commit_order=entry.order,
-                dispatch_priority=command.priority if command else None,
-                lock_backend=attempt.lock_backend,
-                event_age=decision.event_age_s,
-                ttl_limit=decision.ttl_limit_s,
-                expected_version=decision.expected_version,
-                event_version=decision.event_version,
-                idempotency_key=command.idempotency_key if command else None,
-                version_guard=command.entity_version if command else None,
-                as_of=command.as_of if command else None,
-            )
+            yield {
+                "flow_id": "F-05" if decision.late else "F-02",
+                "correlation_id": command.correlation_id if command else None,
+                "tenant_id": tenant_id,
+                "contact_id": contact_id,
+                "intent": command.command_type if command else None,
+                "status": State.COMMITTED_CAUSAL if decision.effect is not None else decision.state,
+                "result": decision.state,
+                "reason": decision.reason,
+                "commit_order": entry.order,
+                "dispatch_priority": command.priority if command else None,
+                "lock_backend": attempt.lock_backend,
+                "event_age": decision.event_age_s,
+                "ttl_limit": decision.ttl_limit_s,
+                "expected_version": decision.expected_version,
+                "event_version": decision.event_version,
+                "idempotency_key": command.idempotency_key if command else None,
+                "version_guard": command.entity_version if command else None,
+                "as_of": command.as_of if command else None,
+            }

@@ -7,10 +7,11 @@ the batch size follows the load by itself and a lone request never waits for com
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 from msgspec.structs import replace as changed
@@ -28,9 +29,11 @@ from app.metrics import Metrics
 from app.store.database import Database
 from app.store.inbox import Receipt, Submission, accept, queue_sizes
 from app.store.ledger import result_of
+from app.telemetry import LineKind
 from app.tracing import Tracing
 
 log = structlog.get_logger("engine.intake")
+ACCEPTED: Final = LineKind("engine.intake", "accepted")
 
 BATCH_MAX = 512
 SIZES_FRESH_FOR_S = 0.5
@@ -216,29 +219,35 @@ class Intake:
 
     async def _accept(self, submissions: list[Submission]) -> list[Receipt]:
         receipts, now = await self._answers(submissions)
-        tell = log.bind()  # once for the batch: looking the configuration up costs as much as a line
-        for submission, receipt in zip(submissions, receipts, strict=True):
-            self._metrics.accepted(receipt.kind, receipt.status)
+        told = list(zip(submissions, receipts, strict=True))
+        for (kind, status), count in Counter((r.kind, r.status) for r in receipts).items():
+            self._metrics.accepted(kind, status, count)
+        known = self._sizes.known
+        for submission, receipt in told:
             if receipt.status is State.QUEUED_FOR_DISPATCH:
-                self._sizes.known[submission.tenant_id] = self._sizes.known.get(submission.tenant_id, 0) + 1
+                known[submission.tenant_id] = known.get(submission.tenant_id, 0) + 1
                 for look in self.on_item:
                     look(submission.item, now)
-            self._tracing.span(
-                "intake", receipt.correlation_id, now, self._clock.now(), tenant_id=submission.tenant_id, item_id=receipt.item_id,
-                status=str(receipt.status), number=receipt.number,
-            )  # fmt: skip
-            tell.info(
-                "accepted",
-                flow_id="F-01",
-                correlation_id=receipt.correlation_id,
-                tenant_id=submission.tenant_id,
-                contact_id=receipt.contact_id,
-                intent=submission.intent or getattr(submission.item, "command_type", None),
-                status=receipt.status,
-                dispatch_priority=receipt.dispatch_priority,
-                commit_order=receipt.number,
-                reason=receipt.reason,
-            )
+        if self._tracing.active:
+            for submission, receipt in told:
+                self._tracing.span(
+                    "intake", receipt.correlation_id, now, self._clock.now(), tenant_id=submission.tenant_id,
+                    item_id=receipt.item_id, status=str(receipt.status), number=receipt.number,
+                )  # fmt: skip
+        ACCEPTED.info(
+            {
+                "flow_id": "F-01",
+                "correlation_id": receipt.correlation_id,
+                "tenant_id": submission.tenant_id,
+                "contact_id": receipt.contact_id,
+                "intent": submission.intent or getattr(submission.item, "command_type", None),
+                "status": receipt.status,
+                "dispatch_priority": receipt.dispatch_priority,
+                "commit_order": receipt.number,
+                "reason": receipt.reason,
+            }
+            for submission, receipt in told
+        )
         return receipts
 
     async def _answers(self, submissions: list[Submission]) -> tuple[list[Receipt], datetime]:

@@ -7,7 +7,7 @@ the step's record.
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from app.clock import Clock
@@ -27,18 +27,24 @@ class LineBuffer:
         self._important: deque[Mapping[str, Any]] = deque(maxlen=capacity)
         self._ordinary: deque[Mapping[str, Any]] = deque(maxlen=capacity)
 
-    def add(self, fields: Mapping[str, Any]) -> None:
-        """Note one line; the oldest gives way when there is no room."""
-        (self._ordinary if fields.get("level") in _ORDINARY else self._important).append(dict(fields))
+    def add(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Note lines, which nobody changes any more; the oldest give way when there is no room."""
+        for line in lines:
+            (self._ordinary if line.get("level") in _ORDINARY else self._important).append(line)
 
     def take(self, limit: int) -> list[Mapping[str, Any]]:
-        """Up to `limit` lines, warnings and worse first, then the newest; what is left of the ordinary ones is dropped."""
+        """Up to `limit` lines, warnings and worse first, then the newest; what is left of the ordinary ones is dropped.
+
+        By their time; those of one moment as they came.
+        """
         taken: list[Mapping[str, Any]] = []
-        for lines, popped in ((self._important, self._important.popleft), (self._ordinary, self._ordinary.pop)):
-            while lines and len(taken) < limit:
-                taken.append(popped())
+        while self._important and len(taken) < limit:
+            taken.append(self._important.popleft())
+        newest: list[Mapping[str, Any]] = []
+        while self._ordinary and len(taken) + len(newest) < limit:
+            newest.append(self._ordinary.pop())
         self._ordinary.clear()
-        return sorted(taken, key=lambda line: str(line["ts"]))
+        return sorted([*taken, *reversed(newest)], key=lambda line: str(line["ts"]))
 
 
 class LogKeeper:

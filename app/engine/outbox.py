@@ -9,8 +9,10 @@ import asyncio
 import random
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
 import structlog
 
@@ -25,9 +27,11 @@ from app.metrics import Metrics
 from app.store.database import Database
 from app.store.outbox import NOT_SENT_IN_TIME, Backlog, Due, Settlement, backlog, claim, defer, due, expire_leases, settle
 from app.store.outbox_limits import ENDS_AS, drop_outdated
+from app.telemetry import LineKind
 from app.tracing import Tracing
 
 log = structlog.get_logger("engine.outbox")
+DELIVERY: Final = LineKind("engine.outbox", "delivery")
 
 POLL_S = 1.0
 STOP_PATIENCE_S = 1.0
@@ -100,8 +104,8 @@ class OutboxLoop:
             log.warning("senders_vanished", deliveries=len(lost))
             return 0.0
         if waiting.next_limit_at is not None and waiting.next_limit_at <= now:
-            for dropped in await self._database.write(drop_outdated, now):
-                self._log(dropped, "none", ENDS_AS.get(dropped.kind, OutboxStatus.FAILED), NOT_SENT_IN_TIME)
+            dropped = await self._database.write(drop_outdated, now)
+            self._tell((d, "none", ENDS_AS.get(d.kind, OutboxStatus.FAILED), NOT_SENT_IN_TIME) for d in dropped)
             return 0.0
         if waiting.next_due_at is not None and waiting.next_due_at <= now and await self._start():
             return 0.0
@@ -164,8 +168,7 @@ class OutboxLoop:
             if d.outbox_id in won
         ]
         await self._database.write(settle, settlements, now)
-        for delivery, reason in refused:
-            self._log(delivery, "none", OutboxStatus.FAILED, reason)
+        self._tell((delivery, "none", OutboxStatus.FAILED, reason) for delivery, reason in refused)
 
     async def _launch(self, chosen: dict[str, _Call], token: str) -> None:
         if not chosen:
@@ -238,9 +241,10 @@ class OutboxLoop:
         except BaseException:
             self._answered = calls + self._answered  # the outcome is known only here: keep it for the next round
             raise
-        for call, settlement in zip(calls, settlements, strict=True):
-            status = settlement.status if call.delivery.outbox_id in won else "superseded"
-            self._log(call.delivery, call.channel.key, status, settlement.detail)
+        self._tell(
+            (c.delivery, c.channel.key, s.status if c.delivery.outbox_id in won else "superseded", s.detail)
+            for c, s in zip(calls, settlements, strict=True)
+        )
 
     def _settlement(self, call: _Call, now: datetime) -> Settlement:
         result = call.result
@@ -270,19 +274,24 @@ class OutboxLoop:
         else:
             self.circuits.failed(call.channel.key, result.retry_after_s)
 
-    def _log(self, delivery: Due, target: str, status: str, detail: str | None) -> None:
-        self._metrics.outbox.labels(status=status).inc()
-        log.info(
-            "delivery",
-            flow_id="F-05" if delivery.kind == "contingency_message" else "F-02",
-            correlation_id=delivery.correlation_id,
-            tenant_id=delivery.tenant_id,
-            contact_id=delivery.contact_id,
-            intent=delivery.kind,
-            status=status,
-            channel=target.partition(":")[0],
-            attempt=delivery.attempts + 1,
-            reason=detail,
+    def _tell(self, ended: Iterable[tuple[Due, str, str, str | None]]) -> None:
+        """Count and write down what became of deliveries: target, status, detail."""
+        told = list(ended)
+        for _, _, status, _ in told:
+            self._metrics.delivered(status)
+        DELIVERY.info(
+            {
+                "flow_id": "F-05" if delivery.kind == "contingency_message" else "F-02",
+                "correlation_id": delivery.correlation_id,
+                "tenant_id": delivery.tenant_id,
+                "contact_id": delivery.contact_id,
+                "intent": delivery.kind,
+                "status": status,
+                "channel": target.partition(":")[0],
+                "attempt": delivery.attempts + 1,
+                "reason": detail,
+            }
+            for delivery, target, status, detail in told
         )
 
     def _until(self, waiting: Backlog, now: datetime) -> float:

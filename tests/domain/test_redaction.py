@@ -8,7 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain import redaction
-from app.domain.redaction import DEPTH_MAX, ITEMS_MAX, REDACTED, is_private, names_pattern, redact, redact_text, without_names
+from app.domain.redaction import (
+    DEPTH_MAX,
+    ITEMS_MAX,
+    REDACTED,
+    is_open,
+    is_private,
+    is_word,
+    names_pattern,
+    redact,
+    redact_text,
+    without_names,
+)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +45,11 @@ def test_what_is_let_through_at_a_glance_is_what_no_pattern_matches(text: str) -
     assert redact_text(text) == redaction._redact(text)
 
 
+@given(st.text("aZ_-159", max_size=40) | st.text("15-", min_size=8, max_size=20) | st.text())
+def test_what_passes_for_a_word_is_what_no_pattern_matches(text: str) -> None:
+    assert not is_word(text) or redaction._redact(text) == text
+
+
 def test_private_fields_are_hidden_whole_and_empty_ones_stay_visible_as_empty() -> None:
     found = redact({"profile_name": "Maria", "text": "", "contact_id": "c-maria", "access_token": "x", "phone": None, "n": 1.5})
     assert found == {
@@ -46,6 +62,9 @@ def test_private_fields_are_hidden_whole_and_empty_ones_stay_visible_as_empty() 
     }
     assert is_private("Guardian_Phone")
     assert not is_private("commit_order")
+    assert is_open(("commit_order", "contact_id"))
+    assert not is_open(("commit_order", "guardian_phone"))
+    assert not is_open(("5511987654321",))
 
 
 def test_lists_and_depth_are_bounded_and_say_so() -> None:

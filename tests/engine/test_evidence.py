@@ -75,8 +75,8 @@ async def test_what_has_just_ended_is_asked_for_by_itself_and_holds_its_own_log_
     await history.asks("c-2", "follow_up", {"text": "oi"}, correlation_id="corr-2")
     await history.settle()
     said = {"ts": "2026-11-23T12:00:00.000Z", "level": "info", "event": "decided", "flow_id": "F-02", "correlation_id": "corr-2"}
-    lines.add(said | {"tenant_id": history.made.tenant_id, "commit_order": 2, "status": "committed_causal"})
-    lines.add(said | {"tenant_id": "another-clinic", "commit_order": 2})
+    lines.add([said | {"tenant_id": history.made.tenant_id, "commit_order": 2, "status": "committed_causal"}])
+    lines.add([said | {"tenant_id": "another-clinic", "commit_order": 2}])
     await keeper.tick()
     await loop.tick()
     (row,) = await db.read(evidence.packs, (history.made.tenant_id,))
@@ -223,9 +223,11 @@ async def test_another_secret_is_another_key_and_the_old_one_still_proves(histor
 def test_of_too_many_lines_the_warnings_and_the_newest_stay() -> None:
     lines = LineBuffer(capacity=10)
     for n in range(30):
-        lines.add({"ts": f"{n:02}", "level": "warning" if n == 3 else "info"})
+        lines.add([{"ts": f"{n:02}", "level": "warning" if n == 3 else "info"}])
     assert [line["ts"] for line in lines.take(4)] == ["03", "27", "28", "29"]
     assert lines.take(4) == []
+    lines.add([{"ts": "12", "level": "info", "event": event} for event in ("accepted", "decided", "delivery")])
+    assert [line["event"] for line in lines.take(2)] == ["decided", "delivery"]  # of one moment, in the order in which they came
 
 
 async def test_kept_lines_and_packs_nobody_asked_for_go_after_their_time(history: History) -> None:
