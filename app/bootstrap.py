@@ -38,6 +38,7 @@ from app.engine.outbox import OutboxLoop
 from app.engine.phone_writer import PhoneWriter
 from app.engine.policies import PolicyCache
 from app.engine.queue_watch import QueueWatch
+from app.engine.recent import Recent
 from app.engine.redis_locks import RedisLocks, redis_answers
 from app.engine.repeats import Repeats
 from app.engine.replay import Replay
@@ -165,10 +166,13 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
     allowed = AllowList(anything=not settings.is_production)  # a laptop's webhooks and sinks live on loopback
     channels = ChannelBook(database, World(client=http, phone=PhoneWriter(database, clock), allowed=allowed))
     repeats = Repeats(database, locks, metrics) if isinstance(locks, RedisLocks) else None
-    intake = Intake(database, clock, policies, metrics, tracing=traces, repeats=repeats)
+    recent = Recent()
+    intake = Intake(database, clock, policies, metrics, tracing=traces, repeats=repeats, recent=recent)
     conversations = Conversations(database, clock)
     limits = FallbackLimits()
-    dispatch = Dispatch(database, clock, locks, policies, metrics, node_id=settings.node_id, tracing=traces, limits=limits)
+    dispatch = Dispatch(
+        database, clock, locks, policies, metrics, node_id=settings.node_id, tracing=traces, limits=limits, recent=recent
+    )
     outbox = OutboxLoop(database, clock, channels, metrics, tracing=traces)
     takeovers = Takeovers(database, clock)
     drain = Drain(database, clock)

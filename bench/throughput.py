@@ -20,6 +20,7 @@ from app.engine.dispatch import Dispatch
 from app.engine.intake import Intake
 from app.engine.locks import DatabaseLocks
 from app.engine.policies import PolicyCache
+from app.engine.recent import Recent
 from app.engine.supervisor import Supervisor
 from app.metrics import Metrics
 from app.store import settings
@@ -38,8 +39,9 @@ async def measure(url: str, commands: int, contacts: int) -> tuple[float, float]
     await database.write(clinic, now=clock.now())
     await database.write(settings.save, "ten-sol", {"max_queue_size": 10_000_000}, actor="system:bench", now=clock.now())
     policies, metrics = PolicyCache(database), Metrics()
-    intake = Intake(database, clock, policies, metrics)
-    dispatch = Dispatch(database, clock, DatabaseLocks(database, clock), policies, metrics, node_id="bench")
+    recent = Recent()
+    intake = Intake(database, clock, policies, metrics, recent=recent)
+    dispatch = Dispatch(database, clock, DatabaseLocks(database, clock), policies, metrics, node_id="bench", recent=recent)
     intake.on_commands.append(dispatch.wake.set)
     finished, left = asyncio.Event(), [0]
 

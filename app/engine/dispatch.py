@@ -26,6 +26,7 @@ from app.domain.states import PriorityClass, State
 from app.engine.locks import Grant, LaneLocks
 from app.engine.planning import handed_over, plan_lanes
 from app.engine.policies import PolicyCache
+from app.engine.recent import Recent
 from app.errors import StorageError
 from app.ids import new_id
 from app.metrics import Metrics
@@ -86,6 +87,7 @@ class Dispatch:
         tracing: Tracing | None = None,
         busy: set[LaneKey] | None = None,
         limits: FallbackLimits | None = None,
+        recent: Recent | None = None,
     ) -> None:
         self.name = name
         self.wake = asyncio.Event()
@@ -99,6 +101,7 @@ class Dispatch:
         self._busy = busy if busy is not None else set()
         """Lanes that a sibling loop of this process is at."""
         self._limits = limits or FallbackLimits()
+        self._recent = recent
         self._limit_told_at: datetime | None = None
         self._refused: dict[LaneKey, int] = {}
         self._elsewhere: dict[LaneKey, float] = {}
@@ -190,7 +193,8 @@ class Dispatch:
         return await self._plan(sound, effects_left) if sound else []
 
     async def _read_and_plan(self, keys: Sequence[LaneKey], effects_left: int | None, chain: int | None = None) -> list[LanePlan]:
-        facts = await self._database.read(gather, keys, chain or self._chain)
+        known = self._recent.find if self._recent is not None else None
+        facts = await self._database.read(gather, keys, chain or self._chain, known=known)
         policies = await self._policies.get({t for t, _ in keys})
         return plan_lanes(facts, policies, self._clock.now(), effects_left=effects_left)
 
@@ -299,6 +303,10 @@ class Dispatch:
         self._metrics.commit_batch_size.observe(sum(len(p.entries) for p in written))
         self._metrics.commit_seconds.observe(time.perf_counter() - started)
         for plan in written:
+            if self._recent is not None:
+                for entry in plan.entries:
+                    if entry.command is not None:
+                        self._recent.forget(entry.command.tenant_id, entry.command.command_id)
             self._refused.pop(plan.key, None)
         self._count(written, attempt, now)
         DECIDED.info(_decided(written, attempt))

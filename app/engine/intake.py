@@ -22,6 +22,7 @@ from app.domain.envelopes import Command, Malformed, Message, not_storable, pars
 from app.domain.states import State
 from app.domain.triage import triage
 from app.engine.policies import PolicyCache
+from app.engine.recent import Recent
 from app.engine.repeats import Repeats
 from app.errors import KoraError, StorageUnavailable
 from app.ids import new_id
@@ -77,6 +78,7 @@ class Intake:
         *,
         tracing: Tracing | None = None,
         repeats: Repeats | None = None,
+        recent: Recent | None = None,
     ) -> None:
         self.wake = asyncio.Event()
         self.on_accepted: list[Wakeable] = []
@@ -89,6 +91,7 @@ class Intake:
         self._database, self._clock, self._policies, self._metrics = database, clock, policies, metrics
         self._tracing = tracing or Tracing()
         self._repeats = repeats
+        self._recent = recent
         self._durable: list[tuple[str, list[tuple[Submission, Receipt]]]] = []
         """What is committed and not yet remembered on Redis, with the database's life from before."""
         self._buffer: list[_Request] = []
@@ -228,6 +231,8 @@ class Intake:
                 known[submission.tenant_id] = known.get(submission.tenant_id, 0) + 1
                 for look in self.on_item:
                     look(submission.item, now)
+                if self._recent is not None and isinstance(submission.item, Command):
+                    self._recent.keep(changed(submission.item, commit_order=receipt.number), now)
         if self._tracing.active:
             for submission, receipt in told:
                 self._tracing.span(

@@ -3,7 +3,7 @@
 Reads only. Nothing here decides and nothing here is trusted later: `store.ledger.apply` compares every version again.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -22,6 +22,8 @@ from app.store.columns import UTCDateTime
 from app.store.tables import Appointment, Guardian, Hold, InboxCommand, Lane, ModeRow, Patient, Therapist, table
 
 LaneKey = tuple[str, str]
+Known = Callable[[str, str, datetime], Command | None]
+"""(tenant, command id, when it was accepted) to the command, if whoever asks has it at hand."""
 GLOBAL_SCOPE = "global"
 _KEY = ("tenant_id", "contact_id")
 AROUND = timedelta(hours=4)
@@ -33,6 +35,10 @@ PARKED_BY = ("safe_mode", "contingency")
 _LANE, _COMMAND, _APPOINTMENT = table(Lane), table(InboxCommand), table(Appointment)
 _GUARDIAN, _PATIENT, _THERAPIST = table(Guardian), table(Patient), table(Therapist)
 _MODE, _HOLD = table(ModeRow), table(Hold)
+_STANDING = (
+    "tenant_id contact_id command_id commit_order status reason accepted_at waiting_since withdrawn was_parked replayed"
+).split()
+"""Columns of a command that say where it stands; all others keep what was accepted."""
 
 
 def _candidates_query() -> Select[Any]:
@@ -166,9 +172,12 @@ def merge_modes(everywhere: Row[Any] | None, own: Row[Any] | None) -> Mode:
     )
 
 
-def gather(conn: Connection, keys: Sequence[LaneKey], chain: int, extra: Sequence[Command] = ()) -> Facts:
+def gather(
+    conn: Connection, keys: Sequence[LaneKey], chain: int, extra: Sequence[Command] = (), known: Known | None = None
+) -> Facts:
     """Read the lanes, up to `chain` next commands of each, and everything those commands touch.
 
+    Of commands that are `known`, only where they stand is read.
     `extra` commands, which nobody sent, take the next places of their lanes: what would become of them (a dry run).
     """
     facts = Facts()
@@ -179,7 +188,7 @@ def gather(conn: Connection, keys: Sequence[LaneKey], chain: int, extra: Sequenc
         facts.lanes[(row.tenant_id, row.contact_id)] = LaneFacts(row)
     # in the order given, which the dry run relies on
     facts.lanes = {key: facts.lanes[key] for key in keys if key in facts.lanes}
-    _load_commands(conn, facts, chain)
+    _load_commands(conn, facts, chain, known)
     for command in extra:
         lane = facts.lanes[(command.tenant_id, command.contact_id)]
         lane.commands.append(changed(command, commit_order=lane.row.last_assigned + lane.extra + 1))
@@ -202,7 +211,7 @@ def front_of(conn: Connection, key: LaneKey) -> Facts:
     return facts
 
 
-def _load_commands(conn: Connection, facts: Facts, chain: int) -> None:
+def _load_commands(conn: Connection, facts: Facts, chain: int, known: Known | None = None) -> None:
     """The next commands of each lane: a range of places first; the few lanes that begin with a wide gap one by one."""
     ranges = [
         {
@@ -219,14 +228,14 @@ def _load_commands(conn: Connection, facts: Facts, chain: int) -> None:
         _COMMAND,
         ranges,
         keys=_KEY,
-        columns=_COMMAND.c.keys(),
+        columns=_COMMAND.c.keys() if known is None else _STANDING,
         where="t.done_at IS NULL AND t.commit_order <= r.was_commit_order",
         tail="ORDER BY t.tenant_id, t.contact_id, t.commit_order",
     )
     for row in rows:
-        _add_command(facts, row, chain)
+        _add_row(facts, row, chain)
     for lane in facts.lanes.values():
-        if not lane.commands and lane.row.waiting:
+        if not lane.rows and lane.row.waiting:
             first = (
                 select(_COMMAND)
                 .where(
@@ -239,16 +248,35 @@ def _load_commands(conn: Connection, facts: Facts, chain: int) -> None:
                 .limit(chain)
             )
             for row in conn.execute(first):
-                _add_command(facts, row, chain)
+                _add_row(facts, row, chain)
+    if known is None:
+        for lane in facts.lanes.values():
+            lane.commands += [command_of(row) for row in lane.rows]
+    else:
+        _fill_in(conn, facts, known)
 
 
-def _add_command(facts: Facts, row: Row[Any], chain: int) -> None:
+def _add_row(facts: Facts, row: Row[Any], chain: int) -> None:
     lane = facts.lanes[(row.tenant_id, row.contact_id)]
-    if len(lane.commands) == chain:
+    if len(lane.rows) == chain:
         lane.more = row.accepted_at
     else:
-        lane.commands.append(command_of(row))
         lane.rows.append(row)
+
+
+def _fill_in(conn: Connection, facts: Facts, known: Known) -> None:
+    """The commands behind the rows: those that are known as they are, the others read whole."""
+    found = [
+        (lane, row, known(row.tenant_id, row.command_id, row.accepted_at)) for lane in facts.lanes.values() for row in lane.rows
+    ]
+    keys = [{"tenant_id": row.tenant_id, "command_id": row.command_id} for _, row, command in found if command is None]
+    read = joined_rows(conn, _COMMAND, keys, keys=("tenant_id", "command_id"), columns=_COMMAND.c.keys()).all() if keys else []
+    whole = {(row.tenant_id, row.command_id): command_of(row) for row in read}
+    for lane, row, known_one in found:
+        command = known_one or whole[(row.tenant_id, row.command_id)]
+        if command.was_parked != row.was_parked or command.replayed != row.replayed:
+            command = changed(command, was_parked=bool(row.was_parked), replayed=bool(row.replayed))
+        lane.commands.append(command)
 
 
 def command_of(row: Any) -> Command:

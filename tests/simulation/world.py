@@ -25,6 +25,7 @@ from app.engine.intake import Intake
 from app.engine.locks import DatabaseLocks, LaneLocks
 from app.engine.outbox import OutboxLoop
 from app.engine.policies import PolicyCache
+from app.engine.recent import Recent
 from app.engine.redis_locks import RedisLocks
 from app.engine.supervisor import Supervisor
 from app.errors import OutcomeUnknown, StorageUnavailable
@@ -301,10 +302,11 @@ class Node:
         self.db = db
         policies = PolicyCache(db)
         self.locks = self._locks(db)
-        self.intake = Intake(db, clock, policies, METRICS)
+        recent = Recent(limit=(1, 2, 64)[world.seed % 3]) if world.seed % 5 else None
+        self.intake = Intake(db, clock, policies, METRICS, recent=recent)
         self.conversations = Conversations(db, clock)
         size = DispatchPolicy(lanes_per_round=world.rng.choice((1, 2, 4)), chain=3, lanes_last=world.seed % 2 == 0)
-        self.dispatch = Dispatch(db, clock, self.locks, policies, METRICS, node_id=name, policy=size)
+        self.dispatch = Dispatch(db, clock, self.locks, policies, METRICS, node_id=name, policy=size, recent=recent)
         self.drain = Drain(db, clock)
         self.outbox = OutboxLoop(db, clock, _Book(self), METRICS)  # type: ignore[arg-type]  # the book, as far as it is used
         self.supervisor = Supervisor()
