@@ -63,5 +63,8 @@ def confirms(command: Command) -> bool:
 
 def fold(text: str) -> str:
     """Lower case without accents, compatibility forms (full-width letters) resolved, runs of white space as one space."""
-    decomposed = unicodedata.normalize("NFKD", text.casefold())
+    folded = text.casefold()
+    if folded.isascii():  # nothing to take apart
+        return " ".join(folded.split())
+    decomposed = unicodedata.normalize("NFKD", folded)
     return " ".join("".join(c for c in decomposed if not unicodedata.combining(c)).split())

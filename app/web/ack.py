@@ -89,7 +89,7 @@ async def act_on_ack(request: AnyRequest, token: FromPath[str]) -> Response[Any]
         return _page(request, opened, state)
     services = request.app.state.services
     form = await request.form()
-    clock, origin = services.clock.now, client_address(request)[:100]
+    clock, origin = services.clock.now, client_address(request.scope)[:100]
     if form.get("act") == "pass":
         await services.db.write(_pass_on, opened, clock(), origin)
     elif state != "resolved":
@@ -121,7 +121,7 @@ async def _opened(request: AnyRequest, token: str) -> Opened | None:
     if is_ack_token(services.settings.secret_key, token):
         opened = cast("Opened | None", await services.db.read(ack_tokens.find, sha256(token), services.clock.now()))
     if opened is None:
-        address = client_address(request)
+        address = client_address(request.scope)
         log.warning("ack_token_refused", flow_id="F-06", address=address, status="unknown")
         cast("Guesses", request.app.state.guesses).buckets.require(address)
     return opened

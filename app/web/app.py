@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import structlog
 from litestar import Litestar, Request, Router
 from litestar.config.compression import CompressionConfig
-from litestar.connection import ASGIConnection
 from litestar.enums import ScopeType
 from litestar.middleware import ASGIMiddleware, DefineMiddleware
 from litestar.middleware.compression import CompressionMiddleware
@@ -25,7 +24,7 @@ from app.store.tenancy import scoped
 from app.web.ack import Guesses, ack_routes
 from app.web.api import api_routes
 from app.web.api.webhooks import webhook_routes
-from app.web.auth import Actor, Authenticator, authenticator, enforce_access
+from app.web.auth import Actor, Authenticator, enforce_access
 from app.web.console.access_routes import access_pages
 from app.web.console.account_routes import account_pages
 from app.web.console.agenda_routes import agenda_pages
@@ -112,18 +111,22 @@ class Gate(ASGIMiddleware):
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         """Let the request through, with `scope["user"]` set to an Actor or None."""
         scope["state"][_STARTED] = time.perf_counter()
-        connection: ASGIConnection[Any, Any, Any, Any] = ASGIConnection(scope)
+        shared = scope["litestar_app"].state
         open_to_all = scope["route_handler"].opt.get("access") == "public"
-        # the database shows nothing to this request until the guard of its route has opened something
-        with structlog.contextvars.bound_contextvars(correlation_id=correlation_id(scope)), scoped(()):
-            refuse_null_bytes(scope)
-            actor: Actor | None = None if open_to_all else await authenticator(connection).authenticate(connection)
-            scope["user"] = actor
-            address, rates = client_address(connection), cast("Rates", connection.app.state.rates)
-            if actor is None and not open_to_all:
-                rates.strangers.require(address)
-            rates.requests.require(actor.audit_name if actor is not None else address)
-            await next_app(scope, hurried(receive), send)
+        tokens = structlog.contextvars.bind_contextvars(correlation_id=correlation_id(scope))
+        try:
+            # the database shows nothing to this request until the guard of its route has opened something
+            with scoped(()):
+                refuse_null_bytes(scope)
+                actor: Actor | None = None if open_to_all else await cast("Authenticator", shared.auth).authenticate(scope)
+                scope["user"] = actor
+                address, rates = client_address(scope), cast("Rates", shared.rates)
+                if actor is None and not open_to_all:
+                    rates.strangers.require(address)
+                rates.requests.require(actor.audit_name if actor is not None else address)
+                await next_app(scope, hurried(receive), send)
+        finally:
+            structlog.contextvars.reset_contextvars(**tokens)
 
 
 def create_app(services: "Services") -> Litestar:
@@ -151,18 +154,17 @@ def serve(app: Litestar, services: "Services") -> None:
 
 async def _answering(message: Message, scope: Scope) -> None:
     """Before an answer starts: its security headers, and the numbers about it."""
+    if message["type"] != "http.response.start":
+        return
     state = scope["litestar_app"].state
     set_headers(message, scope, secure=state.auth.secure)
-    if message["type"] == "http.response.start":
-        metrics = state.services.metrics
-        method = str(scope.get("method", ""))
-        metrics.http_requests.labels(
-            method=method if method in _KNOWN_METHODS else "other", status=f"{message['status'] // 100}xx"
-        ).inc()
-        started = scope["state"].get(_STARTED)
-        if started is not None:
-            route = str(scope.get("path_template") or "other")
-            metrics.http_seconds.labels(route=route).observe(time.perf_counter() - started)
+    metrics = state.services.metrics
+    method = str(scope.get("method", ""))
+    # by position: names of labels are sorted and compared at every call
+    metrics.http_requests.labels(method if method in _KNOWN_METHODS else "other", f"{message['status'] // 100}xx").inc()
+    started = scope["state"].get(_STARTED)
+    if started is not None:
+        metrics.http_seconds.labels(str(scope.get("path_template") or "other")).observe(time.perf_counter() - started)
 
 
 def create_routes() -> Litestar:

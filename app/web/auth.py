@@ -15,11 +15,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
 from litestar import Request
 from litestar.connection import ASGIConnection
 from litestar.handlers.base import BaseRouteHandler
+from litestar.types import Scope
 from sqlalchemy import Connection, Row
 
 from app.clock import Clock
@@ -28,6 +30,7 @@ from app.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
 from app.store import accounts
 from app.store.database import Database
 from app.store.tenancy import narrow, scoped
+from app.web.problems import header_of
 from app.web.security import SAFE_METHODS, check_csrf, session_csrf
 
 P = ParamSpec("P")
@@ -114,13 +117,13 @@ class Authenticator:
         """The cookie's full name; under TLS the prefix ties it to this host."""
         return f"__Host-{name}" if self.secure else name
 
-    async def authenticate(self, connection: AnyConnection) -> Actor | None:
+    async def authenticate(self, scope: Scope) -> Actor | None:
         """The actor of a connection; None when there is no key or session, or not a good one."""
-        given = connection.headers.get("authorization")
+        given = header_of(scope, b"authorization")
         if given is not None:
             scheme, _, token = given.partition(" ")
             return await self.by_key(token.strip()) if scheme.lower() == "bearer" else None
-        cookie = connection.cookies.get(self.cookie(SESSION_COOKIE))
+        cookie = ASGIConnection[Any, Any, Any, Any](scope).cookies.get(self.cookie(SESSION_COOKIE))
         return await self.by_session(sha256(cookie)) if cookie else None
 
     async def by_key(self, token: str) -> Actor | None:
@@ -136,8 +139,7 @@ class Authenticator:
         expired = row.expires_at is not None and row.expires_at <= now
         if expired or row.revoked_at is not None or row.tenant_disabled_at is not None:
             return None
-        tenants = None if row.tenant_id is None else frozenset({str(row.tenant_id)})
-        return Actor("key", key_id, row.name, None, frozenset(row.scopes.split()) & SCOPES, tenants)
+        return _machine(key_id, row.name, row.scopes, row.tenant_id)
 
     async def by_session(self, session_hash: str) -> Actor | None:
         """The person whose session has this hash, if it is still good; its use is noted once a minute."""
@@ -212,6 +214,13 @@ class Authenticator:
         if row.revoked_at is None and (row.last_used_at is None or now - row.last_used_at >= accounts.TOUCH_EVERY):
             await self._write(accounts.touch_keys, [key_id], now)
         return row
+
+
+@lru_cache(_CACHE_MAX)
+def _machine(key_id: str, name: str, scopes: str, tenant_id: str | None) -> Actor:
+    """The actor that a key's row describes; whether the key is good is asked each time."""
+    tenants = None if tenant_id is None else frozenset({str(tenant_id)})
+    return Actor("key", key_id, name, None, frozenset(scopes.split()) & SCOPES, tenants)
 
 
 def _remember(cache: dict[str, tuple[float, Row[Any]]], name: str, row: Row[Any]) -> None:

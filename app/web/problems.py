@@ -28,6 +28,8 @@ TRACEPARENT: Final = "traceparent"
 ERROR_TEMPLATE: Final = "errors/error.html"
 
 _CORRELATION: Final = "kora_correlation_id"
+_CORRELATION_NAME: Final = CORRELATION_HEADER.lower().encode()
+_TRACEPARENT_NAME: Final = TRACEPARENT.encode()
 _CORRELATION_MAX: Final = 200
 _PHRASES: Final = {s.value: s.phrase for s in HTTPStatus}
 
@@ -43,15 +45,19 @@ def correlation_id(scope: Scope) -> str:
 
 def given_correlation(scope: Scope) -> str | None:
     """The caller's own id: `X-Correlation-ID`, else the trace of a W3C `traceparent`; None when neither can be used."""
-    given = _header(scope, CORRELATION_HEADER)
-    if 0 < len(given) <= _CORRELATION_MAX and given.isascii() and given.isprintable():
+    given = header_of(scope, _CORRELATION_NAME)
+    if given and len(given) <= _CORRELATION_MAX and given.isascii() and given.isprintable():
         return given
-    return trace_in(_header(scope, TRACEPARENT))
+    trace = header_of(scope, _TRACEPARENT_NAME)
+    return None if trace is None else trace_in(trace)
 
 
-def _header(scope: Scope, name: str) -> str:
-    wanted = name.lower().encode()
-    return next((value.decode("latin-1") for key, value in scope["headers"] if key == wanted), "")
+def header_of(scope: Scope, name: bytes) -> str | None:
+    """The first header of this name (in lower case), without the framework's map of all of them; None without one."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return value.decode("latin-1")
+    return None
 
 
 def problem(

@@ -179,9 +179,10 @@ class TokenBuckets:
             raise TooManyRequests("Too many requests; slow down.", retry_after_s=int(wait_s) + 1)
 
 
-def client_address(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
+def client_address(scope: Scope) -> str:
     """Where a request came from (the server puts a trusted proxy's word here)."""
-    return connection.client.host if connection.client else "unknown"
+    client = scope.get("client")
+    return client[0] if client else "unknown"
 
 
 # --- slow bodies --------------------------------------------------------------------------------------------------------

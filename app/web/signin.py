@@ -67,7 +67,7 @@ def safe_next(target: str | None) -> str:
 async def login_page(request: AnyRequest) -> Response[Any]:
     """The sign-in form; who is signed in goes on at once."""
     target = safe_next(request.query_params.get("next"))
-    if request.headers.get("authorization") is None and await authenticator(request).authenticate(request) is not None:
+    if request.headers.get("authorization") is None and await authenticator(request).authenticate(request.scope) is not None:
         return Redirect(target, status_code=303)
     return _form(request, target)
 
@@ -76,7 +76,7 @@ async def login_page(request: AnyRequest) -> Response[Any]:
 async def login(request: AnyRequest) -> Response[Any]:
     """Check address and password; a new session and on to `next`, or the form again with one sentence."""
     auth, services, door = authenticator(request), request.app.state.services, _door(request)
-    address = client_address(request)
+    address = client_address(request.scope)
     door.tries.require(address)
     cookie = request.cookies.get(auth.cookie(LOGIN_COOKIE), "")
     await check_csrf(request, login_csrf(auth.secret_key, cookie) if cookie else "")
@@ -117,7 +117,7 @@ async def logout(request: AnyRequest) -> Response[Any]:
     """End this session."""
     actor, services = actor_of(request), request.app.state.services
     await services.db.write(
-        _signed_out, actor.audit_name, actor.session_hash, client_address(request), authenticator(request).now()
+        _signed_out, actor.audit_name, actor.session_hash, client_address(request.scope), authenticator(request).now()
     )
     services.hub.end(session=actor.session_hash)
     answer: Response[Any]

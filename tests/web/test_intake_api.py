@@ -1,6 +1,9 @@
 """Events and commands through the API, with the engine running, on both databases."""
 
 import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -9,7 +12,9 @@ import pytest
 
 from app.bootstrap import Services
 from app.store.verify import verify
+from app.web.security import BODY_MAX
 from tests.web.api_client import CONTACT, THERAPIST, Api, open_api
+from tests.web.conftest import add_key
 
 
 @pytest.fixture
@@ -317,3 +322,47 @@ async def test_the_api_describes_itself(api: Api) -> None:
     assert body["examples"]["one"]["value"]["command_type"] == "schedule"
     assert schema["paths"]["/api/v1/commands"]["post"]["responses"]["202"]["content"]
     assert "application/problem+json" in schema["paths"]["/api/v1/events"]["post"]["responses"]["400"]["content"]
+
+
+# --- two ways to one handler --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/events", "/commands"])
+async def test_a_body_that_says_its_size_is_answered_like_one_in_pieces(api: Api, path: str) -> None:
+    item = (api.event() if path == "/events" else api.command()) | {"correlation_id": "corr-two-ways"}
+    bodies = [
+        json.dumps(item).encode(),
+        json.dumps({path[1:]: [item, {"contact_id": 1}, "no object"]}).encode(),
+        b"{}", b"", b"[]", b"{", b'"\xff"', b"[" * 100_000, b" " * BODY_MAX + b"{}",
+        json.dumps({path[1:]: 1}).encode(),
+        json.dumps({path[1:]: [{}] * 501}).encode(),
+        json.dumps(item | {"tenant_id": "nowhere"}).encode(),
+        json.dumps(item | {"tenant_id": 7}).encode(),
+    ]  # fmt: skip
+    reader = await add_key(api.services, api.clinic.tenant_id, "read")
+    said = {"X-Correlation-ID": "asked", "Accept-Language": "en"}
+    asked = [(body, headers) for body in bodies for headers in (api.key | said, reader | said)]
+    asked += [(bodies[0], {"Authorization": "Bearer kora_no_key"} | said), (bodies[0], said)]
+    await api.client.post(f"/api/v1{path}", content=bodies[0], headers=api.key)  # from here on a repeat, each time
+    seen = set()
+    for body, headers in asked:
+        whole = await api.client.post(f"/api/v1{path}", content=body, headers=headers)
+        pieces = await api.client.post(f"/api/v1{path}", content=in_pieces(body), headers=headers)
+        assert told(whole) == told(pieces), body[:200]
+        seen.add(whole.status_code)
+    assert seen == {202, 400, 401, 403, 413}
+
+
+async def in_pieces(body: bytes) -> AsyncIterator[bytes]:
+    """A body without a size in its head."""
+    half = len(body) // 2
+    for piece in (body[:half], body[half:]):
+        yield piece
+
+
+def told(answer: httpx.Response) -> tuple[int, dict[str, str], str]:
+    """What an answer says, without what differs between two requests: ids of ours, places in the queue, numbers of repeats."""
+    text = re.sub(r'"(sequence|commit_order)":\d+', r'"\1":0', re.sub(r"\b[0-9a-f]{32}\b", "id", answer.text))
+    headers = dict(answer.headers)
+    assert int(headers.pop("content-length")) == len(answer.content)
+    return answer.status_code, headers, text

@@ -15,7 +15,7 @@ from app.domain.reasons import explain
 from app.errors import InvalidRequest
 from app.store.people import By
 from app.web.auth import actor_of, resolve_tenant
-from app.web.problems import correlation_id
+from app.web.problems import correlation_id, header_of
 
 if TYPE_CHECKING:
     from app.bootstrap import Services
@@ -93,8 +93,13 @@ def by(request: AnyRequest) -> By:
 
 async def json_body(request: AnyRequest) -> Any:
     """The body as a JSON document; raises InvalidRequest for bytes that are none, or nested without end."""
+    return json_of(await request.body())
+
+
+def json_of(body: bytes) -> Any:
+    """Bytes as a JSON document; raises InvalidRequest for what is none, or nested without end."""
     try:
-        return msgspec.json.decode(await request.body())
+        return msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(f"The body is not JSON: {error}.") from error
 
@@ -219,7 +224,7 @@ def page(items: list[Document], limit: int, *key: str) -> Document:
 def locale_of(request: AnyRequest) -> str:
     """`pt_BR` or `en`, whichever Accept-Language prefers; `pt_BR` when it says neither."""
     best, locale = 0.0, "pt_BR"
-    for part in request.headers.get("accept-language", "").split(",")[:20]:
+    for part in (header_of(request.scope, b"accept-language") or "").split(",")[:20]:
         name, _, weight = part.strip().partition(";q=")
         try:
             quality = float(weight) if weight else 1.0

@@ -24,12 +24,13 @@ from app.web.api.common import (
     TenantId,
     check_ids,
     explained,
-    json_body,
+    json_of,
     locale_of,
     problems,
     services_of,
     tenant_of,
 )
+from app.web.api.direct import direct
 from app.web.api.shapes import (
     BATCH_MAX,
     CommandAnswer,
@@ -53,6 +54,28 @@ def durable(shape: Any) -> ResponseSpec:
     return ResponseSpec(shape, description="Stored durably; one answer per item", generate_examples=False)
 
 
+async def _events(request: AnyRequest, body: bytes) -> Any:
+    raw_items, tenants, single = await _read(request, body, "events")
+    submissions = [_event_submission(tenant_id, raw) for tenant_id, raw in zip(tenants, raw_items, strict=True)]
+    submissions = _under(request, submissions)
+    receipts = await services_of(request).intake.submit(submissions)
+    locale = locale_of(request)
+    answers = [_answer(receipt, "event_id", "sequence", locale) for receipt in receipts]
+    return answers[0] if single else {"items": answers}
+
+
+async def _commands(request: AnyRequest, body: bytes, wait: float = 0.0) -> Any:
+    raw_items, tenants, single = await _read(request, body, "commands")
+    submissions = [command_submission(tenant_id, raw) for tenant_id, raw in zip(tenants, raw_items, strict=True)]
+    submissions = _under(request, submissions)
+    receipts = await services_of(request).intake.submit(submissions)
+    locale = locale_of(request)
+    answers = [_answer(receipt, "command_id", "commit_order", locale) for receipt in receipts]
+    if wait > 0:
+        await _add_results(request, tenants, receipts, answers, wait, locale)
+    return answers[0] if single else {"items": answers}
+
+
 @post(
     "/api/v1/events",
     status_code=202,
@@ -60,17 +83,12 @@ def durable(shape: Any) -> ResponseSpec:
     tags=["intake"],
     summary="Hand over one event, or a batch",
     operation_class=EventsOperation,
+    middleware=[direct(_events, 202)],
     responses={202: durable(EventAnswer | EventAnswers), **problems(404, 413)},
 )
 async def post_events(request: AnyRequest) -> Any:
     """Every item is stored, usable or not, before the answer leaves; an unusable one becomes a manual task."""
-    raw_items, tenants, single = await _read(request, "events")
-    submissions = [_event_submission(tenant_id, raw) for tenant_id, raw in zip(tenants, raw_items, strict=True)]
-    submissions = _under(request, submissions)
-    receipts = await services_of(request).intake.submit(submissions)
-    locale = locale_of(request)
-    answers = [_answer(receipt, "event_id", "sequence", locale) for receipt in receipts]
-    return answers[0] if single else {"items": answers}
+    return await _events(request, await request.body())
 
 
 @post(
@@ -80,19 +98,12 @@ async def post_events(request: AnyRequest) -> Any:
     tags=["intake"],
     summary="Hand over one command, or a batch",
     operation_class=CommandsOperation,
+    middleware=[direct(_commands, 202)],
     responses={202: durable(CommandAnswer | CommandAnswers), **problems(404, 413)},
 )
 async def post_commands(request: AnyRequest, wait: Wait = 0.0) -> Any:
     """Every item is stored before the answer leaves; with `wait` the answer is held until the results are there."""
-    raw_items, tenants, single = await _read(request, "commands")
-    submissions = [command_submission(tenant_id, raw) for tenant_id, raw in zip(tenants, raw_items, strict=True)]
-    submissions = _under(request, submissions)
-    receipts = await services_of(request).intake.submit(submissions)
-    locale = locale_of(request)
-    answers = [_answer(receipt, "command_id", "commit_order", locale) for receipt in receipts]
-    if wait > 0:
-        await _add_results(request, tenants, receipts, answers, wait, locale)
-    return answers[0] if single else {"items": answers}
+    return await _commands(request, await request.body(), wait)
 
 
 @get(
@@ -137,9 +148,9 @@ async def get_event(request: AnyRequest, event_id: FromPath[str], tenant_id: Ten
 # --- bodies -------------------------------------------------------------------------------------------------------------
 
 
-async def _read(request: AnyRequest, name: str) -> tuple[list[object], list[str], bool]:
+async def _read(request: AnyRequest, sent: bytes, name: str) -> tuple[list[object], list[str], bool]:
     """The raw items, the clinic of each, and whether the body was a single item."""
-    body = await json_body(request)
+    body = json_of(sent)
     if not isinstance(body, dict):
         raise InvalidRequest("The body must be a JSON object.", errors=[{"pointer": "", "detail": "must be an object"}])
     single = name not in body

@@ -40,7 +40,7 @@ async def act(request: AnyRequest) -> Response[Any]:
         return await _change_password(request, form)
     actor, auth, services = actor_of(request), authenticator(request), services_of(request)
     ref = form.get("session", "") if name == "end_session" else None
-    ended = await services.db.write(_end, actor, ref, auth.now(), client_address(request))
+    ended = await services.db.write(_end, actor, ref, auth.now(), client_address(request.scope))
     for session_hash in ended:
         services.hub.end(session=session_hash)
     if name == "end_session" and not ended:
@@ -67,8 +67,8 @@ async def _change_password(request: AnyRequest, form: dict[str, str]) -> Respons
         return await _refused(request, fault, 400)
     password_hash = await asyncio.to_thread(hash_password, new)
     token, session_hash = new_cookie_token()
-    agent = request.headers.get("user-agent", "")
-    await services.db.write(_renew, actor.id, password_hash, session_hash, by(request), client_address(request), agent, auth.now())
+    address, agent = client_address(request.scope), request.headers.get("user-agent", "")
+    await services.db.write(_renew, actor.id, password_hash, session_hash, by(request), address, agent, auth.now())
     services.hub.end(user_id=actor.id)
     answer: Response[Any] = Redirect("/account", status_code=303, query_params={"done": "change_password"})
     answer.set_cookie(
