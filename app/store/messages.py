@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Integer, Row, Select, bindparam, exists, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Integer, Row, Select, Table, bindparam, exists, func, or_, select
 
 from app.domain.d1_answers import Asked, Question, still_open, which_cause
 from app.domain.d1_texts import question_cause, question_token
@@ -28,6 +28,13 @@ _ASKED, _APPOINTMENT, _TICKET, _OUTBOX = table(D1StepRow), table(Appointment), t
 _KEY = ("tenant_id", "contact_id")
 _STANDS = {"scheduled": Asked.OPEN, "confirmed": Asked.CONFIRMED, "cancelled": Asked.CANCELLED}
 """What an appointment's status makes of the question about it."""
+
+_OF_LANE = ("tenant_id", "contact_id", "conversation_version", "last_processed", "unheard", "takeover_id")
+_OF_MESSAGE = (
+    "tenant_id", "contact_id", "event_id", "conversation_id", "sequence", "conversation_version", "intent", "occurred_at",
+    "received_at", "correlation_id", "payload_json",
+)  # fmt: skip
+"""What hearing looks at; every other column would be read and made into Python for nothing, of each message."""
 
 NOT_UNDERSTOOD = frozenset({None, str(Intent.OTHER), str(Intent.COMPLAINT)})
 RECENT_MAX = 50
@@ -83,8 +90,10 @@ def _unheard_query() -> Select[Any]:
     patient_at = bindparam("patient_at", type_=UTCDateTime)
     due = or_(_MESSAGE.c.sequence <= _LANE.c.last_processed + 1, _MESSAGE.c.received_at <= patient_at)
     turn = func.row_number().over(partition_by=_LANE.c.tenant_id, order_by=_LANE.c.unheard_since).label("turn")
-    ready = select(_LANE, turn).where(_LANE.c.unheard > 0, exists().where(*mine, due)).subquery("t")
-    return select(ready).order_by(ready.c.turn, ready.c.unheard_since).limit(bindparam("limit", type_=Integer))
+    seen = [_LANE.c[name] for name in _OF_LANE]
+    ready = select(*seen, _LANE.c.unheard_since, turn).where(_LANE.c.unheard > 0, exists().where(*mine, due)).subquery("t")
+    shown = select(*(ready.c[name] for name in _OF_LANE))
+    return shown.order_by(ready.c.turn, ready.c.unheard_since).limit(bindparam("limit", type_=Integer))
 
 
 _UNHEARD = _unheard_query()
@@ -101,7 +110,7 @@ def unheard(conn: Connection, limit: int, chain: int, now: datetime) -> list[Con
     found = {(row.tenant_id, row.contact_id): Conversation(row) for row in lanes}
     keys = [{"tenant_id": t, "contact_id": c} for t, c in found]
     tail = "ORDER BY t.tenant_id, t.contact_id, t.sequence"
-    for row in joined_rows(conn, _MESSAGE, keys, keys=_KEY, columns=_MESSAGE.c.keys(), where="t.done_at IS NULL", tail=tail):
+    for row in joined_rows(conn, _MESSAGE, keys, keys=_KEY, columns=_OF_MESSAGE, where="t.done_at IS NULL", tail=tail):
         conversation = found[(row.tenant_id, row.contact_id)]
         if len(conversation.messages) < chain:
             conversation.messages.append(row)
@@ -165,6 +174,27 @@ def _sent_as(conn: Connection, asked: Sequence[Row[Any]]) -> dict[tuple[str, str
     return sent
 
 
+def _of_the_contact(table: Table) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return table.c.tenant_id == bindparam("tenant_id"), table.c.contact_id == bindparam("contact_id")
+
+
+def _came_of_it_query() -> Select[Any]:
+    """When the contact's last command was accepted and its last takeover closed; one row."""
+    accepted = select(_COMMAND.c.accepted_at).where(*_of_the_contact(_COMMAND), _COMMAND.c.commit_order.is_not(None))
+    last = accepted.order_by(_COMMAND.c.commit_order.desc()).limit(1).scalar_subquery()
+    closed = select(func.max(_TICKET.c.closed_at)).where(*_of_the_contact(_TICKET), _TICKET.c.kind == "takeover")
+    return select(last, closed.scalar_subquery())
+
+
+def _earlier_query() -> Select[Any]:
+    seen = select(_MESSAGE.c.received_at, _MESSAGE.c.intent, _MESSAGE.c.payload_json)
+    heard, since = _MESSAGE.c.sequence <= bindparam("heard"), _MESSAGE.c.received_at > bindparam("since")
+    return seen.where(*_of_the_contact(_MESSAGE), heard, since).order_by(_MESSAGE.c.sequence.desc()).limit(RECENT_MAX)
+
+
+_CAME_OF_IT, _EARLIER = _came_of_it_query(), _earlier_query()
+
+
 def _load_said(conn: Connection, conversations: Sequence[Conversation], now: datetime) -> None:
     """Earlier messages of families whose next ones are not understood, since something last came of what they wrote."""
     policies: dict[str, FrustrationPolicy] = {}
@@ -175,18 +205,10 @@ def _load_said(conn: Connection, conversations: Sequence[Conversation], now: dat
         if tenant_id not in policies:
             policies[tenant_id] = frustration_policy(load(conn, tenant_id))
         talk.frustration = policies[tenant_id]
-        since = max([now - talk.frustration.window, *_came_of_it(conn, tenant_id, contact_id)])
-        earlier = conn.execute(
-            select(_MESSAGE.c.received_at, _MESSAGE.c.intent, _MESSAGE.c.payload_json)
-            .where(
-                _MESSAGE.c.tenant_id == tenant_id,
-                _MESSAGE.c.contact_id == contact_id,
-                _MESSAGE.c.sequence <= talk.row.last_processed,
-                _MESSAGE.c.received_at > since,
-            )
-            .order_by(_MESSAGE.c.sequence.desc())
-            .limit(RECENT_MAX)
-        )
+        key = {"tenant_id": tenant_id, "contact_id": contact_id}
+        came_of_it = conn.execute(_CAME_OF_IT, key).one()
+        since = max([now - talk.frustration.window, *(moment for moment in came_of_it if moment is not None)])
+        earlier = conn.execute(_EARLIER, key | {"heard": talk.row.last_processed, "since": since})
         talk.said = [said_in(row) for row in reversed(earlier.all())]
 
 
@@ -194,15 +216,6 @@ def said_in(message: Row[Any]) -> Said:
     """What a stored message says, for the count of those not understood."""
     text = msgspec.json.decode(message.payload_json).get("text")
     return Said(at=message.received_at, intent=message.intent, text=text if isinstance(text, str) else "")
-
-
-def _came_of_it(conn: Connection, tenant_id: str, contact_id: str) -> list[datetime]:
-    """When the contact's last command was accepted and its last takeover closed."""
-    mine = (_COMMAND.c.tenant_id == tenant_id, _COMMAND.c.contact_id == contact_id, _COMMAND.c.commit_order.is_not(None))
-    command = select(_COMMAND.c.accepted_at).where(*mine).order_by(_COMMAND.c.commit_order.desc()).limit(1)
-    own = (_TICKET.c.tenant_id == tenant_id, _TICKET.c.contact_id == contact_id, _TICKET.c.kind == "takeover")
-    closed = select(func.max(_TICKET.c.closed_at)).where(*own)
-    return [moment for moment in (conn.execute(command).scalar(), conn.execute(closed).scalar()) if moment is not None]
 
 
 def hear(conn: Connection, heard: Sequence[Heard], now: datetime) -> list[Receipt]:
