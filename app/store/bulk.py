@@ -70,12 +70,18 @@ def insert_rows(
     dialect, columns = conn.dialect.name, tuple(rows[0])
     shared = {**_defaults(table, columns), **(common or {})}
     statement = _insert(table, columns, tuple(shared), dialect, ignore_conflicts)
-    given = {f"c_{name}": json_time(v, dialect) if _is_text_time(v, dialect) else v for name, v in shared.items()}
-    return int(conn.execute(statement, {"rows": encode(rows, dialect), **given}).rowcount)
+    return int(conn.execute(statement, {"rows": encode(rows, dialect), **_given(shared, dialect)}).rowcount)
 
 
-def _is_text_time(value: Any, dialect: str) -> bool:
-    return dialect == "sqlite" and isinstance(value, datetime)
+def _given(common: Row, dialect: str) -> dict[str, Any]:
+    """Parameters of what all rows have in common."""
+    as_text = dialect == "sqlite"
+    return {f"c_{n}": json_time(v, dialect) if as_text and isinstance(v, datetime) else v for n, v in common.items()}
+
+
+def _common(table: Table, column: str, dialect: str) -> str:
+    """The SQL of such a parameter, as a value of its column."""
+    return f"CAST(:c_{column} AS {_pg_type(table.c[column].type)})" if dialect == "postgresql" else f":c_{column}"
 
 
 @lru_cache(maxsize=256)
@@ -87,10 +93,9 @@ def _defaults(table: Table, given: tuple[str, ...]) -> Row:
 @lru_cache(maxsize=256)
 def _insert(table: Table, columns: tuple[str, ...], shared: tuple[str, ...], dialect: str, ignore_conflicts: bool) -> TextClause:
     names = ", ".join((*columns, *shared))
-    postgres = dialect == "postgresql"
-    values = ", ".join((*columns, *(f"CAST(:c_{c} AS {_pg_type(table.c[c].type)})" if postgres else f":c_{c}" for c in shared)))
+    values = ", ".join((*columns, *(_common(table, c, dialect) for c in shared)))
     source = _record_set(table, columns, dialect)
-    where = "" if postgres else " WHERE true"  # SQLite's parser needs it before ON CONFLICT
+    where = "" if dialect == "postgresql" else " WHERE true"  # SQLite's parser needs it before ON CONFLICT
     conflict = " ON CONFLICT DO NOTHING" if ignore_conflicts else ""
     return text(f"INSERT INTO {table.name} ({names}) SELECT {values} FROM {source}{where}{conflict}")
 
@@ -103,16 +108,17 @@ def update_rows(
     keys: Iterable[str],
     assign: Iterable[str] = (),
     expressions: Mapping[str, str] | None = None,
+    common: Row | None = None,
     guard: str = "",
     in_order: bool = False,
 ) -> set[tuple[Any, ...]]:
     """Compare-and-set many rows; returns the keys of those that matched.
 
     `keys` identify a row; `assign` are set from the row; `expressions` maps a column to SQL over `t` (the table) and
-    `r` (the row given); `guard` is further SQL for the WHERE, over the same two names. A row whose key is missing from the
-    result lost the race: nothing happened to it. `in_order` is for rows that several transactions take many at a time
-    (lanes): they are locked in the order of their keys first, because an UPDATE takes them in any order and two would wait
-    for each other until PostgreSQL breaks the deadlock, a second later.
+    `r` (the row given); `common` holds columns that get the same value in all of them; `guard` is further SQL for the WHERE,
+    over the same two names. A row whose key is missing from the result lost the race: nothing happened to it. `in_order` is
+    for rows that several transactions take many at a time (lanes): they are locked in the order of their keys first, because
+    an UPDATE takes them in any order and two would wait for each other until PostgreSQL breaks the deadlock, a second later.
     """
     if not rows:
         return set()
@@ -122,9 +128,14 @@ def update_rows(
         pairs = [{k: row[k] for k in names} for row in rows]
         order = ", ".join(f"t.{k}" for k in names)
         joined_rows(conn, table, pairs, keys=names, columns=names[:1], tail=f"ORDER BY {order} FOR NO KEY UPDATE OF t").close()
-    changes = (*((c, f"r.{c}") for c in assign), *(expressions or {}).items())
+    shared = common or {}
+    changes = (
+        *((c, f"r.{c}") for c in assign),
+        *(expressions or {}).items(),
+        *((c, _common(table, c, dialect)) for c in shared),
+    )
     statement = _update(table, tuple(rows[0]), tuple(keys), changes, guard, dialect)
-    return {tuple(row) for row in conn.execute(statement, {"rows": encode(rows, dialect)})}
+    return {tuple(row) for row in conn.execute(statement, {"rows": encode(rows, dialect), **_given(shared, dialect)})}
 
 
 @lru_cache(maxsize=256)

@@ -92,6 +92,9 @@ class _Batch:
     lanes: dict[LaneKey, _LaneState] = field(default_factory=dict)
     messages: list[dict[str, Any]] = field(default_factory=list)
     commands: list[dict[str, Any]] = field(default_factory=list)
+    """Those that got a place in their lane."""
+    placeless: list[dict[str, Any]] = field(default_factory=list)
+    """Those that did not: terminal at once."""
     malformed: list[dict[str, Any]] = field(default_factory=list)
     malformed_at: list[int] = field(default_factory=list)
     """Index of the receipt behind each row of `malformed`."""
@@ -371,16 +374,16 @@ def _take_command(
     )
     if verdict.state is State.INVALID_PAYLOAD_MANUAL:
         return _take_malformed(batch, submission, _too_far(item), State.INVALID_PAYLOAD_MANUAL)
-    row = command_row(item, batch.now)
+    row = _command_row(item)
     row["commit_order"] = verdict.number
     if verdict.number is None:  # no place in the lane: terminal at once, visible, never silently dropped
-        row |= {"status": verdict.state, "result": verdict.state, "reason": verdict.reason, "done_at": batch.now}
+        batch.placeless.append(row | {"status": verdict.state, "result": verdict.state, "reason": verdict.reason})
     else:
         lane.orders.add(verdict.number)
         lane.last_assigned = max(lane.last_assigned, verdict.number)
         lane.waits[item.priority.rank] += 1
         lane.touched = True
-    batch.commands.append(row)
+        batch.commands.append(row)
     first = by_key not in known
     rank = item.priority.rank
     receipt = _queued("command", item.command_id, item.contact_id, verdict.number, rank, item.correlation_id, holds_key=first)
@@ -389,8 +392,8 @@ def _take_command(
     return receipt if verdict.number is not None else changed(receipt, status=verdict.state, reason=verdict.reason)
 
 
-def command_row(item: Command, now: datetime) -> dict[str, Any]:
-    """The `command` row of a freshly accepted command (its `commit_order` still as given)."""
+def _command_row(item: Command) -> dict[str, Any]:
+    """The `command` row of a freshly accepted command (its `commit_order` still as given), without what all have in common."""
     return {
         "tenant_id": item.tenant_id,
         "command_id": item.command_id,
@@ -399,10 +402,6 @@ def command_row(item: Command, now: datetime) -> dict[str, Any]:
         "commit_order": item.commit_order,
         "command_type": item.command_type,
         "priority": item.priority.rank,
-        "status": State.QUEUED_FOR_DISPATCH,
-        "result": None,
-        "reason": None,
-        "done_at": None,
         "idempotency_key": item.idempotency_key,
         "fingerprint": item.fingerprint,
         "requested_by": item.requested_by,
@@ -415,7 +414,6 @@ def command_row(item: Command, now: datetime) -> dict[str, Any]:
         "entity_version": item.entity_version,
         "as_of": item.as_of,
         "occurred_at": item.occurred_at,
-        "accepted_at": now,
         "was_parked": item.was_parked,
         "replayed": item.replayed,
         "correlation_id": item.correlation_id,
@@ -548,11 +546,13 @@ def _too_far(item: Command) -> Malformed:
 
 def _write(conn: Connection, batch: _Batch) -> None:
     insert_rows(conn, _MESSAGE, batch.messages)
-    insert_rows(conn, _COMMAND, batch.commands)
+    insert_rows(conn, _COMMAND, batch.commands, common={"status": State.QUEUED_FOR_DISPATCH, "accepted_at": batch.now})
+    insert_rows(conn, _COMMAND, batch.placeless, common={"accepted_at": batch.now, "done_at": batch.now})
     _write_malformed(conn, batch)
-    enqueue(conn, results_at_acceptance(conn, batch.commands, batch.now))
+    enqueue(conn, results_at_acceptance(conn, batch.placeless, batch.now))
     open_tasks(conn, batch.tasks)
-    lanes = [_lane_update(key, lane, batch.now) for key, lane in batch.lanes.items() if lane.touched]
+    update = _lane_update if batch.messages else _waiting_update
+    lanes = [update(key, lane, batch.now) for key, lane in batch.lanes.items() if lane.touched]
     if lanes:
         update_rows(
             conn,
@@ -563,7 +563,7 @@ def _write(conn: Connection, batch: _Batch) -> None:
             expressions={"not_before": "NULL"},
         )
     changes: dict[tuple[str | None, str], set[str]] = defaultdict(set)
-    for row in (*batch.messages, *batch.commands):
+    for row in (*batch.messages, *batch.commands, *batch.placeless):
         changes[(row["tenant_id"], "queue")].add(row["contact_id"])
         changes[(row["tenant_id"], "lane")].add(row["contact_id"])
     for task in batch.tasks:
@@ -606,16 +606,22 @@ def _write_malformed(conn: Connection, batch: _Batch) -> None:
 
 
 def _lane_update(key: LaneKey, lane: _LaneState, now: datetime) -> dict[str, Any]:
+    return _waiting_update(key, lane, now) | {
+        "conversation_id": lane.conversation_id,
+        "conversation_version": lane.conversation_version,
+        "last_sequence": lane.last_sequence,
+        "unheard": lane.unheard,
+        "unheard_since": (lane.row.unheard_since or now) if lane.unheard else None,
+    }
+
+
+def _waiting_update(key: LaneKey, lane: _LaneState, now: datetime) -> dict[str, Any]:
+    """All that commands change."""
     waiting = sum(lane.waits)
     return {
         "tenant_id": key[0],
         "contact_id": key[1],
-        "conversation_id": lane.conversation_id,
-        "conversation_version": lane.conversation_version,
-        "last_sequence": lane.last_sequence,
         "last_assigned": lane.last_assigned,
-        "unheard": lane.unheard,
-        "unheard_since": (lane.row.unheard_since or now) if lane.unheard else None,
         "waiting": waiting,
         "wait_0": lane.waits[0],
         "wait_1": lane.waits[1],

@@ -172,7 +172,10 @@ class Attempt:
 @dataclass(slots=True)
 class _Writes:
     ledger: list[dict[str, Any]] = field(default_factory=list)
-    commands: list[dict[str, Any]] = field(default_factory=list)
+    ended: list[dict[str, Any]] = field(default_factory=list)
+    """Commands that get their terminal result."""
+    pending: list[dict[str, Any]] = field(default_factory=list)
+    """Commands that stay pending in another state."""
     versions: list[dict[str, Any]] = field(default_factory=list)
     booked: list[dict[str, Any]] = field(default_factory=list)
     changed: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
@@ -215,7 +218,7 @@ def apply(conn: Connection, plans: Sequence[LanePlan], attempt: Attempt, *, lane
             raise LostRace(lost)
     _write_agenda(conn, writes)
     insert_rows(conn, _VERSION, writes.versions)
-    _write_commands(conn, writes)
+    _write_commands(conn, writes, now)
     _park_rest(conn, applied, now)
     _write_proposals(conn, writes, now)
     insert_rows(conn, _TICKET, writes.tickets)
@@ -407,7 +410,15 @@ def _collect(writes: _Writes, plan: LanePlan, now: datetime) -> None:
     writes.events[(tenant_id, "lane")].add(contact_id)
     for change in plan.pending:
         writes.lanes[(tenant_id, change.command_id)] = plan.key
-        writes.commands.append(_command_update(tenant_id, change.command_id, change.state, None, change.reason, None, now))
+        writes.pending.append(
+            {
+                "tenant_id": tenant_id,
+                "command_id": change.command_id,
+                "status": change.state,
+                "reason": change.reason,
+                "was_parked": change.state in (State.PENDING_SAFE_MODE, State.PENDING_CONTINGENCY),
+            }
+        )
     for entry in plan.entries:
         _collect_entry(writes, plan, entry, now)
 
@@ -439,7 +450,15 @@ def _collect_entry(writes: _Writes, plan: LanePlan, entry: Entry, now: datetime)
         return
     writes.lanes[(tenant_id, command.command_id)] = plan.key
     status = State.COMMITTED_CAUSAL if decision.state in EFFECT_RESULTS else decision.state
-    writes.commands.append(_command_update(tenant_id, command.command_id, status, decision.state, decision.reason, now, now))
+    writes.ended.append(
+        {
+            "tenant_id": tenant_id,
+            "command_id": command.command_id,
+            "status": status,
+            "result": decision.state,
+            "reason": decision.reason,
+        }
+    )
     _collect_effect(writes, plan, entry, command, now)
     if unfulfilled:  # the family said CONFIRMAR: it hears of it, and somebody sees to it
         writes.outbox.append(_say(plan, command, "answer", family_texts.confirmation_kept(), now))
@@ -544,23 +563,6 @@ def _say(plan: LanePlan, command: Command, step: str, words: str, now: datetime)
     )
 
 
-def _command_update(
-    tenant_id: str, command_id: str, status: State, result: State | None, reason: str, done_at: datetime | None, now: datetime
-) -> dict[str, Any]:
-    parked = status in (State.PENDING_SAFE_MODE, State.PENDING_CONTINGENCY)
-    return {
-        "tenant_id": tenant_id,
-        "command_id": command_id,
-        "status": status,
-        "result": result,
-        "reason": reason,
-        "done_at": done_at,
-        "was_parked": parked,
-        "waiting_since": now if done_at is None else None,
-        "attempts": 1 if done_at is not None else 0,
-    }
-
-
 # --- writing ------------------------------------------------------------------------------------------------------------
 
 
@@ -613,23 +615,28 @@ def _refuse_overlaps(conn: Connection, writes: _Writes) -> None:
         raise LostRace({writes.owners[key] for key in named or ours})
 
 
-def _write_commands(conn: Connection, writes: _Writes) -> None:
+def _write_commands(conn: Connection, writes: _Writes, now: datetime) -> None:
     matched = update_rows(
         conn,
         _COMMAND,
-        writes.commands,
+        writes.ended,
         keys=("tenant_id", "command_id"),
-        assign=("status", "result", "reason", "done_at"),
-        expressions={
-            "was_parked": "(t.was_parked OR r.was_parked)"
-            if conn.dialect.name == "postgresql"
-            else "max(t.was_parked, r.was_parked)",
-            "waiting_since": "coalesce(t.waiting_since, r.waiting_since)",
-            "attempts": "t.attempts + r.attempts",
-        },
+        assign=("status", "result", "reason"),
+        expressions={"attempts": "t.attempts + 1"},
+        common={"done_at": now},
         guard="t.done_at IS NULL",
     )
-    lost = {(row["tenant_id"], row["command_id"]) for row in writes.commands} - matched
+    either = "(t.was_parked OR r.was_parked)" if conn.dialect.name == "postgresql" else "max(t.was_parked, r.was_parked)"
+    matched |= update_rows(
+        conn,
+        _COMMAND,
+        [row | {"waiting_since": now} for row in writes.pending],
+        keys=("tenant_id", "command_id"),
+        assign=("status", "reason"),
+        expressions={"was_parked": either, "waiting_since": "coalesce(t.waiting_since, r.waiting_since)"},
+        guard="t.done_at IS NULL",
+    )
+    lost = {(row["tenant_id"], row["command_id"]) for row in (*writes.ended, *writes.pending)} - matched
     if lost:
         raise LostRace({writes.lanes[key] for key in lost})
 

@@ -53,7 +53,6 @@ def result_row(facts: Mapping[str, Any], now: datetime) -> dict[str, Any]:
 
 
 def results_at_acceptance(conn: Connection, commands: Sequence[Mapping[str, Any]], now: datetime) -> list[dict[str, Any]]:
-    """Rows for commands (as stored) that ended while they were accepted, of the clinics that want to hear of it."""
-    ended = [row for row in commands if row["result"] is not None]
-    wanted = {t for t in {row["tenant_id"] for row in ended} if wants_results(load(conn, t))}
-    return [result_row(row, now) for row in ended if row["tenant_id"] in wanted]
+    """Rows for commands that ended while they were accepted, of the clinics that want to hear of it."""
+    wanted = {t for t in {row["tenant_id"] for row in commands} if wants_results(load(conn, t))}
+    return [result_row(row, now) for row in commands if row["tenant_id"] in wanted]
