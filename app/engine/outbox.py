@@ -209,10 +209,11 @@ class OutboxLoop:
                 call.result = await call.channel.send(message)
         except TimeoutError:
             call.result = SendResult(outcome=Outcome.UNKNOWN, detail="timeout")
-        self._tracing.span(
-            "deliver", delivery.correlation_id, started, self._clock.now(), tenant_id=delivery.tenant_id, kind=delivery.kind,
-            outbox_id=delivery.outbox_id, outcome=str(call.result.outcome), attempt=delivery.attempts + 1,
-        )  # fmt: skip
+        if self._tracing.active:
+            self._tracing.span(
+                "deliver", delivery.correlation_id, started, self._clock.now(), tenant_id=delivery.tenant_id, kind=delivery.kind,
+                outbox_id=delivery.outbox_id, outcome=str(call.result.outcome), attempt=delivery.attempts + 1,
+            )  # fmt: skip
 
     def _done(self, task: asyncio.Task[None]) -> None:
         """A call is over: its outcome waits for the next round to be written."""
