@@ -28,6 +28,8 @@ SMALL_INT_MAX: Final = 2**31 - 1
 EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 LATEST: Final = datetime(2100, 1, 1, tzinfo=UTC)
 
+_OF_THE_AGENDA: Final = frozenset({"appointment_id", "therapist_id", "start", "end"})
+
 _RFC3339 = re.compile(r"^\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})$")
 
 
@@ -90,6 +92,15 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     def priority(self) -> PriorityClass:
         """Dispatch class that follows from the command type."""
         return PRIORITY_OF_COMMAND[self.command_type]
+
+    @property
+    def touches_agenda(self) -> bool:
+        """Whether it names anything that an agenda knows: a patient, a therapist, an appointment, a slot."""
+        return (
+            self.patient_id is not None
+            or self.command_type is CommandType.SCHEDULE
+            or not self.payload.keys().isdisjoint(_OF_THE_AGENDA)
+        )
 
     @property
     def therapist_id(self) -> str | None:

@@ -56,8 +56,11 @@ LEFT_ALONE_S = 60.0
 class DispatchPolicy:
     """Sizes of a round."""
 
-    lanes_per_round: int = 128
+    lanes_per_round: int = 256
     chain: int = 16
+    """Commands of one lane at most."""
+    commands_per_round: int = 1024
+    """With many lanes each gets fewer, but `chain_beside` in any case: what is urgent waits for the round at hand."""
     per_tenant: int = 256
     lanes_beside: int = 16
     chain_beside: int = 4
@@ -140,6 +143,7 @@ class Dispatch:
         self._chain = self._policy.chain if len(at_work) == 1 else self._policy.chain_beside
         each = None if len(at_work) == 1 else self._policy.lanes_beside
         chosen = rank(ready, now, limit=self._policy.lanes_per_round, per_tenant=each)
+        self._chain = min(self._chain, max(self._policy.chain_beside, self._policy.commands_per_round // len(chosen)))
         self._served_until |= {c.tenant_id: started + self._policy.beside_s for c in chosen}
         keys = [(c.tenant_id, c.contact_id) for c in chosen]
         self._busy.update(keys)

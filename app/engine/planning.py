@@ -212,6 +212,17 @@ class _Planner:
 
     def _snapshot(self, lane: LaneFacts, command: Command, last_committed: int, takeover: bool, mode: Mode) -> Snapshot:
         row, tenant_id = lane.row, command.tenant_id
+        if not command.touches_agenda:
+            return Snapshot(
+                last_committed=last_committed,
+                conversation_version=row.conversation_version,
+                guardian_version=row.guardian_version,
+                takeover_active=takeover,
+                mode=mode,
+                key_use=self.facts.key_use(command),
+                patient_known=False,
+                therapist_known=False,
+            )
         target = self.facts.appointments.get((tenant_id, command.appointment_id or ""))
         patient_id = target.patient_id if target else command.patient_id
         therapist_id = target.therapist_id if target else command.therapist_id
@@ -237,7 +248,7 @@ class _Planner:
 
     def _shares_agenda(self, key: LaneKey, command: Command) -> bool:
         """Whether another lane of this batch has changed what this command looks at."""
-        return any(self.touched.get(name, key) != key for name in self._names(command))
+        return bool(self.touched) and any(self.touched.get(name, key) != key for name in self._names(command))
 
     def _names(self, command: Command) -> list[tuple[str, str, str]]:
         return agenda_names(self.facts, command)
@@ -282,7 +293,9 @@ class _Planner:
             decision=decision,
             command=command,
             accepted_at=lane.rows[index].accepted_at,
-            target=self.facts.appointments.get((command.tenant_id, command.appointment_id or "")),
+            target=self.facts.appointments.get((command.tenant_id, command.appointment_id or ""))
+            if self.facts.appointments
+            else None,
             new_id=new_id(),
         )
 

@@ -68,8 +68,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the item named here was the first under this item's key: what an exact repeat is answered with for good."""
 
 
-@dataclass(slots=True)
-class _LaneState:
+class _LaneState(msgspec.Struct):
     """A locked lane row while a batch is added to it."""
 
     row: Row[Any]
@@ -80,9 +79,9 @@ class _LaneState:
     unheard: int
     waits: list[int]
     touched: bool = False
-    orders: set[int] = field(default_factory=set)
+    orders: set[int] = msgspec.field(default_factory=set)
     """commit_orders above last_committed known to be taken (looked up only where a source names its own)."""
-    sequences: set[int] = field(default_factory=set)
+    sequences: set[int] = msgspec.field(default_factory=set)
 
 
 @dataclass(slots=True)

@@ -335,14 +335,17 @@ def _load_key_uses(conn: Connection, facts: Facts) -> None:
 
 def _load_agenda(conn: Connection, facts: Facts) -> None:
     """Appointments, guardians, patients and therapists named by the commands, and what is booked around wanted slots."""
-    named = {(c.tenant_id, c.appointment_id) for c in _commands(facts) if c.appointment_id}
+    commands = [c for c in _commands(facts) if c.touches_agenda]
+    if not commands:
+        return
+    named = {(c.tenant_id, c.appointment_id) for c in commands if c.appointment_id}
     if named:
         keys = [{"tenant_id": t, "appointment_id": a} for t, a in sorted(named)]
         rows = joined_rows(conn, _APPOINTMENT, keys, keys=("tenant_id", "appointment_id"), columns=_APPOINTMENT.c.keys())
         facts.appointments = {(row.tenant_id, row.appointment_id): appointment_of(row) for row in rows}
     people: set[tuple[str, str, str]] = set()
     windows: dict[tuple[str, str], tuple[datetime, datetime]] = {}
-    for command in _commands(facts):
+    for command in commands:
         target = facts.appointments.get((command.tenant_id, command.appointment_id or ""))
         patient = target.patient_id if target else command.patient_id
         for patient_id in {patient, command.patient_id} - {None}:
@@ -352,7 +355,7 @@ def _load_agenda(conn: Connection, facts: Facts) -> None:
         if slot and therapist is not None:
             low, high = windows.get((command.tenant_id, therapist), slot)
             windows[(command.tenant_id, therapist)] = (min(low, slot[0] - AROUND), max(high, slot[1] + AROUND))
-    _load_people(conn, facts, people)
+    _load_people(conn, facts, commands, people)
     if windows:
         _load_booked(conn, facts, windows)
 
@@ -373,6 +376,8 @@ def appointment_of(row: Any) -> AppointmentFact:
 
 def wanted_slot(command: Command) -> tuple[datetime, datetime] | None:
     """The interval a schedule or reschedule asks for, when it can be read."""
+    if "start" not in command.payload:
+        return None
     try:
         start, end = parse_time(command.payload.get("start")), parse_time(command.payload.get("end"))
     except ValueError:
@@ -380,7 +385,7 @@ def wanted_slot(command: Command) -> tuple[datetime, datetime] | None:
     return (start, end) if start < end else None
 
 
-def _load_people(conn: Connection, facts: Facts, people: set[tuple[str, str, str]]) -> None:
+def _load_people(conn: Connection, facts: Facts, commands: Sequence[Command], people: set[tuple[str, str, str]]) -> None:
     if people:
         keys = [{"tenant_id": t, "patient_id": p, "contact_id": c} for t, p, c in sorted(people)]
         triple = ("tenant_id", "patient_id", "contact_id")
@@ -389,7 +394,7 @@ def _load_people(conn: Connection, facts: Facts, people: set[tuple[str, str, str
         patients = [{"tenant_id": t, "patient_id": p} for t, p in sorted({(t, p) for t, p, _ in people})]
         pair = ("tenant_id", "patient_id")
         facts.patients = {(r.tenant_id, r.patient_id) for r in joined_rows(conn, _PATIENT, patients, keys=pair, columns=pair)}
-    therapists = {(c.tenant_id, c.therapist_id) for c in _commands(facts) if c.therapist_id is not None}
+    therapists = {(c.tenant_id, c.therapist_id) for c in commands if c.therapist_id is not None}
     rows = [{"tenant_id": t, "therapist_id": n} for t, n in sorted(therapists)]
     if rows:
         pair = ("tenant_id", "therapist_id")
