@@ -17,7 +17,7 @@ from app.store.lanes import candidates
 from tests.builders import clinic
 
 FLOOD_CONTACTS, FLOOD_EACH = 200, 4
-ROUND = DispatchPolicy(chain=4)
+ROUND = DispatchPolicy(lanes_per_round=128, chain=4)
 
 
 def raw(contact_id: str, name: str, clock: ManualClock, command_type: str) -> dict[str, object]:
