@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Final
 
 SETTING: Final = "kora.tenants"
@@ -31,7 +32,12 @@ def scope_value(tenant_ids: Iterable[str] | None) -> str:
     """What the setting says for these clinics; None = everybody, none at all = nobody. Raises ValueError for a strange id."""
     if tenant_ids is None:
         return EVERYONE
-    ids = sorted(set(tenant_ids))
+    return _listed(frozenset(tenant_ids))
+
+
+@lru_cache(4_096)
+def _listed(tenant_ids: frozenset[str]) -> str:
+    ids = sorted(tenant_ids)
     for tenant_id in ids:
         if not _ID.fullmatch(tenant_id):
             raise ValueError(f"not a tenant's id: {tenant_id[:60]!r}")

@@ -9,8 +9,9 @@ import asyncio
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Generator
+from types import coroutine
+from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
 from litestar import Request
@@ -21,6 +22,8 @@ from litestar.types import HTTPReceiveMessage, Message, Receive, Scope
 from app.credentials import bound_token, same
 from app.errors import Forbidden, InvalidRequest, TooManyRequests
 from app.web.problems import CORRELATION_HEADER, correlation_id
+
+T = TypeVar("T")
 
 CONTENT_POLICY: Final = "; ".join(  # noqa: FLY002  # one rule a line can be read
     [
@@ -198,13 +201,29 @@ def hurried(receive: Receive, *, within_s: float = BODY_WITHIN_S) -> Receive:
         if complete:
             return await receive()
         deadline = deadline or time.monotonic() + within_s
+        steps = receive().__await__()
         try:
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                message: HTTPReceiveMessage | Any = await receive()
-        except TimeoutError:
-            complete = True
-            raise HTTPException("The body took too long to arrive.", status_code=408) from None
+            awaited = next(steps)
+        except StopIteration as here:  # as most bodies are: with their head, so that nothing has to be set up
+            message: HTTPReceiveMessage | Any = here.value
+        else:
+            try:
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    message = await _rest(steps, awaited)
+            except TimeoutError:
+                complete = True
+                raise HTTPException("The body took too long to arrive.", status_code=408) from None
         complete = message["type"] != "http.request" or not message.get("more_body", False)
         return message
 
     return receive_in_time
+
+
+@coroutine
+def _rest(steps: Generator[Any, Any, T], awaited: Any) -> Generator[Any, Any, T]:
+    """What is left of an awaitable whose first step was done already, and waits for `awaited`."""
+    try:
+        yield awaited
+        return (yield from steps)
+    finally:
+        steps.close()

@@ -224,7 +224,10 @@ def page(items: list[Document], limit: int, *key: str) -> Document:
 def locale_of(request: AnyRequest) -> str:
     """`pt_BR` or `en`, whichever Accept-Language prefers; `pt_BR` when it says neither."""
     best, locale = 0.0, "pt_BR"
-    for part in (header_of(request.scope, b"accept-language") or "").split(",")[:20]:
+    wanted = header_of(request.scope, b"accept-language")
+    if wanted is None:
+        return locale
+    for part in wanted.split(",")[:20]:
         name, _, weight = part.strip().partition(";q=")
         try:
             quality = float(weight) if weight else 1.0
