@@ -25,6 +25,7 @@ from typing import Final
 import asyncpg
 import structlog
 
+from app.__main__ import keep_pauses_short
 from bench.over_http import acks, batches
 from bench.peers import BARE, FIFTY, FIFTY_TOGETHER, ONE, PROCRASTINATE, WARM_ROUNDS, Peer, prepare, raw_writes
 from bench.same_job import SAME_JOB
@@ -52,6 +53,7 @@ Rows = tuple[float, float, float]
 def main() -> None:
     """Measure and print."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    keep_pauses_short()  # as a server does; the peers run in this process too
     commands, contacts, repeats = (
         (int(a) for a in (*sys.argv[1:], "20000", "500", "3")[:3]) if len(sys.argv) > 1 else (20000, 500, 3)
     )

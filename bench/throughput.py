@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 from sqlalchemy import text
 
+from app.__main__ import keep_pauses_short
 from app.clock import SystemClock
 from app.engine.dispatch import Dispatch
 from app.engine.intake import Intake
@@ -96,6 +97,7 @@ def _raws(numbers: range, contacts: int, now: str) -> list[dict[str, Any]]:
 def main() -> None:
     """Measure once and print."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    keep_pauses_short()
     commands, contacts = (int(a) for a in (*sys.argv[1:], "20000", "500")[:2])
     with tempfile.TemporaryDirectory() as folder:
         accepted, committed = asyncio.run(measure(f"sqlite:///{Path(folder) / 'bench.db'}", commands, contacts))
