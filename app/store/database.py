@@ -29,6 +29,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidatePoolError, Inva
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import QueuePool
+from sqlalchemy.util import greenlet_spawn
 
 from app.errors import ConfigError, OutcomeUnknown, StorageUnavailable
 from app.store import lines
@@ -144,13 +145,13 @@ class Database:
 
     async def _write(self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         if self._async is not None:
-            engine = self._async
+            engine = self._async.sync_engine
 
-            async def once() -> tuple[T, lines.Said]:
-                async with engine.connect() as conn:
-                    result = await conn.run_sync(lambda c: lines.heard(c, fn, *args, **kwargs))
+            def whole() -> tuple[T, lines.Said]:
+                with engine.connect() as conn:
+                    result = lines.heard(conn, fn, *args, **kwargs)
                     try:
-                        await conn.commit()
+                        conn.commit()
                     except IntegrityError:
                         raise
                     except self._failures as error:
@@ -159,7 +160,8 @@ class Database:
                         raise OutcomeUnknown("the connection was lost while committing") from error
                     return result
 
-            done, said = await self._guarded(once)
+            # over the bridge once for the transaction, not once for each of its four steps
+            done, said = await self._guarded(lambda: greenlet_spawn(whole))
             lines.write(said)
             return done
         loop = asyncio.get_running_loop()
