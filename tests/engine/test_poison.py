@@ -110,10 +110,10 @@ async def test_a_lane_that_not_even_a_person_can_be_handed_is_left_alone_and_nob
 async def test_a_lane_that_cannot_be_read_is_tried_alone_and_nobody_else_waits(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def gather(conn: Connection, keys: Sequence[LaneKey], chain: int) -> Facts:
+    def gather(conn: Connection, keys: Sequence[LaneKey], chain: int, **how: Any) -> Facts:
         if any(contact_id == "c-bad" for _, contact_id in keys):
             raise ValueError("'dance' is not a valid CommandType")
-        return lanes.gather(conn, keys, chain)
+        return lanes.gather(conn, keys, chain, **how)
 
     monkeypatch.setattr(dispatch, "gather", gather)
     async with engine.running():
