@@ -2,7 +2,7 @@
 
 Requests put their parsed items into a buffer and wait; the loop takes what has gathered, accepts it in one transaction and
 answers everybody. No answer leaves before its batch is durable. While a batch is being written the next one gathers, so
-the batch size follows the load by itself and a lone request never waits for company.
+the batch size follows the load by itself; after a crowd a batch waits some milliseconds more, a lone request never does.
 """
 
 import asyncio
@@ -37,6 +37,10 @@ log = structlog.get_logger("engine.intake")
 ACCEPTED: Final = LineKind("engine.intake", "accepted")
 
 BATCH_MAX = 512
+CROWD = 4
+"""Requests in one batch from which on the next one lets some more gather."""
+GATHER_S = 0.004
+"""For how long: a transaction costs the same for six requests as for twelve, and at 1,000 a second there is no time for both."""
 SIZES_FRESH_FOR_S = 0.5
 WAIT_POLL_S = 0.5
 STOPPING = "the server is stopping; nothing was accepted, send it again"
@@ -96,6 +100,8 @@ class Intake:
         """What is committed and not yet remembered on Redis, with the database's life from before."""
         self._buffer: list[_Request] = []
         self._sizes = _Sizes()
+        self._crowded = False
+        """Whether the last batch held a crowd of requests."""
         self._results: dict[tuple[str, str], set[asyncio.Event]] = {}
         self._closed = False
 
@@ -179,7 +185,10 @@ class Intake:
 
     async def tick(self) -> float:
         """Accept one batch. Every request of it has its answer when this returns or raises."""
+        if self._crowded:
+            await asyncio.sleep(GATHER_S)
         batch = self._take()
+        self._crowded = len(batch) >= CROWD
         if not batch:
             return 30.0
         submissions = [s for request in batch for s in request.submissions]

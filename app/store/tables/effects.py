@@ -63,7 +63,7 @@ class Outbox(SQLModel, table=True):
         UniqueConstraint("tenant_id", "cause_id", "step"),
         CheckConstraint("status IN ('pending','sending','sent','failed','unknown','dead')", name="status"),
         partial("ix_outbox_due", "due_at", where="status IN ('pending','sending')"),
-        Index("ix_outbox_provider", "tenant_id", "provider_message_id"),
+        partial("ix_outbox_provider", "tenant_id", "provider_message_id", where="provider_message_id IS NOT NULL"),
         partial(
             "ix_outbox_payload", "payload_level", "created_at", where="status NOT IN ('pending','sending') AND payload_level < 2"
         ),

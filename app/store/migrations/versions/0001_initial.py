@@ -892,7 +892,14 @@ def upgrade() -> None:
         sqlite_where=sa.text("status NOT IN ('pending','sending') AND payload_level < 2"),
         postgresql_where=sa.text("status NOT IN ('pending','sending') AND payload_level < 2"),
     )
-    op.create_index("ix_outbox_provider", "outbox", ["tenant_id", "provider_message_id"], unique=False)
+    op.create_index(
+        "ix_outbox_provider",
+        "outbox",
+        ["tenant_id", "provider_message_id"],
+        unique=False,
+        sqlite_where=sa.text("provider_message_id IS NOT NULL"),
+        postgresql_where=sa.text("provider_message_id IS NOT NULL"),
+    )
     op.create_table(
         "patient",
         sa.Column("tenant_id", sa.String(length=40), nullable=False),
@@ -1433,7 +1440,12 @@ def downgrade() -> None:
     op.drop_index("ix_phone_message_target", table_name="phone_message")
     op.drop_table("phone_message")
     op.drop_table("patient")
-    op.drop_index("ix_outbox_provider", table_name="outbox")
+    op.drop_index(
+        "ix_outbox_provider",
+        table_name="outbox",
+        sqlite_where=sa.text("provider_message_id IS NOT NULL"),
+        postgresql_where=sa.text("provider_message_id IS NOT NULL"),
+    )
     op.drop_index(
         "ix_outbox_payload",
         table_name="outbox",
