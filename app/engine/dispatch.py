@@ -46,6 +46,8 @@ ELSEWHERE_S = 0.05
 LIMIT_TOLD_EVERY = timedelta(minutes=1)
 LANES_FIRST_S = 1.0
 """After a lane lost its race with the lanes locked last, they are locked first for this long: then a loser costs nothing."""
+PART_MIN = 32
+"""Lanes of half a round at least, or it is done in one piece."""
 POISON_AFTER = 5
 """Attempts after which a lane whose plan the database keeps refusing is handed to a person."""
 LEFT_ALONE_S = 60.0
@@ -169,18 +171,33 @@ class Dispatch:
             self._elsewhere |= dict.fromkeys(elsewhere, time.monotonic() + ELSEWHERE_S)
             if not keys:
                 return False
-            left = self._effects_left(grant)
-            plans = await self._plan(keys, left)
-            unsound = [key for key in keys if key in self._alone]  # not those that the database refuses from here on
-            written = await self._apply([p for p in plans if p.changes_anything], grant)
-            written += await self._go_on(unsound, grant)
-            if grant.mode == "fallback":
-                effects = sum(entry.decision.effect is not None for plan in written for entry in plan.entries)
-                self._limits.applied(effects, self._clock.now())
-            for notify in self.on_committed:
-                notify(written)
+            return await self._in_parts(keys, grant)
         finally:
             await self._locks.release(grant)
+
+    async def _in_parts(self, keys: Sequence[LaneKey], grant: Grant) -> bool:
+        """Two halves side by side, where there is enough for both: one is planned while the other is written."""
+        left = self._effects_left(grant)
+        if self._database.is_sqlite or left is not None or len(keys) < 2 * PART_MIN:
+            return await self._work(keys, left, grant)
+        parts = (self._work(part, None, grant) for part in (keys[::2], keys[1::2]))
+        done = await asyncio.gather(*parts, return_exceptions=True)
+        for outcome in done:  # each has told what it wrote
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return any(done)
+
+    async def _work(self, keys: Sequence[LaneKey], effects_left: int | None, grant: Grant) -> bool:
+        """Gather, decide, apply; whether anything was written."""
+        plans = await self._plan(keys, effects_left)
+        unsound = [key for key in keys if key in self._alone]  # not those that the database refuses from here on
+        written = await self._apply([p for p in plans if p.changes_anything], grant)
+        written += await self._go_on(unsound, grant)
+        if grant.mode == "fallback":
+            effects = sum(entry.decision.effect is not None for plan in written for entry in plan.entries)
+            self._limits.applied(effects, self._clock.now())
+        for notify in self.on_committed:
+            notify(written)
         return bool(written)
 
     async def _plan(self, keys: Sequence[LaneKey], effects_left: int | None) -> list[LanePlan]:

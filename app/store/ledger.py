@@ -212,13 +212,13 @@ def apply(conn: Connection, plans: Sequence[LanePlan], attempt: Attempt, *, lane
             writes.outbox.extend(result_row(row, now) for row in chains[plan.key] if row["command_id"] is not None)
     insert_rows(conn, _LEDGER, writes.ledger, common=_of_the_attempt(attempt, now))
     enqueue(conn, writes.outbox)
+    _write_commands(conn, writes, now)
     if lanes_last:
         lost = {plan.key for plan in applied} - _advance_lanes(conn, applied, chains, now)
         if lost:
             raise LostRace(lost)
     _write_agenda(conn, writes)
     insert_rows(conn, _VERSION, writes.versions)
-    _write_commands(conn, writes, now)
     _park_rest(conn, applied, now)
     _write_proposals(conn, writes, now)
     insert_rows(conn, _TICKET, writes.tickets)
