@@ -71,6 +71,8 @@ class DispatchPolicy:
     """A clinic counts as at work for this long after it was served."""
     lanes_last: bool | None = None
     """Whether a transaction locks its lanes last (`store.ledger.apply`); None: where several write at once, so not on SQLite."""
+    part_min: int | None = None
+    """Lanes from which on half a round is worth a transaction of its own; None: `PART_MIN`, and on SQLite never."""
 
 
 class Dispatch:
@@ -116,6 +118,7 @@ class Dispatch:
         self._served_until: dict[str, float] = {}
         """Clinics that were served a moment ago, and until when (monotonic) they count as at work."""
         self._lanes_last = not database.is_sqlite if self._policy.lanes_last is None else self._policy.lanes_last
+        self._part_min = self._policy.part_min or (None if database.is_sqlite else PART_MIN)
         self._lanes_first_until = float("-inf")
         """Until when (monotonic) lanes are locked first."""
         self._alone: dict[LaneKey, float] = {}
@@ -178,7 +181,7 @@ class Dispatch:
     async def _in_parts(self, keys: Sequence[LaneKey], grant: Grant) -> bool:
         """Two halves side by side, where there is enough for both: one is planned while the other is written."""
         left = self._effects_left(grant)
-        if self._database.is_sqlite or left is not None or len(keys) < 2 * PART_MIN:
+        if self._part_min is None or left is not None or len(keys) < 2 * self._part_min:
             return await self._work(keys, left, grant)
         parts = (self._work(part, None, grant) for part in (keys[::2], keys[1::2]))
         done = await asyncio.gather(*parts, return_exceptions=True)

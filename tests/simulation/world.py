@@ -305,7 +305,12 @@ class Node:
         recent = Recent(limit=(1, 2, 64)[world.seed % 3]) if world.seed % 5 else None
         self.intake = Intake(db, clock, policies, METRICS, recent=recent)
         self.conversations = Conversations(db, clock)
-        size = DispatchPolicy(lanes_per_round=world.rng.choice((1, 2, 4)), chain=3, lanes_last=world.seed % 2 == 0)
+        size = DispatchPolicy(
+            lanes_per_round=world.rng.choice((1, 2, 4)),
+            chain=3,
+            lanes_last=world.seed % 2 == 0,
+            part_min=1 if world.seed % 7 < 3 else None,
+        )
         self.dispatch = Dispatch(db, clock, self.locks, policies, METRICS, node_id=name, policy=size, recent=recent)
         self.drain = Drain(db, clock)
         self.outbox = OutboxLoop(db, clock, _Book(self), METRICS)  # type: ignore[arg-type]  # the book, as far as it is used
