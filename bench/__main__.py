@@ -24,6 +24,7 @@ from typing import Final
 
 import asyncpg
 import structlog
+import uvloop
 
 from app.__main__ import keep_pauses_short
 from bench.over_http import acks, batches
@@ -78,7 +79,7 @@ def main() -> None:
                 ("PostgreSQL", postgres, lambda: _analyze(server, postgres)),
                 ("SQLite", sqlite, lambda: None),
             ):
-                a = asyncio.run(acks(url, 1_000, 10, contacts, settle))
+                a = uvloop.run(acks(url, 1_000, 10, contacts, settle))
                 print(f"  {kind}: {a.per_s:.0f}/s  p50 {a.p50_ms:.1f} ms  p95 {a.p95_ms:.1f} ms  p99 {a.p99_ms:.1f} ms")
     finally:
         server.close()

@@ -59,15 +59,22 @@ def _pg_type(kind: TypeEngine[Any]) -> str:
 
 
 def insert_rows(
-    conn: Connection, table: Table, rows: Sequence[Row], *, common: Row | None = None, ignore_conflicts: bool = False
+    conn: Connection,
+    table: Table,
+    rows: Sequence[Row],
+    *,
+    columns: Iterable[str] | None = None,
+    common: Row | None = None,
+    ignore_conflicts: bool = False,
 ) -> int:
     """Insert rows that all have the same keys; returns how many were inserted.
 
-    `common` holds what is the same in all of them and travels once. Columns in neither get the table's plain defaults.
+    With `columns` a row may leave out what is NULL. `common` holds what is the same in all of them and travels once. Columns in
+    none of these get the table's plain defaults.
     """
     if not rows:
         return 0
-    dialect, columns = conn.dialect.name, tuple(rows[0])
+    dialect, columns = conn.dialect.name, tuple(columns if columns is not None else rows[0])
     shared = {**_defaults(table, columns), **(common or {})}
     statement = _insert(table, columns, tuple(shared), dialect, ignore_conflicts)
     return int(conn.execute(statement, {"rows": encode(rows, dialect), **_given(shared, dialect)}).rowcount)

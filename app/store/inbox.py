@@ -38,6 +38,15 @@ _LANE_COLUMNS = (
     "unheard unheard_since waiting wait_0 wait_1 wait_2 wait_3 ready_since"
 ).split()
 _MESSAGE_COLUMNS = "tenant_id event_id channel external_id contact_id sequence status priority correlation_id".split()
+_MAY_BE_EMPTY = (
+    "conversation_id requested_by_id patient_id guardian_version conversation_version entity_version as_of occurred_at causation_id"
+).split()
+_COMMAND_FIELDS = (
+    *"tenant_id command_id contact_id commit_order command_type priority idempotency_key fingerprint requested_by source".split(),
+    *"confirmed_by_contact was_parked replayed correlation_id correlation_generated payload_json".split(),
+    *_MAY_BE_EMPTY,
+)
+"""What an accepted command brings; what all commands of a batch have in common is written beside it."""
 _COMMAND_COLUMNS = "tenant_id command_id contact_id idempotency_key fingerprint commit_order status priority correlation_id".split()
 
 
@@ -392,34 +401,30 @@ def _take_command(
 
 
 def _command_row(item: Command) -> dict[str, Any]:
-    """The `command` row of a freshly accepted command (its `commit_order` still as given), without what all have in common."""
-    return {
+    """The row of a freshly accepted command (its `commit_order` still as given): `_COMMAND_FIELDS` without the empty ones."""
+    row: dict[str, Any] = {
         "tenant_id": item.tenant_id,
         "command_id": item.command_id,
         "contact_id": item.contact_id,
-        "conversation_id": item.conversation_id,
         "commit_order": item.commit_order,
         "command_type": item.command_type,
         "priority": item.priority.rank,
         "idempotency_key": item.idempotency_key,
         "fingerprint": item.fingerprint,
         "requested_by": item.requested_by,
-        "requested_by_id": item.requested_by_id,
         "source": item.source,
-        "patient_id": item.patient_id,
         "confirmed_by_contact": item.confirmed_by_contact,
-        "guardian_version": item.guardian_version,
-        "conversation_version": item.conversation_version,
-        "entity_version": item.entity_version,
-        "as_of": item.as_of,
-        "occurred_at": item.occurred_at,
         "was_parked": item.was_parked,
         "replayed": item.replayed,
         "correlation_id": item.correlation_id,
         "correlation_generated": item.correlation_generated,
-        "causation_id": item.causation_id,
         "payload_json": canonical_json(item.payload),
     }
+    for name in _MAY_BE_EMPTY:
+        value = getattr(item, name)
+        if value is not None:
+            row[name] = value
+    return row
 
 
 def _take_malformed(batch: _Batch, submission: Submission, item: Malformed, status: State) -> Receipt:
@@ -545,8 +550,10 @@ def _too_far(item: Command) -> Malformed:
 
 def _write(conn: Connection, batch: _Batch) -> None:
     insert_rows(conn, _MESSAGE, batch.messages)
-    insert_rows(conn, _COMMAND, batch.commands, common={"status": State.QUEUED_FOR_DISPATCH, "accepted_at": batch.now})
-    insert_rows(conn, _COMMAND, batch.placeless, common={"accepted_at": batch.now, "done_at": batch.now})
+    queued = {"status": State.QUEUED_FOR_DISPATCH, "accepted_at": batch.now}
+    insert_rows(conn, _COMMAND, batch.commands, columns=_COMMAND_FIELDS, common=queued)
+    ended = {"accepted_at": batch.now, "done_at": batch.now}
+    insert_rows(conn, _COMMAND, batch.placeless, columns=(*_COMMAND_FIELDS, "status", "result", "reason"), common=ended)
     _write_malformed(conn, batch)
     enqueue(conn, results_at_acceptance(conn, batch.placeless, batch.now))
     open_tasks(conn, batch.tasks)

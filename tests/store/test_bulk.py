@@ -28,6 +28,26 @@ async def test_rows_are_stored_with_the_defaults_of_the_table(db: Database) -> N
     assert {(r.conversation_version, r.waiting, r.chain_hash, r.ready_since, r.not_before) for r in rows} == {(1, 0, "", NOW, None)}
 
 
+async def test_what_is_null_is_left_out_and_what_all_have_in_common_travels_once(db: Database) -> None:
+    rows: list[dict[str, Any]] = [
+        {"tenant_id": "t", "contact_id": "c-0"},
+        {"tenant_id": "t", "contact_id": "c-1", "blocked_by": "gap"},
+    ]
+    columns = ("tenant_id", "contact_id", "blocked_by")
+    await db.write(insert_rows, LANE, rows, columns=columns, common={"ready_since": NOW, "waiting": 1, "wait_2": 1})
+    found = await db.read(lambda conn: conn.execute(select(LANE).order_by(LANE.c.contact_id)).all())
+    assert [(r.blocked_by, r.ready_since, r.waiting, r.conversation_version) for r in found] == [
+        (None, NOW, 1, 1),
+        ("gap", NOW, 1, 1),
+    ]
+    pairs = [{"tenant_id": "t", "contact_id": f"c-{n}"} for n in (0, 2)]
+    later = NOW + timedelta(seconds=1)
+    won = await db.write(update_rows, LANE, pairs, keys=("tenant_id", "contact_id"), common={"paused_at": later, "paused_by": None})
+    assert won == {("t", "c-0")}
+    paused = await db.read(lambda conn: conn.execute(select(LANE.c.paused_at).order_by(LANE.c.contact_id)).scalars().all())
+    assert paused == [later, None]
+
+
 async def test_no_rows_are_no_statement(db: Database) -> None:
     await db.write(insert_rows, LANE, [])
     assert await db.write(update_rows, LANE, [], keys=("tenant_id",)) == set()
