@@ -338,12 +338,13 @@ class Dispatch:
 
     async def _commit(self, plans: list[LanePlan], attempt: Attempt) -> list[LanePlan]:
         """Write the plans with their lanes locked last; where somebody else is at one of them, all again with the lanes first."""
+        leave_busy = not self._database.is_sqlite
         if self._lanes_last and time.monotonic() >= self._lanes_first_until:
             try:
-                return await self._database.write(apply, plans, attempt, lanes_last=True)
+                return await self._database.write(apply, plans, attempt, lanes_last=True, leave_busy=leave_busy)
             except (LostRace, IntegrityError):  # nothing was written; whose fault it is shows with the lanes first
                 self._lanes_first_until = time.monotonic() + LANES_FIRST_S
-        return await self._database.write(apply, plans, attempt)
+        return await self._database.write(apply, plans, attempt, leave_busy=leave_busy)
 
     def _count(self, written: Sequence[LanePlan], attempt: Attempt, now: datetime) -> None:
         """Results and how long they took, for the metrics and the trace."""

@@ -28,7 +28,7 @@ from app.errors import KoraError, StorageUnavailable
 from app.ids import new_id
 from app.metrics import Metrics
 from app.store.database import Database
-from app.store.inbox import Receipt, Submission, accept, queue_sizes
+from app.store.inbox import LaneKey, Receipt, Submission, accept, ensure_lanes, queue_sizes
 from app.store.ledger import result_of
 from app.telemetry import LineKind
 from app.tracing import Tracing
@@ -41,6 +41,8 @@ CROWD = 4
 """Requests in one batch from which on the next one lets some more gather."""
 GATHER_S = 0.004
 """For how long: a transaction costs the same for six requests as for twelve, and at 1,000 a second there is no time for both."""
+LANES_MAX = 50_000
+"""Lanes remembered as existing; beyond, they are asked for once more."""
 SIZES_FRESH_FOR_S = 0.5
 WAIT_POLL_S = 0.5
 STOPPING = "the server is stopping; nothing was accepted, send it again"
@@ -100,6 +102,8 @@ class Intake:
         """What is committed and not yet remembered on Redis, with the database's life from before."""
         self._buffer: list[_Request] = []
         self._sizes = _Sizes()
+        self._lanes: set[LaneKey] = set()
+        """Lanes that are known to exist."""
         self._crowded = False
         """Whether the last batch held a crowd of requests."""
         self._results: dict[tuple[str, str], set[asyncio.Event]] = {}
@@ -271,11 +275,29 @@ class Intake:
         rest = [s for i, s in enumerate(submissions) if i not in known]
         room = await self._room(rest) if rest else {}
         now = self._clock.now()
+        await self._create_lanes(rest, now)
         written = await self._database.write(accept, rest, now, room=room) if rest else []
         if recalled is not None and rest:
             self._durable.append((recalled.life, list(zip(rest, written, strict=True))))
         answers = iter(written)
         return [known[i] if i in known else next(answers) for i in range(len(submissions))], now
+
+    async def _create_lanes(self, submissions: Sequence[Submission], now: datetime) -> None:
+        """Lanes that this process sees for the first time, in a transaction of their own.
+
+        Acceptance would create them too, but holding those it has locked already: nodes that meet new families in one moment
+        would wait for each other.
+        """
+        if self._database.is_sqlite:
+            return
+        items = [s.item for s in submissions if not isinstance(s.item, Malformed)]
+        new = {(item.tenant_id, item.contact_id) for item in items if item.contact_id is not None} - self._lanes
+        if not new:
+            return
+        await self._database.write(ensure_lanes, sorted(new), now)
+        if len(self._lanes) + len(new) > LANES_MAX:
+            self._lanes.clear()
+        self._lanes |= new
 
     async def _remember(self) -> None:
         """Tell Redis what is durable; its answers have left by now."""

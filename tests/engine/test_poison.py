@@ -128,11 +128,13 @@ async def test_a_lane_that_changed_while_its_round_was_written_costs_the_others_
 ) -> None:
     orders: list[bool] = []
 
-    def apply(conn: Connection, plans: Sequence[LanePlan], attempt: Any, *, lanes_last: bool = False) -> list[LanePlan]:
+    def apply(
+        conn: Connection, plans: Sequence[LanePlan], attempt: Any, *, lanes_last: bool = False, **how: bool
+    ) -> list[LanePlan]:
         orders.append(lanes_last)
         if len(orders) == 1:  # as if this family had written meanwhile
             conn.execute(update(LANE).where(LANE.c.contact_id == "c-rui").values(conversation_version=7))
-        return ledger.apply(conn, plans, attempt, lanes_last=lanes_last)
+        return ledger.apply(conn, plans, attempt, lanes_last=lanes_last, **how)
 
     monkeypatch.setattr(dispatch, "apply", apply)
     engine = await furnished(postgres_db, manual_clock)

@@ -68,6 +68,8 @@ class Load:
     senders: int = SENDERS
     may_refuse: frozenset[int] = frozenset({503})
     """Answers after which a batch is sent again."""
+    up_to: float = float("inf")
+    """Items beyond this one wait: whoever hurts the nodes wants the load to be there while it does."""
     sent: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     refusal: httpx.Response | None = None
@@ -88,6 +90,8 @@ class Load:
                 async def send(sender: int) -> None:
                     while not batches.empty():
                         at, batch = batches.get_nowait()
+                        while at >= self.up_to:  # another task raises it
+                            await asyncio.sleep(0.01)
                         if self.rate:
                             await asyncio.sleep(began + at / self.rate - time.monotonic())
                         answers = await self._until_answered(client, batch, sender)

@@ -166,14 +166,12 @@ def _seen(task: "asyncio.Future[Any]") -> None:
         task.exception()
 
 
-def witnessed(
-    conn: Connection, plans: Sequence[LanePlan], attempt: Attempt, *, world: "World", lanes_last: bool = False
-) -> list[LanePlan]:
+def witnessed(conn: Connection, plans: Sequence[LanePlan], attempt: Attempt, *, world: "World", **how: bool) -> list[LanePlan]:
     """The effect's transaction with a witness inside: what was decided on must still be so at this very moment."""
     modes = {row.scope: row for row in conn.execute(select(_MODE))}
     lanes = {(row.tenant_id, row.contact_id): row for row in conn.execute(select(_LANE))}
     held = {(row.tenant_id, row.command_type) for row in conn.execute(select(_HOLD))}
-    written = apply(conn, plans, attempt, lanes_last=lanes_last)
+    written = apply(conn, plans, attempt, **how)
     for plan in written:
         row = lanes[plan.key]
         commands = [entry.command for entry in plan.entries if entry.command is not None]
