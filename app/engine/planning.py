@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+import msgspec
 import structlog
 
 from app.domain.agenda import slot_conflict
@@ -212,17 +213,18 @@ class _Planner:
 
     def _snapshot(self, lane: LaneFacts, command: Command, last_committed: int, takeover: bool, mode: Mode) -> Snapshot:
         row, tenant_id = lane.row, command.tenant_id
+        plain = Snapshot(
+            last_committed=last_committed,
+            conversation_version=row.conversation_version,
+            guardian_version=row.guardian_version,
+            takeover_active=takeover,
+            mode=mode,
+            key_use=self.facts.key_use(command),
+            patient_known=False,
+            therapist_known=False,
+        )
         if not command.touches_agenda:
-            return Snapshot(
-                last_committed=last_committed,
-                conversation_version=row.conversation_version,
-                guardian_version=row.guardian_version,
-                takeover_active=takeover,
-                mode=mode,
-                key_use=self.facts.key_use(command),
-                patient_known=False,
-                therapist_known=False,
-            )
+            return plain
         target = self.facts.appointments.get((tenant_id, command.appointment_id or ""))
         patient_id = target.patient_id if target else command.patient_id
         therapist_id = target.therapist_id if target else command.therapist_id
@@ -232,13 +234,8 @@ class _Planner:
             booked = self.facts.booked.get((tenant_id, therapist_id), [])
             moved = command.appointment_id if command.command_type is CommandType.RESCHEDULE else None
             conflict = slot_conflict(booked, *slot, ignore=moved, now=self.now)
-        return Snapshot(
-            last_committed=last_committed,
-            conversation_version=row.conversation_version,
-            guardian_version=row.guardian_version,
-            takeover_active=takeover,
-            mode=mode,
-            key_use=self.facts.key_use(command),
+        return msgspec.structs.replace(
+            plain,
             appointment=target,
             guardian=self.facts.guardians.get((tenant_id, patient_id or "", command.contact_id)),
             patient_known=(tenant_id, patient_id) in self.facts.patients,
