@@ -161,7 +161,7 @@ def test_countdowns_speak_at_five_two_and_one_minute_and_the_one_to_safe_mode_lo
     expect(page.locator("#ends")).to_have_text("venceu; aguardando o servidor")  # the browser never says more by itself
     loud = [text for voice, text in page.evaluate("spoken") if voice == "shout"]
     assert len(loud) == 1
-    assert re.fullmatch(r"O modo seguro liga sozinho: faltam (1 min|59 s)", loud[0])
+    assert re.fullmatch(r"O modo seguro liga sozinho: faltam (1 min|5\d s)", loud[0])  # a busy machine looks a moment later
     said = Counter(text.partition(":")[0] for voice, text in page.evaluate("spoken") if voice == "say")
     # each at its mark, and a new one that has passed one already at once
     assert said == {

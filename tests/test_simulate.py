@@ -17,9 +17,11 @@ from sqlalchemy import Connection, select
 from app.simulate import Report, Webhooks, run
 from app.store.database import Database
 from app.store.tables import Contact, InboxCommand, InboxMessage, MalformedItem, Outbox, Patient, table
-from tests.server import Server, init, kora
+from tests.server import ROOT, Server, init, kora
 from tests.services import free_port
 
+OURS = "\n".join(module.read_text() for module in sorted((ROOT / "app" / "domain").glob("*.py")))
+"""The product's own words: "... não pode ser usado" is no family's."""
 COMMAND, MESSAGE, MALFORMED = (table(t) for t in (InboxCommand, InboxMessage, MalformedItem))
 
 
@@ -103,7 +105,10 @@ async def _packs(url: str, key: str, entries: list[dict[str, Any]]) -> str:
 
 
 async def _personal(database_url: str, log: str) -> list[str]:
-    """Names, numbers and words of families that stand in the log; ids and single common words are not looked for."""
+    """Names, numbers and words of families that stand in the log.
+
+    Ids, single common words and words with which the product itself explains something are not looked for.
+    """
 
     def known(conn: Connection) -> set[str]:
         found = set()
@@ -121,6 +126,7 @@ async def _personal(database_url: str, log: str) -> list[str]:
         words = await database.read(known)
     finally:
         await database.close()
+    words = {word for word in words if word not in OURS}
     assert len(words) > 20
     return sorted(word for word in words if word in log or json.dumps(word, ensure_ascii=False)[1:-1] in log)
 
