@@ -196,6 +196,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
         intake,
         conversations,
         dispatch,
+        dispatch.sibling("dispatch_2"),
         drain,
         replay,
         skew,
@@ -286,11 +287,11 @@ def _join(services: Services) -> None:
         services.hub,
     )
     intake.on_accepted.append(hub.wake)
-    intake.on_commands.append(dispatch.wake.set)
+    intake.on_commands.append(dispatch.arrived)
     intake.on_messages.append(conversations.wake.set)
     intake.on_item.append(services.skew.note)
     conversations.on_heard.append(hub.wake)
-    conversations.on_commands.append(dispatch.wake.set)
+    conversations.on_commands.append(dispatch.arrived)
     services.channel_watch.on_change += [dispatch.wake.set, services.drain.wake.set, hub.wake]
     services.replay.on_change += [dispatch.wake.set, hub.wake]
     services.drain.on_released += [dispatch.wake.set, hub.wake]
@@ -318,10 +319,10 @@ def _join_nodes(services: Services, wakeups: Wakeups) -> None:
     """The same between nodes: what wakes a loop here wakes its twin there."""
     commands, stream = wakeups.teller("commands", "stream"), wakeups.teller("stream")
     services.intake.on_accepted.append(stream)
-    services.intake.on_commands.append(commands)
+    services.intake.on_commands.append(lambda _: commands())
     services.intake.on_messages.append(wakeups.teller("messages"))
     services.conversations.on_heard.append(stream)
-    services.conversations.on_commands.append(commands)
+    services.conversations.on_commands.append(lambda _: commands())
     services.drain.on_released.append(commands)
     services.replay.on_change.append(commands)
     services.safe_mode.on_change += [commands, wakeups.teller("outbox")]

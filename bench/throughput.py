@@ -43,7 +43,7 @@ async def measure(url: str, commands: int, contacts: int) -> tuple[float, float]
     recent = Recent()
     intake = Intake(database, clock, policies, metrics, recent=recent)
     dispatch = Dispatch(database, clock, DatabaseLocks(database, clock), policies, metrics, node_id="bench", recent=recent)
-    intake.on_commands.append(dispatch.wake.set)
+    intake.on_commands.append(dispatch.arrived)
     finished, left = asyncio.Event(), [0]
 
     def committed(plans: Any) -> None:

@@ -6,7 +6,7 @@ interpret; here it is only put in order and marked processed.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
@@ -48,7 +48,8 @@ class Conversations:
     def __init__(self, database: Database, clock: Clock) -> None:
         self.wake = asyncio.Event()
         self.on_heard: list[Callable[[], None]] = []
-        self.on_commands: list[Callable[[], None]] = []
+        self.on_commands: list[Callable[[Collection[str]], None]] = []
+        """Called with the clinics whose messages became commands."""
         """Called after `on_heard` when messages became commands."""
         self._database, self._clock = database, clock
         self._next_at = 0.0
@@ -77,9 +78,11 @@ class Conversations:
             }
             for h in heard
         )
-        commands = self.on_commands if any(h.commands for h in heard) else []
-        for wake in (*self.on_heard, *commands):
+        for wake in self.on_heard:
             wake()
+        tenants = {h.conversation.row.tenant_id for h in heard if h.commands}
+        for arrived in self.on_commands if tenants else ():
+            arrived(tenants)
         return 0.0 if len(conversations) == BATCH else POLL_S
 
     async def _write(self, heard: list[Heard], now: datetime) -> None:

@@ -3,6 +3,9 @@
 One round serves up to `lanes_per_round` lanes and up to `chain` commands of each. Priority decides which lanes are served;
 inside a lane only `commit_order` counts. A round that loses a race changes nothing for the losers: they come up again.
 
+Several loops of one process may dispatch (`Dispatch.sibling`): a clinic is with one of them at a time, and while others are
+at work a clinic that floods gets rounds of its own, so that nobody waits in a flood's transaction.
+
 One lane never stops the others: what the database refuses, or the code cannot read, is tried lane by lane, and the lane that
 it belongs to is handed to a person, or left alone for a while. Only what concerns everybody (`StorageError`: no answer) ends
 a round.
@@ -11,8 +14,9 @@ a round.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -41,11 +45,15 @@ log = structlog.get_logger("engine.dispatch")
 DECIDED: Final = LineKind("engine.dispatch", "decided")
 
 POLL_S = 0.5
+SIBLING_POLL_S = 5.0
+"""A sibling is woken when there is something for it; what it does not hear of, the first loop finds."""
 ELSEWHERE_S = 0.05
 """A lane whose lock another node had is left out for this long, so that two nodes do not run after the same lanes."""
 LIMIT_TOLD_EVERY = timedelta(minutes=1)
 LANES_FIRST_S = 1.0
 """After a lane lost its race with the lanes locked last, they are locked first for this long: then a loser costs nothing."""
+CHOICE = 4
+"""Of each clinic, while several are at work, so many times `lanes_beside` lanes are looked at."""
 PART_MIN = 32
 """Lanes of half a round at least, or it is done in one piece."""
 POISON_AFTER = 5
@@ -67,6 +75,9 @@ class DispatchPolicy:
     lanes_beside: int = 16
     chain_beside: int = 4
     """While several clinics are at work, of each at most so many lanes and commands: a round stays short, whoever floods."""
+    lanes_of_flood: int = 48
+    """A clinic with more lanes than `lanes_beside` floods; in rounds of its own, beside which a sibling serves the others, it
+    gets so many: fewer rounds cost the others less."""
     beside_s: float = 1.0
     """A clinic counts as at work for this long after it was served."""
     lanes_last: bool | None = None
@@ -75,10 +86,36 @@ class DispatchPolicy:
     """Lanes from which on half a round is worth a transaction of its own; None: `PART_MIN`, and on SQLite never."""
 
 
+@dataclass(slots=True)
+class _Shared:
+    """What the dispatch loops of one process have in common; moments are monotonic."""
+
+    siblings: "list[Dispatch]" = field(default_factory=list)
+    """The loops beside the first one."""
+    in_hand: set[str] = field(default_factory=set)
+    """Clinics that a loop is at."""
+    served_until: dict[str, float] = field(default_factory=dict)
+    """Clinics that were served a moment ago, and until when they count as at work."""
+    refused: dict[LaneKey, int] = field(default_factory=dict)
+    """Lanes whose plan the database refused, and how often."""
+    elsewhere: dict[LaneKey, float] = field(default_factory=dict)
+    """Lanes that another node was at, and until when they are left to it."""
+    alone: dict[LaneKey, float] = field(default_factory=dict)
+    """Lanes that cannot be served as they are, and until when nobody tries again."""
+    fallback: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Rounds under the fallback lock take turns: what its limits leave is known after each."""
+
+    def expire(self, now: float) -> None:
+        """Forget what is over."""
+        self.served_until = {tenant: until for tenant, until in self.served_until.items() if until > now}
+        self.elsewhere = {key: until for key, until in self.elsewhere.items() if until > now}
+        self.alone = {key: until for key, until in self.alone.items() if until > now}
+
+
 class Dispatch:
     """The loop that commits."""
 
-    name = "dispatch"
+    name: str = "dispatch"
 
     def __init__(
         self,
@@ -90,13 +127,10 @@ class Dispatch:
         *,
         node_id: str,
         policy: DispatchPolicy | None = None,
-        name: str = "dispatch",
         tracing: Tracing | None = None,
-        busy: set[LaneKey] | None = None,
         limits: FallbackLimits | None = None,
         recent: Recent | None = None,
     ) -> None:
-        self.name = name
         self.wake = asyncio.Event()
         self.on_committed: list[Callable[[Sequence[LanePlan]], None]] = []
         self.on_failed: list[Callable[[], None]] = []
@@ -105,24 +139,34 @@ class Dispatch:
         self._node_id = node_id
         self._tracing = tracing or Tracing()
         self._policy = policy or DispatchPolicy()
-        self._busy = busy if busy is not None else set()
-        """Lanes that a sibling loop of this process is at."""
+        self._shared = _Shared()
         self._limits = limits or FallbackLimits()
         self._recent = recent
         self._limit_told_at: datetime | None = None
-        self._refused: dict[LaneKey, int] = {}
-        self._elsewhere: dict[LaneKey, float] = {}
-        """Lanes that another node was at, and until when (monotonic) they are left to it."""
+        self._poll_s = POLL_S
         self._chain = self._policy.chain
         """Commands of one lane in this round."""
-        self._served_until: dict[str, float] = {}
-        """Clinics that were served a moment ago, and until when (monotonic) they count as at work."""
         self._lanes_last = not database.is_sqlite if self._policy.lanes_last is None else self._policy.lanes_last
         self._part_min = self._policy.part_min or (None if database.is_sqlite else PART_MIN)
         self._lanes_first_until = float("-inf")
         """Until when (monotonic) lanes are locked first."""
-        self._alone: dict[LaneKey, float] = {}
-        """Lanes that cannot be served as they are, and until when (monotonic) nobody tries again."""
+
+    def sibling(self, name: str) -> "Dispatch":
+        """One more loop that dispatches beside this one and tells the same listeners."""
+        other = copy(self)
+        other.name, other.wake, other._poll_s = name, asyncio.Event(), SIBLING_POLL_S
+        self._shared.siblings.append(other)
+        return other
+
+    def arrived(self, tenants: Collection[str]) -> None:
+        """Wake the loop, and a sibling too when commands of a clinic came that no loop is at."""
+        self.wake.set()
+        if self._shared.in_hand and not self._shared.in_hand.issuperset(tenants):
+            self._wake_siblings()
+
+    def _wake_siblings(self) -> None:
+        for sibling in self._shared.siblings:
+            sibling.wake.set()
 
     async def tick(self) -> float:
         """Serve one round of lanes; what the database refuses is raised, and told before."""
@@ -134,34 +178,44 @@ class Dispatch:
             raise
 
     async def _round(self) -> float:
-        now = self._clock.now()
-        ready, due = await self._database.read(candidates_or_due, now, self._policy.per_tenant)
+        now, shared = self._clock.now(), self._shared
+        shared.expire(time.monotonic())
+        most = self._policy.per_tenant if len(shared.served_until) < 2 else self._policy.lanes_beside * CHOICE
+        ready, due = await self._database.read(candidates_or_due, now, most, without=sorted(shared.in_hand))
         started = time.monotonic()
-        self._elsewhere = {key: until for key, until in self._elsewhere.items() if until > started}
-        self._alone = {key: until for key, until in self._alone.items() if until > started}
-        not_now = {*self._elsewhere, *self._alone, *self._busy}
-        ready = [c for c in ready if (c.tenant_id, c.contact_id) not in not_now]
+        not_now = shared.elsewhere.keys() | shared.alone.keys()
+        ready = [c for c in ready if c.tenant_id not in shared.in_hand and (c.tenant_id, c.contact_id) not in not_now]
         if not ready:
-            return ELSEWHERE_S if self._elsewhere else self._until(due)
-        self._served_until = {tenant: until for tenant, until in self._served_until.items() if until > started}
-        at_work = {*self._served_until, *(c.tenant_id for c in ready)}
+            return ELSEWHERE_S if shared.elsewhere else self._until(due)
+        at_work = {*shared.served_until, *(c.tenant_id for c in ready)}
         self._chain = self._policy.chain if len(at_work) == 1 else self._policy.chain_beside
-        each = None if len(at_work) == 1 else self._policy.lanes_beside
-        chosen = rank(ready, now, limit=self._policy.lanes_per_round, per_tenant=each)
+        chosen = self._choose(ready, now, alone=len(at_work) == 1)
         self._chain = min(self._chain, max(self._policy.chain_beside, self._policy.commands_per_round // len(chosen)))
-        self._served_until |= {c.tenant_id: started + self._policy.beside_s for c in chosen}
-        keys = [(c.tenant_id, c.contact_id) for c in chosen]
-        self._busy.update(keys)
+        tenants = {c.tenant_id for c in chosen}
+        shared.served_until |= dict.fromkeys(tenants, started + self._policy.beside_s)
+        shared.in_hand |= tenants
+        if self.wake.is_set() or not tenants.issuperset(c.tenant_id for c in ready):
+            self._wake_siblings()  # for what came during the look, and what is not in this round
         try:
             served = await self._serve(chosen)
         finally:
-            self._busy.difference_update(keys)
-        return 0.0 if served or self._elsewhere else ELSEWHERE_S
+            shared.in_hand -= tenants
+        return 0.0 if served or shared.elsewhere else ELSEWHERE_S
+
+    def _choose(self, ready: Sequence[LaneCandidate], now: datetime, *, alone: bool) -> list[LaneCandidate]:
+        """The lanes of one round; beside a sibling those of floods or those of all others, as the first of them is."""
+        policy = self._policy
+        if alone or not self._shared.siblings:
+            return rank(ready, now, limit=policy.lanes_per_round, per_tenant=None if alone else policy.lanes_beside)
+        lanes = Counter(c.tenant_id for c in ready)
+        chosen = rank(ready, now, limit=policy.lanes_per_round, per_tenant=policy.lanes_of_flood)
+        floods = lanes[chosen[0].tenant_id] > policy.lanes_beside
+        return [c for c in chosen if (lanes[c.tenant_id] > policy.lanes_beside) == floods]
 
     def _until(self, due: datetime | None) -> float:
         if due is None:
-            return POLL_S
-        return max(0.0, min(POLL_S, (due - self._clock.now()).total_seconds() / self._clock.scale))
+            return self._poll_s
+        return max(0.0, min(self._poll_s, (due - self._clock.now()).total_seconds() / self._clock.scale))
 
     async def _serve(self, chosen: Sequence[LaneCandidate]) -> bool:
         """Lock, gather, decide, apply; whether anything was written."""
@@ -171,10 +225,13 @@ class Dispatch:
         try:
             keys = [key for name, key in names.items() if name in grant.keys]
             elsewhere = [key for name, key in names.items() if name not in grant.keys]
-            self._elsewhere |= dict.fromkeys(elsewhere, time.monotonic() + ELSEWHERE_S)
+            self._shared.elsewhere |= dict.fromkeys(elsewhere, time.monotonic() + ELSEWHERE_S)
             if not keys:
                 return False
-            return await self._in_parts(keys, grant)
+            if grant.mode != "fallback":
+                return await self._in_parts(keys, grant)
+            async with self._shared.fallback:
+                return await self._in_parts(keys, grant)
         finally:
             await self._locks.release(grant)
 
@@ -193,7 +250,7 @@ class Dispatch:
     async def _work(self, keys: Sequence[LaneKey], effects_left: int | None, grant: Grant) -> bool:
         """Gather, decide, apply; whether anything was written."""
         plans = await self._plan(keys, effects_left)
-        unsound = [key for key in keys if key in self._alone]  # not those that the database refuses from here on
+        unsound = [key for key in keys if key in self._shared.alone]  # not those that the database refuses from here on
         written = await self._apply([p for p in plans if p.changes_anything], grant)
         written += await self._go_on(unsound, grant)
         if grant.mode == "fallback":
@@ -230,7 +287,7 @@ class Dispatch:
             raise
         except Exception:
             log.exception("lane_unreadable", flow_id="F-02", tenant_id=key[0], contact_id=key[1], status="failed")
-            self._alone[key] = time.monotonic() + LEFT_ALONE_S
+            self._shared.alone[key] = time.monotonic() + LEFT_ALONE_S
             return False
         return True
 
@@ -242,7 +299,7 @@ class Dispatch:
             if plan is not None and plan.changes_anything:
                 done = await self._apply([plan], grant)
                 if done:
-                    del self._alone[key]
+                    self._shared.alone.pop(key, None)
                 written += done
         return written
 
@@ -298,18 +355,18 @@ class Dispatch:
 
     async def _refuse(self, plan: LanePlan, grant: Grant, error: DBAPIError) -> list[LanePlan]:
         """The database refused this lane's plan alone: the next read shows why; after too often a person takes over."""
-        times = self._refused[plan.key] = self._refused.get(plan.key, 0) + 1
+        times = self._shared.refused[plan.key] = self._shared.refused.get(plan.key, 0) + 1
         told = {"flow_id": "F-02", "tenant_id": plan.key[0], "contact_id": plan.key[1], "attempt": times}
         log.warning("plan_refused", error=str(error.orig)[:200], **told)
         if times < POISON_AFTER:
             return []
-        del self._refused[plan.key]
+        del self._shared.refused[plan.key]
         try:
             if plan.entries:
                 return await self._write([plan.poisoned()], grant)
         except (DBAPIError, LostRace):
             log.exception("plan_not_handed_over", status="failed", **told)
-        self._alone[plan.key] = time.monotonic() + LEFT_ALONE_S
+        self._shared.alone[plan.key] = time.monotonic() + LEFT_ALONE_S
         return []
 
     async def _write(self, plans: list[LanePlan], grant: Grant) -> list[LanePlan]:
@@ -331,14 +388,15 @@ class Dispatch:
                 for entry in plan.entries:
                     if entry.command is not None:
                         self._recent.forget(entry.command.tenant_id, entry.command.command_id)
-            self._refused.pop(plan.key, None)
+            self._shared.refused.pop(plan.key, None)
         self._count(written, attempt, now)
         DECIDED.info(_decided(written, attempt))
         return written
 
     async def _commit(self, plans: list[LanePlan], attempt: Attempt) -> list[LanePlan]:
         """Write the plans with their lanes locked last; where somebody else is at one of them, all again with the lanes first."""
-        leave_busy = not self._database.is_sqlite
+        # claims in the database itself are of one mind with what they guard
+        leave_busy = not self._database.is_sqlite and attempt.lock_mode != "database"
         if self._lanes_last and time.monotonic() >= self._lanes_first_until:
             try:
                 return await self._database.write(apply, plans, attempt, lanes_last=True, leave_busy=leave_busy)

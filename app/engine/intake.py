@@ -8,7 +8,7 @@ the batch size follows the load by itself; after a crowd a batch waits some mill
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Protocol
@@ -88,8 +88,8 @@ class Intake:
     ) -> None:
         self.wake = asyncio.Event()
         self.on_accepted: list[Wakeable] = []
-        self.on_commands: list[Wakeable] = []
-        """Called after `on_accepted` when a command is among what was accepted."""
+        self.on_commands: list[Callable[[Collection[str]], None]] = []
+        """Called after `on_accepted` with the clinics of the commands among what was accepted."""
         self.on_messages: list[Wakeable] = []
         """The same for messages."""
         self.on_item: list[Callable[[Command | Message | Malformed, datetime], None]] = []
@@ -214,10 +214,12 @@ class Intake:
                 _answer(request, receipts[offset : offset + count])
                 offset += count
         items = [s.item for s in submissions]
-        commands = self.on_commands if any(isinstance(item, Command) for item in items) else []
         messages = self.on_messages if any(isinstance(item, Message) for item in items) else []
-        for wake in (*self.on_accepted, *commands, *messages):
+        for wake in (*self.on_accepted, *messages):
             wake()
+        tenants = {item.tenant_id for item in items if isinstance(item, Command)}
+        for arrived in self.on_commands if tenants else ():
+            arrived(tenants)
         await self._remember()
         if failure is not None:
             if not isinstance(failure, KoraError | OSError):  # the loop ends here: whoever waits would wait for nobody

@@ -31,13 +31,13 @@ def _refuse(value: Any) -> Any:
 
 
 @lru_cache(maxsize=256)
-def _record_set(table: Table, columns: tuple[str, ...], dialect: str) -> str:
-    """A FROM item `r` with the given columns of `table`, read from the parameter :rows."""
+def _record_set(table: Table, columns: tuple[str, ...], dialect: str, tag: str = "") -> str:
+    """A FROM item `r` with the given columns of `table`, read from the parameter :rows (and the tag)."""
     if dialect == "postgresql":
         fields = ", ".join(f"{c} {_pg_type(_column_type(table, c))}" for c in columns)
-        return f"json_to_recordset(CAST(:rows AS json)) AS r({fields})"
+        return f"json_to_recordset(CAST(:rows{tag} AS json)) AS r({fields})"
     fields = ", ".join(f"json_extract(value, '$.{c}') AS {c}" for c in columns)
-    return f"(SELECT {fields}, key AS ordinal FROM json_each(:rows)) AS r"
+    return f"(SELECT {fields}, key AS ordinal FROM json_each(:rows{tag})) AS r"
 
 
 def _column_type(table: Table, column: str) -> TypeEngine[Any]:
@@ -76,19 +76,23 @@ def insert_rows(
         return 0
     dialect, columns = conn.dialect.name, tuple(columns if columns is not None else rows[0])
     shared = {**_defaults(table, columns), **(common or {})}
-    statement = _insert(table, columns, tuple(shared), dialect, ignore_conflicts)
-    return int(conn.execute(statement, {"rows": encode(rows, dialect), **_given(shared, dialect)}).rowcount)
+    statement = _text(_insert(table, columns, tuple(shared), dialect, ignore_conflicts))
+    return int(conn.execute(statement, _given(rows, shared, dialect)).rowcount)
 
 
-def _given(common: Row, dialect: str) -> dict[str, Any]:
-    """Parameters of what all rows have in common."""
+_text = lru_cache(maxsize=512)(text)
+
+
+def _given(rows: Sequence[Row], common: Row, dialect: str, tag: str = "") -> dict[str, Any]:
+    """The parameters: the rows, and what all of them have in common."""
     as_text = dialect == "sqlite"
-    return {f"c_{n}": json_time(v, dialect) if as_text and isinstance(v, datetime) else v for n, v in common.items()}
+    shared = {f"c{tag}_{n}": json_time(v, dialect) if as_text and isinstance(v, datetime) else v for n, v in common.items()}
+    return {f"rows{tag}": encode(rows, dialect), **shared}
 
 
-def _common(table: Table, column: str, dialect: str) -> str:
-    """The SQL of such a parameter, as a value of its column."""
-    return f"CAST(:c_{column} AS {_pg_type(table.c[column].type)})" if dialect == "postgresql" else f":c_{column}"
+def _common(table: Table, column: str, dialect: str, tag: str) -> str:
+    """The SQL of what all rows have in common, as a value of its column."""
+    return f"CAST(:c{tag}_{column} AS {_pg_type(table.c[column].type)})" if dialect == "postgresql" else f":c{tag}_{column}"
 
 
 @lru_cache(maxsize=256)
@@ -98,13 +102,21 @@ def _defaults(table: Table, given: tuple[str, ...]) -> Row:
 
 
 @lru_cache(maxsize=256)
-def _insert(table: Table, columns: tuple[str, ...], shared: tuple[str, ...], dialect: str, ignore_conflicts: bool) -> TextClause:
-    names = ", ".join((*columns, *shared))
-    values = ", ".join((*columns, *(_common(table, c, dialect) for c in shared)))
-    source = _record_set(table, columns, dialect)
+def _insert(
+    table: Table,
+    columns: tuple[str, ...],
+    shared: tuple[str, ...],
+    dialect: str,
+    ignore_conflicts: bool,
+    tag: str = "",
+    expressions: tuple[tuple[str, str], ...] = (),
+) -> str:
+    names = ", ".join((*columns, *shared, *(name for name, _ in expressions)))
+    values = ", ".join((*columns, *(_common(table, c, dialect, tag) for c in shared), *(sql for _, sql in expressions)))
+    source = _record_set(table, columns, dialect, tag)
     where = "" if dialect == "postgresql" else " WHERE true"  # SQLite's parser needs it before ON CONFLICT
     conflict = " ON CONFLICT DO NOTHING" if ignore_conflicts else ""
-    return text(f"INSERT INTO {table.name} ({names}) SELECT {values} FROM {source}{where}{conflict}")
+    return f"INSERT INTO {table.name} ({names}) SELECT {values} FROM {source}{where}{conflict}"
 
 
 def update_rows(
@@ -135,26 +147,106 @@ def update_rows(
         pairs = [{k: row[k] for k in names} for row in rows]
         order = ", ".join(f"t.{k}" for k in names)
         joined_rows(conn, table, pairs, keys=names, columns=names[:1], tail=f"ORDER BY {order} FOR NO KEY UPDATE OF t").close()
+    changes = (*((c, f"r.{c}") for c in assign), *(expressions or {}).items())
     shared = common or {}
-    changes = (
-        *((c, f"r.{c}") for c in assign),
-        *(expressions or {}).items(),
-        *((c, _common(table, c, dialect)) for c in shared),
-    )
-    statement = _update(table, tuple(rows[0]), tuple(keys), changes, guard, dialect)
-    return {tuple(row) for row in conn.execute(statement, {"rows": encode(rows, dialect), **_given(shared, dialect)})}
+    statement = _text(_update(table, tuple(rows[0]), tuple(keys), changes, tuple(shared), guard, dialect))
+    return {tuple(row) for row in conn.execute(statement, _given(rows, shared, dialect))}
 
 
 @lru_cache(maxsize=256)
 def _update(
-    table: Table, columns: tuple[str, ...], keys: tuple[str, ...], changes: tuple[tuple[str, str], ...], guard: str, dialect: str
-) -> TextClause:
-    sets = ", ".join(f"{name} = {value}" for name, value in changes)
+    table: Table,
+    columns: tuple[str, ...],
+    keys: tuple[str, ...],
+    changes: tuple[tuple[str, str], ...],
+    shared: tuple[str, ...],
+    guard: str,
+    dialect: str,
+    tag: str = "",
+) -> str:
+    all_changes = (*changes, *((c, _common(table, c, dialect, tag)) for c in shared))
+    sets = ", ".join(f"{name} = {value}" for name, value in all_changes)
     match = " AND ".join(f"t.{k} = r.{k}" for k in keys)
     extra = f" AND ({guard})" if guard else ""
     returning = ", ".join(f"t.{k}" for k in keys) if dialect == "postgresql" else ", ".join(keys)
-    source = _record_set(table, columns, dialect)
-    return text(f"UPDATE {table.name} AS t SET {sets} FROM {source} WHERE {match}{extra} RETURNING {returning}")
+    source = _record_set(table, columns, dialect, tag)
+    return f"UPDATE {table.name} AS t SET {sets} FROM {source} WHERE {match}{extra} RETURNING {returning}"
+
+
+class Bundle:
+    """Inserts and at most one update that know nothing of each other: on PostgreSQL one message, on SQLite one after the other.
+
+    None of them sees what another one writes. Nothing happens before `run`.
+    """
+
+    def __init__(self, conn: Connection) -> None:
+        self._conn, self.dialect = conn, conn.dialect.name
+        self._statements: list[str] = []
+        self._parameters: list[dict[str, Any]] = []
+        self._update: int | None = None
+        """Which of them is the update."""
+
+    def insert(
+        self,
+        table: Table,
+        rows: Sequence[Row],
+        *,
+        columns: Iterable[str] | None = None,
+        common: Row | None = None,
+        expressions: Mapping[str, str] | None = None,
+        ignore_conflicts: bool = False,
+    ) -> None:
+        """`insert_rows`, later; `expressions` maps a column to SQL that is the same for all rows."""
+        if not rows:
+            return
+        columns, tag = tuple(columns if columns is not None else rows[0]), self._tag()
+        shared, made = {**_defaults(table, columns), **(common or {})}, tuple((expressions or {}).items())
+        self._statements.append(_insert(table, columns, tuple(shared), self.dialect, ignore_conflicts, tag, made))
+        self._parameters.append(_given(rows, shared, self.dialect, tag))
+
+    def update(
+        self,
+        table: Table,
+        rows: Sequence[Row],
+        *,
+        keys: Iterable[str],
+        assign: Iterable[str] = (),
+        expressions: Mapping[str, str] | None = None,
+        common: Row | None = None,
+        guard: str = "",
+    ) -> None:
+        """`update_rows`, later; raises ValueError for a second one, as `run` tells the matches of one."""
+        if not rows:
+            return
+        if self._update is not None:
+            raise ValueError("a bundle has one update")
+        changes, shared, tag = (*((c, f"r.{c}") for c in assign), *(expressions or {}).items()), common or {}, self._tag()
+        self._update = len(self._statements)
+        self._statements.append(_update(table, tuple(rows[0]), tuple(keys), changes, tuple(shared), guard, self.dialect, tag))
+        self._parameters.append(_given(rows, shared, self.dialect, tag))
+
+    def run(self) -> set[tuple[Any, ...]]:
+        """Do all of it; returns the keys of the rows that the update matched."""
+        matched: set[tuple[Any, ...]] = set()
+        if self.dialect == "postgresql" and len(self._statements) > 1:
+            parameters = {name: value for given in self._parameters for name, value in given.items()}
+            done = self._conn.execute(_together(tuple(self._statements), self._update), parameters)
+            return {tuple(row) for row in done} if self._update is not None else matched
+        for number, (statement, given) in enumerate(zip(self._statements, self._parameters, strict=True)):
+            done = self._conn.execute(_text(statement), given)
+            if number == self._update:
+                matched = {tuple(row) for row in done}
+        return matched
+
+    def _tag(self) -> str:
+        return f"_{len(self._statements)}"
+
+
+@lru_cache(maxsize=256)
+def _together(statements: tuple[str, ...], told: int | None) -> TextClause:
+    """All statements as parts of one, which answers what the part `told` returns."""
+    parts = ", ".join(f"part_{n} AS ({statement})" for n, statement in enumerate(statements))
+    return text(f"WITH {parts} SELECT " + (f"* FROM part_{told}" if told is not None else "1"))
 
 
 def joined_rows(
@@ -166,20 +258,29 @@ def joined_rows(
     columns: Iterable[str],
     where: str = "",
     tail: str = "",
+    flags: Mapping[str, str] | None = None,
 ) -> CursorResult[Any]:
-    """Select typed `columns` of `table` (alias `t`) joined with the given key rows (alias `r`)."""
+    """Select typed `columns` of `table` (alias `t`) joined with the given key rows (alias `r`); `flags`: name to a condition."""
     dialect = conn.dialect.name
-    statement = _select(table, tuple(rows[0]), tuple(keys), tuple(columns), where, tail, dialect)
+    statement = _select(table, tuple(rows[0]), tuple(keys), tuple(columns), where, tail, tuple((flags or {}).items()), dialect)
     return conn.execute(statement, {"rows": encode(rows, dialect)})
 
 
 @lru_cache(maxsize=256)
 def _select(
-    table: Table, given: tuple[str, ...], keys: tuple[str, ...], columns: tuple[str, ...], where: str, tail: str, dialect: str
+    table: Table,
+    given: tuple[str, ...],
+    keys: tuple[str, ...],
+    columns: tuple[str, ...],
+    where: str,
+    tail: str,
+    flags: tuple[tuple[str, str], ...],
+    dialect: str,
 ) -> TextualSelect:
     match = " AND ".join(f"t.{k} = r.{k}" for k in keys)
     extra = f" AND ({where})" if where else ""
-    listed = ", ".join(f"t.{c}" for c in columns)
+    listed = ", ".join((*(f"t.{c}" for c in columns), *(f"{condition} AS {name}" for name, condition in flags)))
     source = _record_set(table, given, dialect)
     statement = text(f"SELECT {listed} FROM {table.name} AS t JOIN {source} ON {match}{extra} {tail}")
-    return statement.columns(*(column(c, table.c[c].type) for c in columns))
+    typed = [(c, table.c[c].type) for c in columns]
+    return statement.columns(*(column(name, kind) for name, kind in (*typed, *((name, Boolean()) for name, _ in flags))))

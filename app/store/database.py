@@ -103,13 +103,13 @@ class Database:
     async def read(self, fn: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `fn` in one read transaction and return what it returns."""
         if self._async is not None:
-            engine = self._async
+            engine = self._async.sync_engine
 
-            async def once() -> T:
-                async with engine.connect() as conn:
-                    return await conn.run_sync(lambda c: fn(c, *args, **kwargs))
+            def whole() -> T:
+                with engine.connect() as conn:
+                    return fn(conn, *args, **kwargs)
 
-            return await self._guarded(once)
+            return await self._guarded(lambda: greenlet_spawn(whole))
         loop = asyncio.get_running_loop()
 
         def in_thread() -> T:

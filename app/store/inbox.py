@@ -20,8 +20,8 @@ from app.domain.envelopes import Command, FieldError, Malformed, Message, canoni
 from app.domain.lanes import Acceptance, accept_order
 from app.domain.states import PRIORITY_BY_RANK, State
 from app.store.alerts import raise_alert
-from app.store.bulk import insert_rows, joined_rows, update_rows
-from app.store.events import publish_many
+from app.store.bulk import Bundle, insert_rows, joined_rows, update_rows
+from app.store.events import publish_with
 from app.store.outbox import enqueue
 from app.store.results import results_at_acceptance
 from app.store.tables import Contact, InboxCommand, InboxMessage, Lane, MalformedItem, ManualTask, table
@@ -549,19 +549,19 @@ def _too_far(item: Command) -> Malformed:
 
 
 def _write(conn: Connection, batch: _Batch) -> None:
-    insert_rows(conn, _MESSAGE, batch.messages)
+    bundle = Bundle(conn)
+    bundle.insert(_MESSAGE, batch.messages)
     queued = {"status": State.QUEUED_FOR_DISPATCH, "accepted_at": batch.now}
-    insert_rows(conn, _COMMAND, batch.commands, columns=_COMMAND_FIELDS, common=queued)
+    bundle.insert(_COMMAND, batch.commands, columns=_COMMAND_FIELDS, common=queued)
     ended = {"accepted_at": batch.now, "done_at": batch.now}
-    insert_rows(conn, _COMMAND, batch.placeless, columns=(*_COMMAND_FIELDS, "status", "result", "reason"), common=ended)
+    bundle.insert(_COMMAND, batch.placeless, columns=(*_COMMAND_FIELDS, "status", "result", "reason"), common=ended)
     _write_malformed(conn, batch)
     enqueue(conn, results_at_acceptance(conn, batch.placeless, batch.now))
     open_tasks(conn, batch.tasks)
     update = _lane_update if batch.messages else _waiting_update
     lanes = [update(key, lane, batch.now) for key, lane in batch.lanes.items() if lane.touched]
     if lanes:
-        update_rows(
-            conn,
+        bundle.update(
             _LANE,
             lanes,
             keys=("tenant_id", "contact_id"),
@@ -574,7 +574,8 @@ def _write(conn: Connection, batch: _Batch) -> None:
         changes[(row["tenant_id"], "lane")].add(row["contact_id"])
     for task in batch.tasks:
         changes[(task["tenant_id"], "manual")].add(task["task_id"])
-    publish_many(conn, changes, batch.now)
+    publish_with(bundle, changes, batch.now)
+    bundle.run()
     full = Counter(row["tenant_id"] for row in batch.malformed if row["status"] == State.DEAD_LETTER)
     for tenant_id, count in sorted(full.items()):
         raise_alert(

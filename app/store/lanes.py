@@ -6,11 +6,12 @@ Reads only. Nothing here decides and nothing here is trusted later: `store.ledge
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import zip_longest
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace as changed
-from sqlalchemy import Connection, Integer, Row, Select, bindparam, case, func, or_, select
+from sqlalchemy import Connection, Integer, Row, Select, String, bindparam, case, func, null, or_, select, union_all
 
 from app.domain.envelopes import COMMAND_TYPES, REQUESTERS, SOURCES, Command, parse_time
 from app.domain.facts import Appointment as AppointmentFact
@@ -45,6 +46,7 @@ def _candidates_query() -> Select[Any]:
     best = case((_LANE.c.wait_0 > 0, 0), (_LANE.c.wait_1 > 0, 1), (_LANE.c.wait_2 > 0, 2), else_=3)
     tenant, now, per_tenant = _LANE.c.tenant_id, bindparam("now", type_=UTCDateTime()), bindparam("per_tenant", type_=Integer())
     held = select(_HOLD.c.tenant_id).where(_HOLD.c.command_type == "*")
+    without = bindparam("without", expanding=True, type_=String())
     ready = (
         select(
             tenant,
@@ -60,6 +62,7 @@ def _candidates_query() -> Select[Any]:
             or_(_LANE.c.not_before.is_(None), _LANE.c.not_before <= now),
             or_(_LANE.c.paused_at.is_(None), _LANE.c.step_credit > 0),
             tenant.not_in(held),
+            tenant.not_in(without),
         )
         .subquery()
     )
@@ -73,12 +76,23 @@ _NEXT_DUE = select(func.min(_LANE.c.not_before)).where(
 )
 
 
-def candidates(conn: Connection, now: datetime, per_tenant: int) -> list[LaneCandidate]:
-    """Lanes with something to do now: of each tenant the best `per_tenant` by class and by age.
+_STEERING = union_all(
+    select(
+        _MODE.c.scope, _MODE.c.state, _MODE.c.epoch, _MODE.c.safe_deadline, _MODE.c.contingency, null().label("held_type")
+    ).where(_MODE.c.scope.in_(bindparam("scopes", expanding=True))),
+    select(_HOLD.c.tenant_id, null(), null(), null(), null(), _HOLD.c.command_type).where(
+        _HOLD.c.tenant_id.in_(bindparam("tenants", expanding=True))
+    ),
+)
+"""The modes, and what people hold, in one answer: a row with `held_type` is a hold of that type by the clinic `scope`."""
+
+
+def candidates(conn: Connection, now: datetime, per_tenant: int, without: Sequence[str] = ()) -> list[LaneCandidate]:
+    """Lanes with something to do now: of each tenant, but those `without`, the best `per_tenant` by class and by age.
 
     Both orders are cut per tenant, so a flooding tenant never hides another and an old lane never falls off the list.
     """
-    rows = conn.execute(_CANDIDATES, {"now": now, "per_tenant": per_tenant})
+    rows = conn.execute(_CANDIDATES, {"now": now, "per_tenant": per_tenant, "without": without})
     return [
         LaneCandidate(
             tenant_id=r.tenant_id, contact_id=r.contact_id, best_rank=r.best, ready_since=r.ready_since or now, waiting=r.waiting
@@ -87,9 +101,11 @@ def candidates(conn: Connection, now: datetime, per_tenant: int) -> list[LaneCan
     ]
 
 
-def candidates_or_due(conn: Connection, now: datetime, per_tenant: int) -> tuple[list[LaneCandidate], datetime | None]:
+def candidates_or_due(
+    conn: Connection, now: datetime, per_tenant: int, without: Sequence[str] = ()
+) -> tuple[list[LaneCandidate], datetime | None]:
     """The candidates; when there are none, the moment at which the earliest lane that waits for its time wants to be looked at."""
-    found = candidates(conn, now, per_tenant)
+    found = candidates(conn, now, per_tenant, without)
     return found, None if found else conn.execute(_NEXT_DUE, {"now": now}).scalar()
 
 
@@ -194,8 +210,11 @@ def gather(
         lane.commands.append(changed(command, commit_order=lane.row.last_assigned + lane.extra + 1))
         lane.extra += 1
     tenants = sorted({t for t, _ in keys})
-    facts.modes = {r.scope: r for r in conn.execute(select(_MODE).where(_MODE.c.scope.in_([*tenants, GLOBAL_SCOPE])))}
-    facts.held_types = {(r.tenant_id, r.command_type) for r in conn.execute(select(_HOLD).where(_HOLD.c.tenant_id.in_(tenants)))}
+    for row in conn.execute(_STEERING, {"scopes": [*tenants, GLOBAL_SCOPE], "tenants": tenants}):
+        if row.held_type is None:
+            facts.modes[row.scope] = row
+        else:
+            facts.held_types.add((row.scope, row.held_type))
     _load_key_uses(conn, facts)
     _load_agenda(conn, facts)
     return facts
@@ -230,6 +249,7 @@ def _load_commands(conn: Connection, facts: Facts, chain: int, known: Known | No
         keys=_KEY,
         columns=_COMMAND.c.keys() if known is None else _STANDING,
         where="t.done_at IS NULL AND t.commit_order <= r.was_commit_order",
+        flags={"shares_key": _SHARES_KEY},
         tail="ORDER BY t.tenant_id, t.contact_id, t.commit_order",
     )
     for row in rows:
@@ -254,6 +274,13 @@ def _load_commands(conn: Connection, facts: Facts, chain: int, known: Known | No
             lane.commands += [command_of(row) for row in lane.rows]
     else:
         _fill_in(conn, facts, known)
+
+
+_SHARES_KEY = (
+    "EXISTS (SELECT 1 FROM command o WHERE o.tenant_id = t.tenant_id AND o.idempotency_key = t.idempotency_key "
+    "AND o.command_id <> t.command_id)"
+)
+"""Whether another command carries the same key."""
 
 
 def _add_row(facts: Facts, row: Row[Any], chain: int) -> None:
@@ -315,9 +342,12 @@ def _commands(facts: Facts) -> Iterable[Command]:
 
 
 def _load_key_uses(conn: Connection, facts: Facts) -> None:
-    """Others that carry a key of these commands: as good as always none, so nothing is read that is known already."""
+    """Others that carry a key of these commands: as good as always none, which their rows say; nobody said it of a dry run's."""
     keys = [
-        {"tenant_id": c.tenant_id, "idempotency_key": c.idempotency_key, "was_command_id": c.command_id} for c in _commands(facts)
+        {"tenant_id": c.tenant_id, "idempotency_key": c.idempotency_key, "was_command_id": c.command_id}
+        for lane in facts.lanes.values()
+        for row, c in zip_longest(lane.rows, lane.commands)
+        if getattr(row, "shares_key", True)
     ]
     if not keys:
         return

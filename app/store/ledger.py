@@ -28,12 +28,12 @@ from app.domain.ledger_chain import entry_hash
 from app.domain.manual import due_after
 from app.domain.reasons import Reason
 from app.domain.states import EFFECT_RESULTS, SENSITIVE, CommandType, State
-from app.store.bulk import encode, insert_rows, joined_rows, update_rows
+from app.store.bulk import Bundle, encode, insert_rows, joined_rows, update_rows
 from app.store.carried_out import close_carried_out
-from app.store.events import publish_many
+from app.store.events import publish_with
 from app.store.lanes import GLOBAL_SCOPE, PARKED_BY, LaneFacts, LaneKey, merge_modes, wanted_slot
 from app.store.lines import say
-from app.store.outbox import enqueue, outbox_row
+from app.store.outbox import enqueue_with, outbox_row
 from app.store.results import result_row
 from app.store.tables import Appointment, AppointmentVersion, InboxCommand, Lane, Ledger, ModeRow, Proposal, Ticket, table
 from app.store.tasks import open_tasks, task_row
@@ -219,9 +219,11 @@ def apply(
         _collect(writes, plan, now)
         if plan.tell_results:
             writes.outbox.extend(result_row(row, now) for row in chains[plan.key] if row["command_id"] is not None)
-    insert_rows(conn, _LEDGER, writes.ledger, common=_of_the_attempt(attempt, now))
-    enqueue(conn, writes.outbox)
-    _write_commands(conn, writes, now)
+    bundle = Bundle(conn)
+    bundle.insert(_LEDGER, writes.ledger, common=_of_the_attempt(attempt, now))
+    enqueue_with(bundle, writes.outbox)
+    publish_with(bundle, writes.events, now)
+    _write_commands(bundle, conn, writes, now)
     if lanes_last:
         lost = {plan.key for plan in applied} - _advance_lanes(conn, applied, chains, now)
         if lost:
@@ -237,7 +239,6 @@ def apply(
     open_tasks(conn, writes.tasks)
     done = (e for plan in applied for e in plan.entries if e.decision.state in EFFECT_RESULTS)
     close_carried_out(conn, [e.command for e in done if e.command is not None], now)
-    publish_many(conn, writes.events, now)
     late = {plan.key for plan in applied if not _in_time(plan, modes[plan.key[0]], attempt.clock())}
     if late:  # rows of others held this transaction up for so long
         raise LostRace(late)
@@ -637,9 +638,9 @@ def _refuse_overlaps(conn: Connection, writes: _Writes) -> None:
         raise LostRace({writes.owners[key] for key in named or ours})
 
 
-def _write_commands(conn: Connection, writes: _Writes, now: datetime) -> None:
-    matched = update_rows(
-        conn,
+def _write_commands(bundle: Bundle, conn: Connection, writes: _Writes, now: datetime) -> None:
+    """The results with the rest of the bundle, then what commands stay pending for; raises `LostRace`."""
+    bundle.update(
         _COMMAND,
         writes.ended,
         keys=("tenant_id", "command_id"),
@@ -648,6 +649,7 @@ def _write_commands(conn: Connection, writes: _Writes, now: datetime) -> None:
         common={"done_at": now},
         guard="t.done_at IS NULL",
     )
+    matched = bundle.run()
     either = "(t.was_parked OR r.was_parked)" if conn.dialect.name == "postgresql" else "max(t.was_parked, r.was_parked)"
     matched |= update_rows(
         conn,

@@ -13,12 +13,12 @@ from app.domain.d1_texts import question_cause, question_token
 from app.domain.frustration import FrustrationPolicy, Said, frustration_policy
 from app.domain.states import State
 from app.domain.triage import Intent
-from app.store.bulk import joined_rows, update_rows
+from app.store.bulk import Bundle, joined_rows, update_rows
 from app.store.columns import UTCDateTime
-from app.store.events import publish_many
+from app.store.events import publish_with
 from app.store.inbox import Receipt, Submission, accept
 from app.store.lanes import LaneKey
-from app.store.outbox import enqueue
+from app.store.outbox import enqueue_with
 from app.store.settings import load
 from app.store.tables import Appointment, D1StepRow, InboxCommand, InboxMessage, Lane, Outbox, Proposal, Ticket, table
 
@@ -260,8 +260,8 @@ def hear(conn: Connection, heard: Sequence[Heard], now: datetime) -> list[Receip
         for h in winners
         for event_id in h.message_ids
     ]
-    update_rows(
-        conn,
+    bundle = Bundle(conn)
+    bundle.update(
         _MESSAGE,
         done,
         keys=("tenant_id", "event_id"),
@@ -282,6 +282,7 @@ def hear(conn: Connection, heard: Sequence[Heard], now: datetime) -> list[Receip
     for h in winners:
         for topic in ("lane", "queue"):
             changes.setdefault((h.conversation.key[0], topic), set()).add(h.conversation.key[1])
-    publish_many(conn, changes, now)
-    enqueue(conn, [row for h in winners for row in h.says])
+    publish_with(bundle, changes, now)
+    enqueue_with(bundle, [row for h in winners for row in h.says])
+    bundle.run()
     return accept(conn, [s for h in winners for s in h.commands], now)

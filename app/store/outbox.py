@@ -18,7 +18,7 @@ from app.domain.delivery import REPEATABLE_KINDS, DeliveryUpdate, OutboxStatus, 
 from app.domain.envelopes import sha256_hex
 from app.ids import new_id
 from app.store.alerts import raise_alert
-from app.store.bulk import insert_rows, joined_rows, update_rows
+from app.store.bulk import Bundle, insert_rows, joined_rows, update_rows
 from app.store.columns import UTCDateTime
 from app.store.events import publish_many
 from app.store.failing import note_attempts
@@ -102,9 +102,16 @@ def outbox_row(
 
 def enqueue(conn: Connection, rows: Sequence[dict[str, Any]]) -> None:
     """Add deliveries in the caller's transaction; a (cause, step) that is already there keeps its row."""
+    bundle = Bundle(conn)
+    enqueue_with(bundle, rows)
+    bundle.run()
+
+
+def enqueue_with(bundle: Bundle, rows: Sequence[dict[str, Any]]) -> None:
+    """The same as a part of a bundle."""
     # rows of one transaction share their time: a microsecond each keeps the order in which they were said
     ordered = [row | {"created_at": row["created_at"] + timedelta(microseconds=i)} for i, row in enumerate(rows)]
-    insert_rows(conn, _OUTBOX, ordered, ignore_conflicts=True)
+    bundle.insert(_OUTBOX, ordered, ignore_conflicts=True)
 
 
 def _due_query() -> Select[Any]:

@@ -1,6 +1,7 @@
 """One clinic floods, another sends one command: dispatch gives it its turn after a bounded number of foreign commands."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from app.clock import ManualClock
 from app.engine.dispatch import Dispatch, DispatchPolicy
 from app.engine.intake import command_submission
-from app.engine.locks import DatabaseLocks
+from app.engine.locks import DatabaseLocks, Grant
 from app.engine.policies import PolicyCache
 from app.metrics import Metrics
 from app.store.database import Database
@@ -105,3 +106,54 @@ async def test_a_stream_of_single_commands_of_a_quiet_clinic_is_never_behind_mor
         await take(sqlite_db, manual_clock, "ten-quiet", [raw("c-maria", f"quiet-{turn}", manual_clock, "follow_up")])
         await dispatch.tick()
         assert f"quiet-{turn}" in done
+
+
+class HeldLocks(DatabaseLocks):
+    """Real locks; the round that has the first of them stands still until it is let go."""
+
+    def __init__(self, db: Database, clock: ManualClock) -> None:
+        super().__init__(db, clock)
+        self.holds, self.let_go = asyncio.Event(), asyncio.Event()
+
+    async def acquire(self, keys: Sequence[str]) -> Grant:
+        grant = await super().acquire(keys)
+        if not self.holds.is_set():
+            self.holds.set()
+            await self.let_go.wait()
+        return grant
+
+
+async def both_at_work(db: Database, clock: ManualClock, each: dict[str, int]) -> None:
+    """Clinics with one command of so many contacts each, in this order."""
+    for tenant_id, contacts in each.items():
+        await db.write(clinic, tenant_id=tenant_id)
+        await take(db, clock, tenant_id, [raw(f"c-{n}", f"{tenant_id}-{n}", clock, "follow_up") for n in range(contacts)])
+
+
+@pytest.mark.story("S-PC-01-001")
+async def test_nobody_waits_in_the_round_of_a_flood(db: Database, manual_clock: ManualClock) -> None:
+    """The loops of a process: one is at the flood, another commits what comes for somebody else meanwhile, and only that."""
+    await both_at_work(db, manual_clock, {"ten-noisy": 40, "ten-quiet": 1})
+    locks = HeldLocks(db, manual_clock)
+    policy = DispatchPolicy(lanes_beside=4, lanes_of_flood=16)
+    first = Dispatch(db, manual_clock, locks, PolicyCache(db), Metrics(), node_id="n", policy=policy)
+    second = first.sibling("dispatch_2")
+    rounds: list[Counter[str]] = []
+    first.on_committed.append(lambda plans: rounds.append(Counter(p.key[0] for p in plans)))
+    flood = asyncio.create_task(first.tick())
+    async with asyncio.timeout(20):
+        await locks.holds.wait()
+        assert second.wake.is_set()  # the other clinic was left out of this round
+        await second.tick()
+        assert rounds == [{"ten-quiet": 1}]
+        await take(db, manual_clock, "ten-quiet", [raw("c-maria", "later", manual_clock, "follow_up")])
+        for tenant_id, woken in (("ten-noisy", False), ("ten-quiet", True)):
+            second.wake.clear()
+            first.arrived({tenant_id})
+            assert second.wake.is_set() is woken, tenant_id
+        await second.tick()
+        assert await second.tick() > 0  # the flood's other lanes are the first loop's
+        locks.let_go.set()
+        await flood
+        await second.tick()
+    assert rounds == [{"ten-quiet": 1}, {"ten-quiet": 1}, {"ten-noisy": 16}, {"ten-noisy": 16}]

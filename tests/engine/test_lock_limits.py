@@ -1,8 +1,10 @@
 """Limits of the fallback lock through the real loops: what goes beyond is parked in its place; nothing fails, nothing twice."""
 
+import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -10,8 +12,10 @@ from sqlalchemy import Connection, select
 
 from app.clock import ManualClock
 from app.domain.fallback import FallbackLimits, FallbackPolicy
+from app.engine.intake import command_submission
 from app.engine.locks import DatabaseLocks, Grant
 from app.store.database import Database
+from app.store.inbox import accept
 from app.store.tables import InboxCommand, Lane, Ledger, table
 from app.store.verify import verify
 from app.store.waiting import why_waiting
@@ -25,12 +29,20 @@ COMMAND, LANE, LEDGER = table(InboxCommand), table(Lane), table(Ledger)
 
 
 class SlowLocks(DatabaseLocks):
-    """The database's locks, reported as slow as told."""
+    """The database's locks, reported as slow as told, and given when told."""
 
     ms: float | None = None
+    waits_for: asyncio.Event | None = None
+    taken = 0
+
+    async def granted(self, locks: int) -> bool:
+        return self.taken == locks
 
     async def acquire(self, keys: Sequence[str]) -> Grant:
         grant = await super().acquire(keys)
+        self.taken += len(grant.keys)
+        if self.waits_for is not None:
+            await self.waits_for.wait()
         return grant if self.ms is None else replace(grant, ms=self.ms)
 
 
@@ -39,16 +51,18 @@ async def locks(db: Database, manual_clock: ManualClock) -> SlowLocks:
     return SlowLocks(db, manual_clock, mode="fallback")
 
 
+def furnish(conn: Connection, tenant_id: str, now: datetime) -> None:
+    """A clinic with its families."""
+    clinic(conn, tenant_id=tenant_id, now=now)
+    for n in range(FAMILIES):
+        contact(conn, tenant_id=tenant_id, contact_id=f"c-{n}", phone=f"+551198765000{n}", now=now)
+        patient(conn, tenant_id=tenant_id, patient_id=f"p-{n}", now=now)
+        guardian(conn, tenant_id=tenant_id, patient_id=f"p-{n}", contact_id=f"c-{n}", now=now)
+
+
 @pytest.fixture
 async def engine(db: Database, manual_clock: ManualClock, locks: SlowLocks) -> AsyncIterator[Engine]:
-    def furnish(conn: Connection) -> None:
-        clinic(conn, now=manual_clock.now())
-        for n in range(FAMILIES):
-            contact(conn, tenant_id="ten-sol", contact_id=f"c-{n}", phone=f"+551198765000{n}", now=manual_clock.now())
-            patient(conn, tenant_id="ten-sol", patient_id=f"p-{n}", now=manual_clock.now())
-            guardian(conn, tenant_id="ten-sol", patient_id=f"p-{n}", contact_id=f"c-{n}", now=manual_clock.now())
-
-    await db.write(furnish)
+    await db.write(furnish, "ten-sol", manual_clock.now())
     limits = FallbackLimits(FallbackPolicy(effects_per_second=2))
     async with Engine(db, manual_clock, locks=locks, limits=limits).running() as running:
         yield running
@@ -144,3 +158,22 @@ async def test_while_the_locks_are_slow_bookings_are_parked_and_nothing_fails(
 
 async def _is(value: Any, holds: Any) -> bool:
     return bool(holds(await value))
+
+
+async def test_loops_beside_each_other_share_the_limits(db: Database, manual_clock: ManualClock, locks: SlowLocks) -> None:
+    engine = Engine(db, manual_clock, locks=locks, limits=FallbackLimits(FallbackPolicy(effects_per_second=1)))
+    sibling = engine.dispatch.sibling("dispatch_2")
+    locks.waits_for = asyncio.Event()
+    applied: Counter[str] = Counter()
+    engine.dispatch.on_committed.append(
+        lambda plans: applied.update(p.key[0] for p in plans for e in p.entries if e.decision.effect is not None)
+    )
+    rounds = []
+    for tenant_id, loop in (("ten-sol", engine.dispatch), ("ten-lua", sibling)):
+        await db.write(furnish, tenant_id, manual_clock.now())
+        await db.write(accept, [command_submission(tenant_id, booking(engine, 0))], manual_clock.now())
+        rounds.append(asyncio.create_task(loop.tick()))
+        await until(lambda: locks.granted(len(rounds)))
+    locks.waits_for.set()  # both have their locks before either knows what the other applies
+    await asyncio.gather(*rounds)
+    assert applied.total() == 1

@@ -55,9 +55,9 @@ class Engine:
         )
         self.drain = Drain(db, clock)
         self.drain.on_released.append(self.dispatch.wake.set)
-        self.intake.on_commands.append(self.dispatch.wake.set)
+        self.intake.on_commands.append(self.dispatch.arrived)
         self.intake.on_messages.append(self.conversations.wake.set)
-        self.conversations.on_commands.append(self.dispatch.wake.set)
+        self.conversations.on_commands.append(self.dispatch.arrived)
 
         def decided(plans: Any) -> None:
             for plan in plans:

@@ -21,22 +21,36 @@ _LANE, _COMMAND, _LEDGER, _OUTBOX = table(Lane), table(InboxCommand), table(Ledg
 _APPOINTMENT, _VERSION = table(Appointment), table(AppointmentVersion)
 
 
-def _unguarded(module: Any, *tables: Table) -> Any:
-    """`update_rows` of one module without its WHERE, for these tables."""
+@contextmanager
+def _unguarded(module: Any, *tables: Table) -> Iterator[None]:
+    """`update_rows` of one module, and an update in a bundle, without its WHERE, for these tables."""
 
     def update_rows(conn: Connection, target: Table, rows: Any, *, guard: str = "", **kwargs: Any) -> Any:
         return bulk.update_rows(conn, target, rows, guard="" if target in tables else guard, **kwargs)
 
-    return patch.object(module, "update_rows", update_rows)
+    with patch.object(module, "update_rows", update_rows), _bundled("update", tables, guard=""):
+        yield
 
 
-def _forgiving(*tables: Table) -> Any:
-    """`insert_rows` of the ledger as if these tables had no unique key."""
+@contextmanager
+def _forgiving(*tables: Table) -> Iterator[None]:
+    """`insert_rows` of the ledger, and an insert in a bundle, as if these tables had no unique key."""
 
     def insert_rows(conn: Connection, target: Table, rows: Any, *, ignore_conflicts: bool = False, **kwargs: Any) -> None:
         bulk.insert_rows(conn, target, rows, ignore_conflicts=ignore_conflicts or target in tables, **kwargs)
 
-    return patch.object(ledger, "insert_rows", insert_rows)
+    with patch.object(ledger, "insert_rows", insert_rows), _bundled("insert", tables, ignore_conflicts=True):
+        yield
+
+
+def _bundled(method: str, tables: tuple[Table, ...], **instead: Any) -> Any:
+    """A bundle's method with other arguments for these tables."""
+    honest = getattr(bulk.Bundle, method)
+
+    def changed(bundle: bulk.Bundle, target: Table, rows: Any, **kwargs: Any) -> None:
+        honest(bundle, target, rows, **(kwargs | instead if target in tables else kwargs))
+
+    return patch.object(bulk.Bundle, method, changed)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from app.engine.outbox import OutboxLoop
 from app.engine.policies import PolicyCache
 from app.engine.recent import Recent
 from app.engine.redis_locks import RedisLocks
-from app.engine.supervisor import Supervisor
+from app.engine.supervisor import Loop, Supervisor
 from app.errors import OutcomeUnknown, StorageUnavailable
 from app.metrics import Metrics
 from app.store.database import Database
@@ -306,6 +306,8 @@ class Node:
         size = DispatchPolicy(
             lanes_per_round=world.rng.choice((1, 2, 4)),
             chain=3,
+            lanes_beside=(1, 2, 16)[world.seed % 3],
+            lanes_of_flood=world.rng.choice((1, 4)),
             lanes_last=world.seed % 2 == 0,
             part_min=1 if world.seed % 7 < 3 else None,
         )
@@ -313,13 +315,15 @@ class Node:
         self.drain = Drain(db, clock)
         self.outbox = OutboxLoop(db, clock, _Book(self), METRICS)  # type: ignore[arg-type]  # the book, as far as it is used
         self.supervisor = Supervisor()
-        loops = (self.intake, self.conversations, self.dispatch, self.drain, self.outbox)
+        loops: tuple[Loop, ...] = (self.intake, self.conversations, self.dispatch, self.drain, self.outbox)
+        if world.seed % 4:
+            loops += (self.dispatch.sibling("dispatch_2"),)
         for loop in loops[1:]:
             loop.wake = LossyWake(world)
         self.intake.on_accepted.append(self._notify)
-        self.intake.on_commands.append(self.dispatch.wake.set)
+        self.intake.on_commands.append(self.dispatch.arrived)
         self.intake.on_messages.append(self.conversations.wake.set)
-        self.conversations.on_commands.append(self.dispatch.wake.set)
+        self.conversations.on_commands.append(self.dispatch.arrived)
         self.drain.on_released.append(self.dispatch.wake.set)
         self.dispatch.on_committed.append(self._committed)
         self.tasks += [asyncio.ensure_future(self.supervisor.run(loop)) for loop in loops]

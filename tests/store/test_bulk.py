@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, event, select
 from sqlalchemy.exc import IntegrityError
 
-from app.store.bulk import insert_rows, joined_rows, update_rows
+from app.store.bulk import Bundle, insert_rows, joined_rows, update_rows
 from app.store.database import Database, run_in_thread
 from app.store.tables import Contact, Guardian, Lane, LaneLock, Ledger, table
 
@@ -137,6 +137,83 @@ async def test_joined_rows_are_typed(db: Database) -> None:
         )
 
     assert [tuple(r) for r in await db.read(read)] == [("c-1", NOW), ("c-3", NOW)]
+
+
+async def test_rows_say_whether_a_condition_holds(db: Database) -> None:
+    await db.write(insert_rows, LANE, [*lanes(2), {"tenant_id": "t2", "contact_id": "c-1"}])
+
+    def read(conn: Connection) -> list[tuple[Any, ...]]:
+        shared = "EXISTS (SELECT 1 FROM lane o WHERE o.contact_id = t.contact_id AND o.tenant_id <> t.tenant_id)"
+        keys = ("tenant_id", "contact_id")
+        found = joined_rows(
+            conn, LANE, lanes(2), keys=keys, columns=keys[1:], flags={"shared": shared}, tail="ORDER BY t.contact_id"
+        )
+        return [(row.contact_id, row.shared) for row in found]
+
+    assert await db.read(read) == [("c-0", False), ("c-1", True)]
+
+
+async def test_a_bundle_does_all_of_it_and_tells_what_the_update_matched(db: Database) -> None:
+    await db.write(insert_rows, LANE, lanes(2, last_assigned=5, last_committed=1))
+
+    def bundled(conn: Connection) -> set[tuple[Any, ...]]:
+        said: list[str] = []
+        event.listen(conn, "before_cursor_execute", lambda c, cursor, statement, *rest: said.append(statement))
+        bundle = Bundle(conn)
+        bundle.insert(LOCK, [{"lock_key": "a", "token": "x"}], common={"expires_at": NOW})
+        moved = [row | {"was_last_committed": 1, "last_committed": 2} for row in lanes(3)]
+        bundle.update(
+            LANE,
+            moved,
+            keys=("tenant_id", "contact_id"),
+            assign=("last_committed",),
+            common={"ready_since": NOW},
+            guard="t.last_committed = r.was_last_committed",
+        )
+        bundle.insert(
+            CONTACT, [{"tenant_id": "t", "contact_id": "c-1"}], common={"created_at": NOW}, expressions={"name": "'a' || 'b'"}
+        )
+        bundle.insert(LOCK, [])
+        assert said == []
+        matched = bundle.run()
+        assert len(said) == (1 if conn.dialect.name == "postgresql" else 3)
+        return matched
+
+    assert await db.write(bundled) == {("t", "c-0"), ("t", "c-1")}
+    assert await db.read(lambda conn: conn.execute(select(LOCK.c.token, LOCK.c.expires_at)).all()) == [("x", NOW)]
+    assert await db.read(lambda conn: conn.execute(select(CONTACT.c.name, CONTACT.c.created_at)).all()) == [("ab", NOW)]
+    advanced = await db.read(lambda conn: conn.execute(select(LANE.c.last_committed, LANE.c.ready_since)).all())
+    assert advanced == [(2, NOW), (2, NOW)]
+
+
+async def test_a_part_that_is_refused_takes_the_bundle_with_it(db: Database) -> None:
+    await db.write(insert_rows, LOCK, [{"lock_key": "a", "token": "x", "expires_at": NOW}])
+
+    def bundled(conn: Connection, *, ignore: bool) -> None:
+        bundle = Bundle(conn)
+        bundle.insert(LANE, lanes(1))
+        bundle.insert(LOCK, [{"lock_key": "a", "token": "y", "expires_at": NOW}], ignore_conflicts=ignore)
+        bundle.run()
+
+    with pytest.raises(IntegrityError):
+        await db.write(bundled, ignore=False)
+    assert await db.read(lambda conn: conn.execute(select(LANE)).all()) == []
+    await db.write(bundled, ignore=True)
+    assert len(await db.read(lambda conn: conn.execute(select(LANE)).all())) == 1
+    assert await db.read(lambda conn: conn.execute(select(LOCK.c.token)).scalars().all()) == ["x"]
+
+
+async def test_a_bundle_of_two_updates_is_a_mistake_and_one_of_nothing_is_none(db: Database) -> None:
+    def bundled(conn: Connection) -> set[tuple[Any, ...]]:
+        assert Bundle(conn).run() == set()
+        bundle = Bundle(conn)
+        bundle.update(LANE, [], keys=("tenant_id",))
+        bundle.update(LANE, lanes(1), keys=("tenant_id", "contact_id"), expressions={"waiting": "1"})
+        with pytest.raises(ValueError, match="one update"):
+            bundle.update(LANE, lanes(1), keys=("tenant_id", "contact_id"), expressions={"waiting": "1"})
+        return bundle.run()
+
+    assert await db.write(bundled) == set()
 
 
 words = st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=30)
