@@ -95,7 +95,7 @@ class Clinic:
         return event_id
 
 
-def until(holds: Callable[[], bool], what: str, limit_s: float = 10.0) -> float:
+def until(holds: Callable[[], bool], what: str, limit_s: float = 30.0) -> float:
     """Poll until it holds; returns the seconds it took. Fails with `what` at the limit."""
     began = time.monotonic()
     while not holds():

@@ -21,7 +21,7 @@ from tests.server import Server, init, kora
 PASSWORD = "correct horse battery staple"
 SECRETARY, MANAGER = "secretaria@clinica.example", "gestora@clinica.example"
 
-expect.set_options(timeout=10_000)
+expect.set_options(timeout=30_000)  # for what never comes: a busy machine takes long
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +66,7 @@ class House:
 
     def metric(self, name: str) -> float:
         """A number that the server counts."""
-        text = httpx.get(f"{self.server.url}/metrics", trust_env=False).text
+        text = httpx.get(f"{self.server.url}/metrics", trust_env=False, timeout=30).text
         return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.split("{")[0].split(" ")[0] == name)
 
 

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
+from app.web.stream import RECHECK_S
 from e2e.clinic import Clinic, until
 from e2e.conftest import MANAGER, SECRETARY, House, Noise, live
 
@@ -101,7 +102,7 @@ def test_a_filter_is_in_the_address_and_survives_a_reload(desk: BrowserContext, 
     page.locator("#filter_contact").fill("Filtrada")
     rows = page.locator("#queue_rows tr[data-row]")
     expect(rows).to_have_count(1)
-    assert "contact=Filtrada" in page.url
+    page.wait_for_url("**contact=Filtrada**")
     page.reload()
     live(page)
     expect(rows).to_have_count(1)
@@ -169,8 +170,9 @@ def test_signing_out_ends_the_streams_of_all_tabs_at_once(
     second.locator("button.person").click()
     second.get_by_role("button", name="Sair").click()
     second.wait_for_url("**/login")
-    until(lambda: own_house.metric("kora_stream_clients") == 0, "no stream is left", limit_s=2)
-    first.wait_for_url("**/login**", timeout=5_000)
+    # at once, and not only when a stream looks whether its session is still good
+    until(lambda: own_house.metric("kora_stream_clients") == 0, "no stream is left", limit_s=RECHECK_S / 4)
+    first.wait_for_url("**/login**")
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])

@@ -127,7 +127,7 @@ def fast_house(plan: Plan, tmp_path: Path) -> Iterator[House]:
     """A house in which a minute lasts a second, at a clinic that never closes."""
     opened = plan.open(tmp_path, KORA_TIME_SCALE="60")
     always = {day: [["00:00", "23:59"]] for day in ("mon", "tue", "wed", "thu", "fri", "sat", "sun")}
-    sla = {"open_hours": 5, "warn_before": 2, "escalate_after": 7}
+    sla = {"open_hours": 5, "warn_before": 2, "escalate_after": 11}  # a busy screen looks every other second
     settings = {"hours": always, "national_holidays": "", "takeover_sla_min": sla}
     opened.clinic.call("PUT", f"/settings/{opened.clinic.slug}", json=settings)
     yield opened
