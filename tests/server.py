@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import httpx
 
-from tests.services import free_port
+from tests.services import STOP_LIMIT_S, free_port
 
 ROOT = Path(__file__).parent.parent
 START_LIMIT_S = 40.0
@@ -99,10 +99,10 @@ class Server:
         """SIGKILL."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(STOP_LIMIT_S)
             self._process = None
 
-    def stop(self, how: signal.Signals = signal.SIGTERM, limit_s: float = 10.0) -> int:
+    def stop(self, how: signal.Signals = signal.SIGTERM, limit_s: float = STOP_LIMIT_S) -> int:
         """Ask it to end; returns its exit code."""
         assert self._process is not None
         self._process.send_signal(how)

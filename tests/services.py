@@ -6,8 +6,10 @@ binary that cannot be found is an error with one clear sentence, never a skipped
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import socket
@@ -16,23 +18,46 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import asyncpg
 
 START_LIMIT_S = 30.0
-STOP_LIMIT_S = 10.0
+STOP_LIMIT_S = 30.0
+ANSWER_LIMIT_S = 10.0
 
 
 class MissingBinary(RuntimeError):
     """A server that the tests need is not installed."""
 
 
+_LOWEST_PORT, _PORTS = 12_000, 20_000
+"""Below what Linux gives to whoever asks for any port (from 32768 on), also for its end of a connection."""
+_ports: list[IO[bytes]] = []
+"""Open files whose locks say that a port is this process's, as long as it lives."""
+
+
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    """A port of 127.0.0.1 on which nobody listens, and which no other process of tests is given, also while it is not used.
+
+    A server listens a moment after it was told its port, and is stopped and started again: what anybody may be given meanwhile,
+    sooner or later somebody is.
+    """
+    folder = Path(tempfile.gettempdir()) / f"kora-test-ports-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    for _ in range(_PORTS):
+        port = _LOWEST_PORT + secrets.randbelow(_PORTS)
+        lock = (folder / str(port)).open("wb")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+        except OSError:  # somebody has it
+            lock.close()
+            continue
+        _ports.append(lock)
         return port
+    raise RuntimeError("no port is free")
 
 
 def wait_until(condition: Callable[[], bool], what: str, limit_s: float = START_LIMIT_S) -> None:
@@ -44,10 +69,10 @@ def wait_until(condition: Callable[[], bool], what: str, limit_s: float = START_
         time.sleep(0.01)
 
 
-def answers(port: int, request: bytes, expected: bytes) -> bool:
-    """Whether whoever listens on the port answers `request` with `expected`."""
+def answers(port: int, request: bytes, expected: bytes, limit_s: float = ANSWER_LIMIT_S) -> bool:
+    """Whether whoever listens on the port answers `request` with `expected`, within the limit."""
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1) as sock:
+        with socket.create_connection(("127.0.0.1", port), timeout=limit_s) as sock:
             sock.sendall(request)
             return sock.recv(256).startswith(expected)
     except OSError:
@@ -261,11 +286,11 @@ class PostgresServer:
         """Run one statement as the superuser, outside any running loop."""
 
         async def run() -> None:
-            conn = await asyncpg.connect(self.url(database, user="postgres"), timeout=10)
+            conn = await asyncpg.connect(self.url(database, user="postgres"), timeout=START_LIMIT_S)
             try:
                 await conn.execute(statement)
             finally:
-                await conn.close(timeout=5)
+                await conn.close(timeout=STOP_LIMIT_S)
 
         _outside_any_loop(run)
 

@@ -1,5 +1,8 @@
 """The fixtures themselves: what the other tests stand on."""
 
+import subprocess
+import sys
+
 import asyncpg
 import pytest
 from sqlalchemy import text
@@ -9,6 +12,7 @@ from app.store.database import Database
 from tests import services
 from tests.builders import clinic
 from tests.conftest import NOON
+from tests.server import ROOT
 from tests.services import PostgresServer, RedisServer, answers
 
 
@@ -23,7 +27,7 @@ def test_redis_can_be_killed_paused_flushed_and_restarted(redis_server: RedisSer
         return answers(redis_server.port, b"PING\r\n", b"+PONG")
 
     redis_server.pause()
-    assert not ping()
+    assert not answers(redis_server.port, b"PING\r\n", b"+PONG", limit_s=1)
     redis_server.resume()
     assert ping()
     assert answers(redis_server.port, b"SET k v\r\n", b"+OK")
@@ -58,6 +62,21 @@ def test_a_missing_server_is_an_error_that_says_what_to_do(monkeypatch: pytest.M
     monkeypatch.setenv(variable, "/nowhere")
     with pytest.raises(services.MissingBinary, match=rf"missing: run `make test`.*{variable}"):
         start()
+
+
+def test_a_port_is_given_once_however_many_processes_ask() -> None:
+    code = "import sys; from tests.services import free_port as p; print(*(p() for _ in range(300)), flush=True); sys.stdin.read()"
+    asked = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    given: list[str] = []
+    for one in asked:  # each still has what it was given while the other is asked
+        assert one.stdout is not None
+        given += one.stdout.readline().split()
+    for one in asked:
+        one.communicate()
+    assert len(given) == len(set(given)) == 600
 
 
 def test_the_manual_clock_stands_still(manual_clock: ManualClock) -> None:
