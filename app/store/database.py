@@ -42,10 +42,15 @@ BUSY_TIMEOUT_MS = 5_000
 CHECKPOINT_PAGES = 1_000
 SQLITE_SOUND_FROM = (3, 51, 3)
 """From this version on several connections may write and checkpoint one WAL file; before it they could lose each other's pages."""
+STANDS_STILL_MS = 3_000
+"""PostgreSQL ends a write that waits so long for its process (stopped, or on a machine that stands still): others want its rows."""
 RETRIES = 5
 """Attempts for a transaction that the database asked to repeat."""
 
 _forgettable: ContextVar[bool] = ContextVar("kora_forgettable", default=False)
+
+_writing: ContextVar[bool] = ContextVar("kora_writing", default=False)
+"""Whether the transaction at hand may hold rows that others wait for."""
 
 _reading: ContextVar[bool] = ContextVar("kora_reading", default=False)
 """Whether the transaction at hand may only read."""
@@ -56,7 +61,7 @@ _UNABLE_SQLSTATES = frozenset({"53100", "53200", "53400", "25006", "58030"})
 _UNABLE_SQLITE = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM})
 _BROKEN = ("database is locked", "busy", "connection is closed", "connection was closed", "another operation")
 """What drivers say without a code; the last one of a connection that ended before its answer was read."""
-_CONNECTION_SQLSTATES = frozenset({"57P01", "57P02", "57P03", "08000", "08003", "08006", "53300"})
+_CONNECTION_SQLSTATES = frozenset({"57P01", "57P02", "57P03", "08000", "08003", "08006", "53300", "25P03"})
 
 
 class Database:
@@ -146,6 +151,7 @@ class Database:
     async def _write(self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         if self._async is not None:
             engine = self._async.sync_engine
+            _writing.set(True)  # in the task that `write` made for it
 
             def whole() -> tuple[T, lines.Said]:
                 with engine.connect() as conn:
@@ -252,6 +258,8 @@ def _walled_connection() -> type[Any]:
             if query.startswith("BEGIN"):
                 # the value is a list of checked ids (`scope_value`), so nothing in it can end the literal
                 query = f"{query} SET LOCAL {SETTING} = '{current_scope()}';"
+                if _writing.get():
+                    query += f" SET LOCAL idle_in_transaction_session_timeout = {STANDS_STILL_MS};"
                 if _forgettable.get():
                     query += " SET LOCAL synchronous_commit = off;"
             return str(await super().execute(query, *args, timeout=timeout))

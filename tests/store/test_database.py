@@ -3,13 +3,14 @@
 import asyncio
 import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import asyncpg
 import pytest
-from sqlalchemy import Connection, insert, select, text
+from sqlalchemy import Connection, insert, select, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
 
@@ -238,6 +239,41 @@ async def test_connections_that_end_at_any_moment_are_tried_again_or_told_and_ne
     finally:
         await admin.close()
     assert await postgres_db.read(lambda conn: conn.execute(text("SELECT 1")).scalar_one()) == 1
+
+
+@pytest.mark.parametrize("then", ["another statement", "its commit"])
+async def test_a_write_that_stands_still_lets_go_of_its_rows_and_is_tried_again_or_told(
+    postgres_url: str, postgres_db: Database, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    """Its process is stopped with a row in its hands, as by SIGSTOP, and another process wants the row."""
+    await postgres_db.write(put)
+    monkeypatch.setattr(module, "STANDS_STILL_MS", 300)
+    held, turns = threading.Event(), []
+
+    def take(conn: Connection, token: str) -> str:
+        return str(conn.scalar(update(LOCK).values(token=LOCK.c.token + token).returning(LOCK.c.token)))
+
+    def stands_still(conn: Connection) -> str:
+        taken = take(conn, "-mine")
+        turns.append(taken)
+        if len(turns) == 1:
+            held.set()
+            assert other.result(20) == "t-theirs"  # nothing of this process moves until the other one has the row
+        return taken if then == "its commit" else str(conn.scalar(select(LOCK.c.token)))
+
+    def beside() -> str:
+        assert held.wait(20)
+        return run_in_thread(postgres_url, lambda conn: take(conn, "-theirs"))
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(beside)
+        if then == "its commit":  # whose answer is lost with the connection
+            with pytest.raises(OutcomeUnknown):
+                await postgres_db.write(stands_still)
+        else:
+            assert await postgres_db.write(stands_still) == "t-theirs-mine"
+    assert turns == ["t-mine", "t-theirs-mine"][: 1 if then == "its commit" else 2]
+    assert await postgres_db.read(lambda conn: conn.scalar(select(LOCK.c.token))) == ("t-theirs-mine" if turns[1:] else "t-theirs")
 
 
 async def test_a_database_that_is_down_is_unavailable_and_comes_back(
