@@ -39,7 +39,10 @@ RATE = 60.0
 """Commands a second until the fault is healed; what is left then comes at once."""
 BEGINS_AT = 0.15
 """Of the load, when the fault begins."""
-SEEN_WITHIN_S = 10.0
+HELD_BACK = 0.4
+"""Of the load, until the fault is there: a busy machine may need as long for it as all of the load takes."""
+SEEN_WITHIN_S = 30.0
+"""For what never comes: a busy machine takes long."""
 BACK_WITHIN_S = 15.0
 """From the healing until all is done and green; Redis counts as well after 5 s without a miss (docs/operations.md)."""
 EXIT_WITHIN_S = 2.0
@@ -71,10 +74,14 @@ class World:
     told: dict[str, float] = field(default_factory=dict)
     """Figures of the fault at hand, beside the time to recover."""
 
+    def hurt(self) -> None:
+        """The harm is done: what was held back of the load meets it."""
+        self.load.up_to = float("inf")
+
     def healed(self) -> None:
         """The harm is taken away: from now on the product has to come back."""
         self.healed_at = time.monotonic()
-        self.load.rate = 0.0
+        self.load.rate, self.load.up_to = 0.0, float("inf")
 
     def items(self, count: int) -> list[dict[str, Any]]:
         """The next commands of the lanes."""
@@ -108,7 +115,7 @@ def clock_off(folder: Path, minutes: float) -> Path:
 
 def get(node: Server, path: str) -> httpx.Response:
     """What a node says."""
-    return httpx.get(f"{node.url}{path}", timeout=10, trust_env=False)
+    return httpx.get(f"{node.url}{path}", timeout=SEEN_WITHIN_S, trust_env=False)
 
 
 def lock_mode(node: Server) -> str:
@@ -122,6 +129,11 @@ def red(node: Server) -> list[Any]:
     return [part for part in found["components"] if part["name"].startswith(LIVE) and part["status"] != "green"]
 
 
+def busy() -> float:
+    """Where others use the machine, too, everything takes as many times longer."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 def live_through(world: World, faults: Sequence[Fault], record: Callable[[str, object], None]) -> None:
     """Each fault in turn, and after each: nothing lost, nothing contradicts, everything is back by itself."""
     for fault in faults:
@@ -133,11 +145,11 @@ def live_through(world: World, faults: Sequence[Fault], record: Callable[[str, o
             settled(world.url)
             for node in world.nodes:
                 while get(node, "/readyz").status_code != 200 or red(node):
-                    assert time.monotonic() - world.healed_at < BACK_WITHIN_S, f"{node.url}: {red(node)}"
+                    assert time.monotonic() - world.healed_at < BACK_WITHIN_S * busy(), f"{node.url}: {red(node)}"
                     time.sleep(0.05)
             back_s = time.monotonic() - world.healed_at
             witness(world.url, world.journal, world.sent, CONTACTS)
-            assert back_s < BACK_WITHIN_S
+            assert back_s < BACK_WITHIN_S * busy()
         except BaseException as error:
             error.add_note(f"the fault was {name}; refused {dict(world.load.refused)}, {world.told}")
             error.add_note("\n".join(node.tail(1500) for node in world.nodes))
@@ -151,6 +163,7 @@ def live_through(world: World, faults: Sequence[Fault], record: Callable[[str, o
 async def _around(fault: Fault, world: World) -> None:
     """The load, and the fault in the midst of it."""
     items = world.items(COMMANDS)
+    world.load.up_to = (1 - HELD_BACK) * len(items)
 
     async def hurt() -> None:
         while world.load.sent < BEGINS_AT * len(items):  # progress of the other task
@@ -170,6 +183,7 @@ async def _without_redis(world: World, hurt: Callable[[], object], heal: Callabl
     """Until the database's locks have committed something, and a little longer."""
     since = await asyncio.to_thread(database_time, world.url)
     hurt()
+    world.hurt()
     try:
         await seen("a commit under the database's locks", lambda: first_fallback_commit(world.url, since))
         found = await asyncio.to_thread(first_fallback_commit, world.url, since)
@@ -205,11 +219,14 @@ async def redis_is_cut_off_from_one_of_two_nodes(world: World) -> None:
     a, b = world.nodes
     since = await asyncio.to_thread(database_time, world.url)
     world.wires[0].cut()
+    world.hurt()
     try:
         await seen("a commit under the database's locks", lambda: first_fallback_commit(world.url, since))
         await seen("each node has locks of its own", lambda: (lock_mode(a), lock_mode(b)) == ("fallback", "primary"))
-        await asyncio.sleep(1.0)  # both are at work
-        assert (lock_mode(a), lock_mode(b)) == ("fallback", "primary")
+        # both are at work, each with its own: on a machine that stands still the other one may miss an answer of Redis, too, and
+        # comes back to it by itself
+        await world.loaded(rate=0.0).run(world.items(CONTACTS))
+        await seen("each node has locks of its own still", lambda: (lock_mode(a), lock_mode(b)) == ("fallback", "primary"))
     finally:
         world.wires[0].mend()
         world.healed()
@@ -243,8 +260,13 @@ async def postgres_loses_every_connection_three_times(world: World) -> None:
     kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'kora' AND datname = $1"
     conn = await asyncpg.connect(world.postgres.url("postgres", user="postgres"))
     try:
+        world.hurt()
         for _ in range(3):
-            assert await conn.fetchval(kill, world.url.rpartition("/")[2]) >= len(world.nodes)
+            killed = 0
+            async with asyncio.timeout(SEEN_WITHIN_S):
+                while killed < len(world.nodes):  # those that come back meanwhile, too
+                    killed += await conn.fetchval(kill, world.url.rpartition("/")[2])
+                    await asyncio.sleep(0.05)
             await asyncio.sleep(0.4)  # the load goes on
     finally:
         world.healed()
@@ -255,6 +277,7 @@ async def postgres_is_restarted(world: World) -> None:
     """A fast shutdown and a start."""
     assert world.postgres is not None
     await asyncio.to_thread(world.postgres.stop)
+    world.hurt()
     await asyncio.sleep(1.5)  # longer than a transaction is tried again
     await asyncio.to_thread(world.postgres.start)
     world.healed()
@@ -266,14 +289,16 @@ async def postgres_ends_statements_that_take_too_long(world: World) -> None:
     assert server is not None
     told = "canceling statement due to statement timeout"
     before = server.log().count(told)
-    conn = await asyncpg.connect(server.url(world.url.rpartition("/")[2], user="postgres"))
+    # with a word of its own on that setting: what puts everything back must not be ended itself
+    unhurried = {"statement_timeout": "0"}
+    conn = await asyncpg.connect(server.url(world.url.rpartition("/")[2], user="postgres"), server_settings=unhurried)
     try:
         # a setting of the server reaches the connections that are open, too
         await conn.execute("ALTER SYSTEM SET statement_timeout = '200ms'")
         await conn.execute("SELECT pg_reload_conf()")
         async with conn.transaction():
-            await conn.execute("SET LOCAL statement_timeout = 0")
             await conn.execute("LOCK TABLE lane IN EXCLUSIVE MODE")
+            world.hurt()
             await seen("statements that were ended", lambda: server.log().count(told) >= before + 5)
             await asyncio.sleep(1.5)  # longer than a transaction is tried again
     finally:
@@ -288,14 +313,16 @@ async def postgres_ends_statements_that_take_too_long(world: World) -> None:
 
 
 async def a_node_stands_still_for_five_seconds(world: World) -> None:
-    """Its event loop stalls, with the locks that it holds; the other one goes on."""
+    """Its event loop stalls, with the locks that it holds; the other one goes on, at the latest when PostgreSQL takes back the rows
+    of a transaction that stood still in the middle."""
     _, b = world.nodes
     b.freeze()
     try:
         await asyncio.sleep(1.0)
         before = world.load.sent
+        world.hurt()
         await asyncio.sleep(4.0)
-        assert world.load.sent > before, "the other node takes nothing"
+        await seen("the other node takes something", lambda: world.load.sent > before)
     finally:
         b.thaw()
         world.healed()
@@ -308,10 +335,9 @@ async def a_node_is_asked_to_end(world: World) -> None:
     code = await asyncio.to_thread(b.stop)
     world.told["exit_s"] = round(time.monotonic() - asked_at, 2)
     assert code == 0, b.tail()
-    # where others use the machine, too, everything takes as much longer
-    busy = os.getloadavg()[0] / (os.cpu_count() or 1)
-    assert world.told["exit_s"] < EXIT_WITHIN_S * max(1.0, busy)
+    assert world.told["exit_s"] < EXIT_WITHIN_S * busy() + world.load.slowest_s
     before = world.load.sent
+    world.hurt()
     await seen("the other node goes on", lambda: world.load.sent > before)
     await asyncio.to_thread(b.start)
     world.healed()
@@ -394,8 +420,11 @@ async def the_file_is_locked_by_another_process(world: World) -> None:
     try:
         other.execute("PRAGMA wal_autocheckpoint=0")  # only the server moves its WAL file
         other.execute("BEGIN IMMEDIATE")
-        await asyncio.sleep(1.0)  # what was answered before the lock
-        before = world.load.sent
+        world.hurt()
+        before = -1
+        while world.load.sent > before:  # what was answered before the lock
+            before = world.load.sent
+            await asyncio.sleep(1.0)
         await asyncio.sleep(5.0)
         assert world.load.sent == before, "something was answered that cannot be stored"
     finally:
@@ -407,6 +436,7 @@ async def the_file_is_locked_by_another_process(world: World) -> None:
 async def one_key_sends_ten_times_what_it_may(world: World) -> None:
     """It is told to slow down and when to come again; another key's requests are served as if nothing were."""
     flooding = await asyncio.to_thread(run_in_thread, world.url, _second_key)
+    world.hurt()
     flood = world.loaded(key=flooding, rate=0.0, batch=1, senders=32, may_refuse=frozenset({429}))
     began = time.monotonic()
     await flood.run(world.items(FLOOD))
@@ -426,6 +456,7 @@ async def one_key_sends_ten_times_what_it_may(world: World) -> None:
 
 async def bodies_come_a_byte_at_a_time(world: World) -> None:
     """Each is given up in time, and whoever sends as usual is served meanwhile."""
+    world.hurt()
     port, began = world.nodes[0].port, time.monotonic()
 
     async def drip() -> bytes:
@@ -441,11 +472,12 @@ async def bodies_come_a_byte_at_a_time(world: World) -> None:
         finally:
             writer.transport.abort()
 
-    async with asyncio.timeout(BODY_WITHIN_S + 3):
+    async with asyncio.timeout(SEEN_WITHIN_S):
         said = await asyncio.gather(*(drip() for _ in range(SLOW_BODIES)))
     world.healed()
     assert set(said) == {b"HTTP/1.1 408"}
-    assert time.monotonic() - began > BODY_WITHIN_S
+    # what an ordinary request may wait for on this machine, they may, too
+    assert BODY_WITHIN_S < world.healed_at - began < BODY_WITHIN_S + 3 + world.load.slowest_s
     assert not world.load.refused, "somebody else was held up"
     world.told["slowest_of_others_s"] = round(world.load.slowest_s, 2)
 
@@ -453,6 +485,7 @@ async def bodies_come_a_byte_at_a_time(world: World) -> None:
 async def the_clock_is_set_back_by_an_hour_and_put_right_again(world: World) -> None:
     """Two restarts: the first one finds the machine's clock an hour early, the second one an hour later than before."""
     (node,) = world.nodes
+    world.hurt()
     for minutes in (-60, 0):
         assert await asyncio.to_thread(node.stop) == 0
         clock_off(world.journal.parent, minutes)
@@ -470,15 +503,16 @@ async def two_hundred_screens_never_read_their_stream(world: World) -> None:
     stuck = [await asyncio.to_thread(_stuck, node.port, cookie) for cookie in cookies for _ in range(SCREENS_EACH)]
     try:
         await seen("all streams are open", lambda: number(node, "kora_stream_clients") == STUCK)
+        world.hurt()
         # the quicker commits come, the more of them fit into one message
         for _ in range(ROUNDS_MAX):
             await world.loaded(rate=0.0, batch=40).run(world.items(BUSY))
             if number(node, "kora_stream_clients") < STUCK:
                 break
-        await seen("all streams are dropped", lambda: number(node, "kora_stream_clients") == 0, 30)
+        await seen("all streams are dropped", lambda: number(node, "kora_stream_clients") == 0, 60)
         world.told |= {"dropped": number(node, "kora_stream_dropped_total")}
         world.told["growth_mib"] = round(resident_mib(node.pid) - before_mib, 1)
-        await seen("nothing of them is left open", lambda: open_files(node.pid) < files + STUCK // 2, 5)
+        await seen("nothing of them is left open", lambda: open_files(node.pid) < files + STUCK // 2)
     finally:
         for one in stuck:
             one.close()
