@@ -153,6 +153,41 @@ class Sink:
         return [a for a in self.requests if a.path.startswith(path) and number in (None, a.number)]
 
 
+class Pulse:
+    """How long this machine stood still, or had something else to do than to wake up whoever asked for it."""
+
+    EACH_S = 0.02
+
+    def __init__(self) -> None:
+        self._late: list[tuple[float, float]] = []
+        """When a beat came, and how much later than it was due."""
+
+    @contextmanager
+    def running(self) -> Iterator["Pulse"]:
+        """Beat while the test runs."""
+        stop = threading.Event()
+
+        def beat() -> None:
+            last = time.monotonic()
+            while not stop.wait(self.EACH_S):
+                moment = time.monotonic()
+                if moment - last > 2 * self.EACH_S:
+                    self._late.append((moment, moment - last - self.EACH_S))
+                last = moment
+
+        thread = threading.Thread(target=beat, name="pulse", daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            stop.set()
+            thread.join()
+
+    def still_s(self, since: float) -> float:
+        """The sum of what was late in the five seconds that follow a moment of the monotonic clock."""
+        return sum(late for moment, late in self._late if since <= moment <= since + 5 + late)
+
+
 def sender_of(arrival: Arrival, nodes: list[Server]) -> Server:
     """The node at the other end of a connection that still stands."""
     # other connections, also ended ones, may have begun at a port of the same number: they belong to nobody here
