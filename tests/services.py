@@ -69,6 +69,11 @@ def wait_until(condition: Callable[[], bool], what: str, limit_s: float = START_
         time.sleep(0.01)
 
 
+def busy() -> float:
+    """Where others use the machine, too, everything takes as many times longer."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 def answers(port: int, request: bytes, expected: bytes, limit_s: float = ANSWER_LIMIT_S) -> bool:
     """Whether whoever listens on the port answers `request` with `expected`, within the limit."""
     try:

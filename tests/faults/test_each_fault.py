@@ -7,7 +7,6 @@ node is green again, and the time that it took from the healing on is told.
 """
 
 import asyncio
-import os
 import random
 import re
 import socket
@@ -32,7 +31,7 @@ from app.store.tables import Ledger, table
 from tests.faults.cluster import Load, commands, database_time, first_fallback_commit, settled, witness
 from tests.faults.wire import Wire
 from tests.server import ENTRY, Server, init, kora
-from tests.services import PostgresServer, RedisServer, answers
+from tests.services import PostgresServer, RedisServer, answers, busy
 
 CONTACTS, COMMANDS, BATCH = 40, 240, 10
 RATE = 60.0
@@ -127,11 +126,6 @@ def red(node: Server) -> list[Any]:
     """Live parts of a node that are not green."""
     found = get(node, "/api/v1/health").json()
     return [part for part in found["components"] if part["name"].startswith(LIVE) and part["status"] != "green"]
-
-
-def busy() -> float:
-    """Where others use the machine, too, everything takes as many times longer."""
-    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def live_through(world: World, faults: Sequence[Fault], record: Callable[[str, object], None]) -> None:
