@@ -39,6 +39,7 @@ ALERT, STEP, PHONE, MODE = table(Alert), table(AlertStep), table(PhoneMessage), 
 TENANT = "ten-sol"
 POLICY = AlertPolicy(send_limit_s=20.0)  # a machine that pauses for a second is not a provider that fails
 IMPATIENT = AlertPolicy(send_limit_s=1.5)  # for what never answers
+CROWDED = AlertPolicy(send_limit_s=60.0, in_flight=8, per_target=2)
 Rows = list[Row[Any]]
 
 
@@ -445,17 +446,16 @@ async def test_two_failures_of_one_minute_share_one_fallback_and_a_failing_fallb
 
 
 async def test_hanging_calls_leave_room_for_other_alerts(db: Database, manual_clock: ManualClock) -> None:
-    policy = AlertPolicy(in_flight=8, per_target=2)
-    async with provider(hang) as bad, node(db, manual_clock, policy) as loop:
+    async with provider(hang) as bad, node(db, manual_clock, CROWDED) as loop:
         await db.write(lambda conn: configure(conn, channels=hooks(superadmin_whatsapp=bad.url)))
         for i in range(10):
             await db.write(open_one, dedup_key=f"k-{i}", trigger=f"kind-{i}")
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(CROWDED.send_limit_s / 2):
             while len(await phone(db, "ops")) < 10:
                 loop.wake.clear()
                 if await loop.tick() > 0:
                     await asyncio.wait([asyncio.ensure_future(loop.wake.wait())], timeout=0.02)
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(CROWDED.send_limit_s / 2):
             while loop.in_flight > 2:  # the last good ones are being settled; those that hang are never more than two
                 await asyncio.sleep(0.01)
         assert loop.in_flight == 2
@@ -613,9 +613,9 @@ async def test_clinics_that_share_a_phone_that_hangs_share_its_room(db: Database
             builders.tenant(conn, tenant_id=f"ten-{i}")
             open_one(conn, tenant_id=f"ten-{i}", trigger=f"kind-{i}")
 
-    async with provider(hang) as bad, node(db, manual_clock, AlertPolicy(in_flight=8, per_target=2)) as loop:
+    async with provider(hang) as bad, node(db, manual_clock, CROWDED) as loop:
         await db.write(everywhere, bad.url)
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(CROWDED.send_limit_s / 2):
             while len(await phone(db, "ops")) < 6 or loop.in_flight > 2:
                 loop.wake.clear()
                 if await loop.tick() > 0:

@@ -67,7 +67,7 @@ async def test_rounds_are_short_while_two_clinics_are_at_work_and_long_again_aft
         await sqlite_db.write(clinic, tenant_id=tenant_id)
     flood = [raw(f"c-{n % FLOOD_CONTACTS}", f"flood-{n}", manual_clock, "follow_up") for n in range(FLOOD_CONTACTS * FLOOD_EACH)]
     await take(sqlite_db, manual_clock, "ten-noisy", flood)
-    policy = DispatchPolicy(lanes_per_round=64, chain=4, lanes_beside=8, chain_beside=2, beside_s=0.3)
+    policy = DispatchPolicy(lanes_per_round=64, chain=4, lanes_beside=8, chain_beside=2, beside_s=1.0)
     locks, policies = DatabaseLocks(sqlite_db, manual_clock), PolicyCache(sqlite_db)
     dispatch = Dispatch(sqlite_db, manual_clock, locks, policies, Metrics(), node_id="n", policy=policy)
     rounds: list[int] = []
