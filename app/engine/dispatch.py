@@ -143,7 +143,7 @@ class Dispatch:
         self._limits = limits or FallbackLimits()
         self._recent = recent
         self._limit_told_at: datetime | None = None
-        self._poll_s = POLL_S
+        self._is_first = True
         self._chain = self._policy.chain
         """Commands of one lane in this round."""
         self._lanes_last = not database.is_sqlite if self._policy.lanes_last is None else self._policy.lanes_last
@@ -154,7 +154,7 @@ class Dispatch:
     def sibling(self, name: str) -> "Dispatch":
         """One more loop that dispatches beside this one and tells the same listeners."""
         other = copy(self)
-        other.name, other.wake, other._poll_s = name, asyncio.Event(), SIBLING_POLL_S
+        other.name, other.wake, other._is_first = name, asyncio.Event(), False
         self._shared.siblings.append(other)
         return other
 
@@ -186,7 +186,7 @@ class Dispatch:
         not_now = shared.elsewhere.keys() | shared.alone.keys()
         ready = [c for c in ready if c.tenant_id not in shared.in_hand and (c.tenant_id, c.contact_id) not in not_now]
         if not ready:
-            return ELSEWHERE_S if shared.elsewhere else self._until(due)
+            return self._until(due)
         at_work = {*shared.served_until, *(c.tenant_id for c in ready)}
         self._chain = self._policy.chain if len(at_work) == 1 else self._policy.chain_beside
         chosen = self._choose(ready, now, alone=len(at_work) == 1)
@@ -213,9 +213,14 @@ class Dispatch:
         return [c for c in chosen if (lanes[c.tenant_id] > policy.lanes_beside) == floods]
 
     def _until(self, due: datetime | None) -> float:
+        """Seconds until the next look, when there is nothing to do now."""
+        if not self._is_first:
+            return SIBLING_POLL_S
+        if self._shared.elsewhere:
+            return ELSEWHERE_S
         if due is None:
-            return self._poll_s
-        return max(0.0, min(self._poll_s, (due - self._clock.now()).total_seconds() / self._clock.scale))
+            return POLL_S
+        return max(0.0, min(POLL_S, (due - self._clock.now()).total_seconds() / self._clock.scale))
 
     async def _serve(self, chosen: Sequence[LaneCandidate]) -> bool:
         """Lock, gather, decide, apply; whether anything was written."""
