@@ -7,9 +7,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
-import httpx
-
-from tests.server import Server
+from tests.server import ASK, Server
 
 THERAPIST, PATIENT = "t-ana", "p-pedro"
 WAIT_S = 10
@@ -28,12 +26,11 @@ class Clinic:
 
     def call(self, method: str, path: str, **options: Any) -> Any:
         """The JSON of a request that must succeed."""
-        answer = httpx.request(
+        answer = ASK.request(
             method,
             f"{self.server.url}/api/v1{path}",
             headers={"Authorization": f"Bearer {self.key}"},
             timeout=20 + WAIT_S,
-            trust_env=False,
             **options,
         )
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"

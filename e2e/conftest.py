@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, StorageState, expect
 
 from e2e.clinic import Clinic
-from tests.server import Server, init, kora
+from tests.server import ASK, Server, init, kora
 
 PASSWORD = "correct horse battery staple"
 SECRETARY, MANAGER = "secretaria@clinica.example", "gestora@clinica.example"
@@ -33,7 +32,8 @@ def base_url() -> str | None:
 @pytest.fixture(scope="session")
 def browser_type_launch_args(browser_type_launch_args: dict[str, Any]) -> dict[str, Any]:
     """Debian's Chromium where there is one (or CHROMIUM), else playwright's own."""
-    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    names = ("chromium-headless-shell", "chromium", "google-chrome")
+    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
     flags = ["--disable-dev-shm-usage", "--disable-gpu"]  # no GPU here: drawn on the processor, which is quicker than imitating one
     if os.geteuid() == 0:
         flags.append("--no-sandbox")  # chromium refuses to start as root without it
@@ -66,7 +66,7 @@ class House:
 
     def metric(self, name: str) -> float:
         """A number that the server counts."""
-        text = httpx.get(f"{self.server.url}/metrics", trust_env=False, timeout=30).text
+        text = ASK.get(f"{self.server.url}/metrics", timeout=30).text
         return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.split("{")[0].split(" ")[0] == name)
 
 

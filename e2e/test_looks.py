@@ -90,6 +90,7 @@ def test_axe_finds_nothing_on_any_page(
         expect(page.locator("html")).to_have_attribute("lang", language.replace("_", "-"))
         live(page)
         found[path] = axe(page)
+    prefer(page, language="pt_BR", theme="auto")  # other tests of this process read Portuguese
     assert {path: problems for path, problems in found.items() if problems} == {}
 
 

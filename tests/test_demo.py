@@ -4,11 +4,10 @@ import signal
 import time
 from pathlib import Path
 
-import httpx
 import pytest
 
 from app.demo import CLINICS, LOGINS, PASSWORD, families_of
-from tests.server import Server, kora
+from tests.server import ASK, Server, kora
 
 SOON_S = 60.0
 
@@ -59,6 +58,6 @@ def test_the_demo_families_are_always_the_same_and_some_have_no_permission() -> 
 
 def _accepted(server: Server) -> float:
     """Items accepted so far, by the server's own count."""
-    text = httpx.get(f"{server.url}/metrics", trust_env=False, timeout=5).text
+    text = ASK.get(f"{server.url}/metrics", timeout=5).text
     names = ("kora_events_accepted_total{", "kora_commands_accepted_total{")
     return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(names))

@@ -19,10 +19,7 @@ from sqlalchemy import Connection, select
 
 from app.store.database import run_in_thread
 from app.store.tables import table
-from tests.server import Server
-
-ONE_EACH = httpx.Limits(max_keepalive_connections=0)
-"""A connection of its own for each request: one that was left open to a killed node says nothing about what arrived."""
+from tests.server import ONE_EACH, Server
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from app.store.database import run_in_thread
 from app.store.tables import Ledger, table
 from tests.faults.cluster import Load, commands, database_time, first_fallback_commit, settled, witness
 from tests.faults.wire import Wire
-from tests.server import ENTRY, Server, init, kora
+from tests.server import ASK, ENTRY, Server, init, kora
 from tests.services import PostgresServer, RedisServer, answers, busy
 
 CONTACTS, COMMANDS, BATCH = 40, 240, 10
@@ -114,7 +114,7 @@ def clock_off(folder: Path, minutes: float) -> Path:
 
 def get(node: Server, path: str) -> httpx.Response:
     """What a node says."""
-    return httpx.get(f"{node.url}{path}", timeout=SEEN_WITHIN_S, trust_env=False)
+    return ASK.get(f"{node.url}{path}", timeout=SEEN_WITHIN_S)
 
 
 def lock_mode(node: Server) -> str:

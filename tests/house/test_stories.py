@@ -6,6 +6,7 @@ import pkgutil
 import re
 import tomllib
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,12 +44,17 @@ def states_of(package: ModuleType) -> set[str]:
     return {str(member) for enum in enums for member in enum}
 
 
-MARKED = {
-    str(file.relative_to(ROOT)): stories
-    for folder in ("tests", "e2e")
-    for file in (ROOT / folder).rglob("*.py")
-    if file.name.startswith("test_") and (stories := proven(file.read_text(encoding="utf-8")))
-}
+@cache
+def marked() -> dict[str, set[str]]:
+    """Files that have such tests, with their stories; worked out by the first test that asks, not by each process that collects."""
+    return {
+        str(file.relative_to(ROOT)): stories
+        for folder in ("tests", "e2e")
+        for file in (ROOT / folder).rglob("*.py")
+        if file.name.startswith("test_") and (stories := proven(file.read_text(encoding="utf-8")))
+    }
+
+
 STATES = states_of(app.domain) | set(LogState)
 
 
@@ -87,11 +93,11 @@ def test_a_storys_signal_is_measured_and_its_alert_has_that_name(story: dict[str
 @pytest.mark.parametrize("story", STORIES, ids=list(BY_ID))
 def test_a_story_names_exactly_the_files_whose_tests_carry_its_marker(story: dict[str, Any]) -> None:
     assert story["tests"], "a story without a test is not done"
-    assert set(story["tests"]) == {name for name, stories in MARKED.items() if story["id"] in stories}
+    assert set(story["tests"]) == {name for name, stories in marked().items() if story["id"] in stories}
 
 
 def test_every_marker_names_a_story() -> None:
-    assert {story for stories in MARKED.values() for story in stories} <= set(BY_ID)
+    assert {story for stories in marked().values() for story in stories} <= set(BY_ID)
 
 
 def test_a_skipped_test_proves_nothing() -> None:

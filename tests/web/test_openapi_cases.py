@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
 
-import httpx
 import pytest
 import requests
 import schemathesis
@@ -44,7 +43,7 @@ from app.store.verify import verify
 from tests.builders import Clinic, clinic
 from tests.channels import payloads
 from tests.conftest import prepare
-from tests.server import Server
+from tests.server import ASK, Server
 
 CASES: Final = int(os.environ.get("SOAK_CASES", "2000"))
 """Of the keys that may do everything; the keys that may do little get a fifth of it."""
@@ -165,7 +164,7 @@ class Scene:
 
     def api(self, method: str, path: str, body: Any = None) -> Any:
         """The JSON of a request that must succeed, with the clinic's whole key."""
-        answer = httpx.request(method, self.server.url + path, json=body, headers=bearer(self.keys["clinic"]), trust_env=False)
+        answer = ASK.request(method, self.server.url + path, json=body, headers=bearer(self.keys["clinic"]))
         assert answer.is_success, answer.text
         return answer.json()
 
@@ -243,7 +242,7 @@ def scene(sqlite_url: str) -> Iterator[Scene]:
 
     prepare(sqlite_url, furnish)
     with Server(sqlite_url) as server:
-        described = httpx.get(f"{server.url}/schema/openapi.json", trust_env=False).json()
+        described = ASK.get(f"{server.url}/schema/openapi.json").json()
         schema = schemathesis.openapi.from_dict(described)
         schema.config.generation.update(with_security_parameters=False)
         made = Scene(server, clinics[0], keys, schema)
@@ -421,12 +420,11 @@ def test_whatever_the_description_allows_is_answered_as_described_and_the_engine
     assert scene.cases >= 0.9 * CASES
     assert scene.statuses[200] + scene.statuses[202] > scene.cases / 4  # cases that are all refused would prove little
 
-    answer = httpx.post(
+    answer = ASK.post(
         f"{scene.server.url}/api/v1/commands?wait=20",
         json=scene.command(50),
         headers=bearer(scene.keys["neighbour"]),
         timeout=30,
-        trust_env=False,
     ).json()
     assert (answer["status"], answer["result"]) == ("committed_causal", "applied_once")
     assert scene.server.stop() == 0
