@@ -1,32 +1,16 @@
 """The agenda on the screen: a person schedules without scripts, sees what came of it, and in safe mode is told what to do."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from e2e.clinic import Clinic
 from e2e.conftest import SECRETARY, House, Noise, live
 from e2e.test_looks import axe, prefer
-from tests.server import Server, init
 
 __all__ = ["axe"]
 
 DAY = "2029-05-14"
-
-
-@pytest.fixture
-def own_house(tmp_path: Path) -> Iterator[House]:
-    """A clinic that nobody else looks at, so that its safe mode disturbs nobody."""
-    url = f"sqlite:///{tmp_path / 'kora.db'}"
-    made = init(url, "sol")
-    server = Server(url).start()
-    clinic = Clinic(server, made["tenant"]["id"], "sol", made["keys"]["tenant"])
-    clinic.furnish()
-    yield House(server, clinic, made["superadmin"]["email"], made["superadmin"]["password"])
-    server.kill()
-    server.log.unlink(missing_ok=True)
 
 
 def test_a_secretary_schedules_without_scripts_and_a_second_one_reads_free_times(

@@ -7,24 +7,19 @@ import pytest
 from playwright.sync_api import BrowserContext, expect
 
 from e2e.clinic import Clinic
-from e2e.conftest import House, Noise, live
+from e2e.conftest import House, Noise, Plan, live
 from e2e.test_looks import AXE, RUN
-from tests.server import Server, init
 
 TICKS = ("ack_validated", "recovery_action_logged", "ops_notified", "ticket_in_recovery")
 
 
 @pytest.fixture
-def fast_house(tmp_path: Path) -> Iterator[House]:
+def fast_house(plan: Plan, tmp_path: Path) -> Iterator[House]:
     """A clinic in which a minute passes in a second."""
-    url = f"sqlite:///{tmp_path / 'kora.db'}"
-    made = init(url, "sol")
-    server = Server(url, KORA_TIME_SCALE="60").start()
-    clinic = Clinic(server, made["tenant"]["id"], "sol", made["keys"]["tenant"])
-    clinic.furnish()
-    yield House(server, clinic, made["superadmin"]["email"], made["superadmin"]["password"])
-    server.kill()
-    server.log.unlink(missing_ok=True)
+    opened = plan.open(tmp_path, KORA_TIME_SCALE="60")
+    yield opened
+    opened.server.kill()
+    opened.server.log.unlink(missing_ok=True)
 
 
 def break_a_channel(clinic: Clinic, families: list[str]) -> None:
