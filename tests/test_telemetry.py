@@ -25,7 +25,7 @@ from app.logsink import LogSink
 from app.metrics import Metrics
 from app.telemetry import FIELDS, FlowId, LineKind, configure, get_logger
 from tests.conftest import NOON
-from tests.services import wait_until
+from tests.services import busy, wait_until
 
 pytestmark = pytest.mark.story("S-PC-04-001")
 
@@ -416,7 +416,7 @@ def test_a_sink_that_hangs_never_holds_the_caller_and_the_buffer_is_bounded() ->
     for number in range(1000):
         sink.emit(f"line {number}")
     took_s = time.perf_counter() - started
-    assert took_s < 0.5
+    assert took_s < 0.5 * busy()
     assert (sink.buffered, sink.dropped) == (101, 900)
     assert len(alerts) == 1
     target.gate.set()

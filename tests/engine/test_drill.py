@@ -13,7 +13,7 @@ from sqlalchemy import Connection, select
 
 from app.bootstrap import Services, build, running
 from app.clock import ManualClock
-from app.domain.drill import TENANT, DrillMeasures
+from app.domain.drill import TENANT, DrillLimits, DrillMeasures, running_risks, verdict
 from app.domain.evidence_check import check
 from app.domain.fallback import FallbackLimits
 from app.engine.drill import BROKE, Drills
@@ -32,6 +32,7 @@ from app.store.tables import Alert, Appointment, Drill, EvidencePack, Lane, Ledg
 from app.store.verify import verify
 from app.web.app import create_app
 from tests.builders import clinic
+from tests.services import busy
 from tests.simulation.mutants import no_walls_at_the_boundary
 from tests.web.conftest import add_key, add_person, browser_client, make_settings, sign_in
 
@@ -45,6 +46,11 @@ async def live(database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatc
     """A whole process on a real Redis, with one real clinic; Redis counts as stable after half a second."""
     monkeypatch.setattr("app.engine.redis_locks.STABLE_FOR_S", 0.5)
     monkeypatch.setattr("app.engine.redis_locks.TIMEOUT_S", 1.0)  # a machine that pauses is no Redis that fails
+    # what the clock says of this machine is judged as it is used: the rules themselves are tested in the domain
+    slow = busy()
+    limits = DrillLimits(detection_s=slow, lock_p95_warning_ms=500 * slow, lock_p95_critical_ms=1200 * slow)
+    for judge in (verdict, running_risks):
+        monkeypatch.setattr(judge, "__defaults__", (limits,))
     services = await build(make_settings(database_url, redis_url=redis_url), logs=False)
     await services.db.write(clinic, now=services.clock.now())
     async with running(services):
@@ -108,7 +114,8 @@ async def test_a_run_cuts_redis_carries_traffic_proves_it_and_puts_everything_ba
     report, measures = msgspec.json.decode(row.report_json), msgspec.json.decode(row.measures_json)
     assert (row.result, report["risks"], report["wrong"]) == ("drill_passed_controlled_continuity", [], [])
     assert measures["invalid_side_effects"] == 0 < measures["commits_in_fallback"]
-    assert measures["detection_s"] < 1 < 30 > measures["recovery_s"] > 0.4
+    assert measures["detection_s"] < busy()
+    assert 0.4 < measures["recovery_s"] < 30
     assert measures["restored"]
     assert [p["phase"] for p in report["phases"]] == ["baseline", "cut", "fallback", "restore"]
     by_phase = {p["phase"]: p for p in report["phases"]}
