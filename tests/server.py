@@ -15,12 +15,12 @@ import httpx
 from tests.services import STOP_LIMIT_S, free_port
 
 ROOT = Path(__file__).parent.parent
-START_LIMIT_S = 40.0
+START_LIMIT_S = 120.0
 ENTRY = "from app.cli import main; main()"
 """What a process of the product runs."""
 ONE_EACH: Final = httpx.Limits(max_keepalive_connections=0)
 """A connection of its own for each request: one that was left open to a killed node says nothing about what arrived."""
-ASK: Final = httpx.Client(trust_env=False, limits=ONE_EACH)
+ASK: Final = httpx.Client(trust_env=False, limits=ONE_EACH, timeout=30)
 """Asks any server. A client for each request would read the certificates of all authorities each time: 30 ms of the processor."""
 
 

@@ -22,7 +22,7 @@ from typing import IO
 
 import asyncpg
 
-START_LIMIT_S = 30.0
+START_LIMIT_S = 60.0
 STOP_LIMIT_S = 30.0
 ANSWER_LIMIT_S = 10.0
 
