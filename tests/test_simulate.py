@@ -165,11 +165,15 @@ async def test_nothing_accepted_is_lost_when_the_server_is_killed_in_the_middle(
     key = init(database_url)["keys"]["tenant"]
     journal = tmp_path / "journal.jsonl"
     with Server(database_url) as server:
-        running = asyncio.create_task(run(server.url, key, rate=40, contacts=20, seconds=20, journal=journal, seed=11))
+        enough = asyncio.Event()
+        offer = run(server.url, key, rate=40, contacts=20, seconds=180, journal=journal, seed=11, enough=enough)
+        running = asyncio.create_task(offer)
         for _ in range(2):
             await _grown(journal, by=50)
             server.kill()
             await asyncio.to_thread(server.start)
+        await _grown(journal, by=50)
+        enough.set()
         report: Report = await running
         assert server.stop() == 0
     entries = journal_of(journal)

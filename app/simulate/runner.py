@@ -37,8 +37,9 @@ async def run(
     hooks: Webhooks | None = None,
     tenant: str | None = None,
     clock: Clock | None = None,
+    enough: asyncio.Event | None = None,
 ) -> Report:
-    """Offer about `rate` items a second of `contacts` families for `seconds`.
+    """Offer about `rate` items a second of `contacts` families for `seconds`, or until it is `enough`.
 
     A server that goes away costs errors and repetitions, never the run. `seed` repeats the same choices; `tenant` is needed
     with a global key only. Raises nothing for what the server answers: look at the report.
@@ -57,7 +58,7 @@ async def run(
             agenda, families = await _set_up(api, contacts, dice, clock)
             teller = Storyteller(api, agenda, dice, clock, new_id()[:8], hooks=hooks)
             started = time.perf_counter()
-            await _offer(teller, families, dice, rate, seconds, stop)
+            await _offer(teller, families, dice, rate, seconds, stop, enough or asyncio.Event())
             report.elapsed_s = time.perf_counter() - started
     finally:
         notes.close()
@@ -65,7 +66,13 @@ async def run(
 
 
 async def _offer(
-    teller: Storyteller, families: list[Family], dice: random.Random, rate: float, seconds: float, stop: asyncio.Event
+    teller: Storyteller,
+    families: list[Family],
+    dice: random.Random,
+    rate: float,
+    seconds: float,
+    stop: asyncio.Event,
+    enough: asyncio.Event,
 ) -> None:
     """Start steps at random moments of the wanted mean rate; a family takes one step at a time."""
     loop = asyncio.get_running_loop()
@@ -82,7 +89,7 @@ async def _offer(
         finally:
             family.busy = False
 
-    while (now := loop.time()) < end:
+    while (now := loop.time()) < end and not enough.is_set():
         if now < due:
             await asyncio.sleep(min(due, end) - now)
             continue
