@@ -196,7 +196,7 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
         intake,
         conversations,
         dispatch,
-        dispatch.sibling("dispatch_2"),
+        *([] if database.is_sqlite else [dispatch.sibling("dispatch_2")]),  # where several write at once
         drain,
         replay,
         skew,

@@ -23,7 +23,7 @@ from app.engine.intake import Intake
 from app.engine.locks import DatabaseLocks
 from app.engine.policies import PolicyCache
 from app.engine.recent import Recent
-from app.engine.supervisor import Supervisor
+from app.engine.supervisor import Loop, Supervisor
 from app.metrics import Metrics
 from app.store.database import Database
 from app.store.ledger import LanePlan
@@ -48,7 +48,7 @@ class Bench:
         self.intake = Intake(self.database, self.clock, policies, metrics, recent=recent)
         locks = DatabaseLocks(self.database, self.clock)
         self.dispatch = Dispatch(self.database, self.clock, locks, policies, metrics, node_id="bench", recent=recent)
-        self.sibling = self.dispatch.sibling("dispatch_2")
+        self.siblings = [] if self.database.is_sqlite else [self.dispatch.sibling("dispatch_2")]
         self.intake.on_commands.append(self.dispatch.arrived)
         self.dispatch.on_committed.append(self._committed)
         self.took_ms: list[float] = []
@@ -114,7 +114,8 @@ async def measure(url: str, seconds: float) -> tuple[float, float, int]:
     for tenant_id in (QUIET, NOISY):
         await bench.database.write(clinic, tenant_id=tenant_id, now=bench.clock.now())
     supervisor, stop = Supervisor(), asyncio.Event()
-    loops = [asyncio.create_task(supervisor.run(loop)) for loop in (bench.intake, bench.dispatch, bench.sibling)]
+    running: list[Loop] = [bench.intake, bench.dispatch, *bench.siblings]
+    loops = [asyncio.create_task(supervisor.run(loop)) for loop in running]
     await bench.quiet(1.0)  # connections and plans are made once
     alone = await bench.quiet(seconds)
     flooding = asyncio.create_task(bench.flood(stop))
