@@ -49,8 +49,7 @@ class Conversations:
         self.wake = asyncio.Event()
         self.on_heard: list[Callable[[], None]] = []
         self.on_commands: list[Callable[[Collection[str]], None]] = []
-        """Called with the clinics whose messages became commands."""
-        """Called after `on_heard` when messages became commands."""
+        """Called after `on_heard` with the clinics whose messages became commands."""
         self._database, self._clock = database, clock
         self._next_at = 0.0
 

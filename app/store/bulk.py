@@ -74,13 +74,45 @@ def insert_rows(
     """
     if not rows:
         return 0
-    dialect, columns = conn.dialect.name, tuple(columns if columns is not None else rows[0])
-    shared = {**_defaults(table, columns), **(common or {})}
-    statement = _text(_insert(table, columns, tuple(shared), dialect, ignore_conflicts))
-    return int(conn.execute(statement, _given(rows, shared, dialect)).rowcount)
+    statement, given = _insertion(table, rows, conn.dialect.name, columns, common, ignore_conflicts)
+    return int(conn.execute(_text(statement), given).rowcount)
 
 
 _text = lru_cache(maxsize=512)(text)
+
+
+def _insertion(
+    table: Table,
+    rows: Sequence[Row],
+    dialect: str,
+    columns: Iterable[str] | None,
+    common: Row | None,
+    ignore_conflicts: bool,
+    tag: str = "",
+    expressions: Mapping[str, str] | None = None,
+) -> tuple[str, dict[str, Any]]:
+    """The statement of an insert and its parameters, whose names end with the tag."""
+    columns, made = tuple(columns if columns is not None else rows[0]), tuple((expressions or {}).items())
+    shared = {**_defaults(table, columns), **(common or {})}
+    statement = _insert(table, columns, tuple(shared), dialect, ignore_conflicts, tag, made)
+    return statement, _given(rows, shared, dialect, tag)
+
+
+def _change(
+    table: Table,
+    rows: Sequence[Row],
+    dialect: str,
+    keys: Iterable[str],
+    assign: Iterable[str],
+    expressions: Mapping[str, str] | None,
+    common: Row | None,
+    guard: str,
+    tag: str = "",
+) -> tuple[str, dict[str, Any]]:
+    """The same of an update."""
+    changes, shared = (*((c, f"r.{c}") for c in assign), *(expressions or {}).items()), common or {}
+    statement = _update(table, tuple(rows[0]), tuple(keys), changes, tuple(shared), guard, dialect, tag)
+    return statement, _given(rows, shared, dialect, tag)
 
 
 def _given(rows: Sequence[Row], common: Row, dialect: str, tag: str = "") -> dict[str, Any]:
@@ -147,10 +179,8 @@ def update_rows(
         pairs = [{k: row[k] for k in names} for row in rows]
         order = ", ".join(f"t.{k}" for k in names)
         joined_rows(conn, table, pairs, keys=names, columns=names[:1], tail=f"ORDER BY {order} FOR NO KEY UPDATE OF t").close()
-    changes = (*((c, f"r.{c}") for c in assign), *(expressions or {}).items())
-    shared = common or {}
-    statement = _text(_update(table, tuple(rows[0]), tuple(keys), changes, tuple(shared), guard, dialect))
-    return {tuple(row) for row in conn.execute(statement, _given(rows, shared, dialect))}
+    statement, given = _change(table, rows, dialect, keys, assign, expressions, common, guard)
+    return {tuple(row) for row in conn.execute(_text(statement), given)}
 
 
 @lru_cache(maxsize=256)
@@ -181,8 +211,8 @@ class Bundle:
 
     def __init__(self, conn: Connection) -> None:
         self._conn, self.dialect = conn, conn.dialect.name
-        self._statements: list[str] = []
-        self._parameters: list[dict[str, Any]] = []
+        self._parts: list[tuple[str, dict[str, Any]]] = []
+        """Statements and their parameters."""
         self._update: int | None = None
         """Which of them is the update."""
 
@@ -199,10 +229,8 @@ class Bundle:
         """`insert_rows`, later; `expressions` maps a column to SQL that is the same for all rows."""
         if not rows:
             return
-        columns, tag = tuple(columns if columns is not None else rows[0]), self._tag()
-        shared, made = {**_defaults(table, columns), **(common or {})}, tuple((expressions or {}).items())
-        self._statements.append(_insert(table, columns, tuple(shared), self.dialect, ignore_conflicts, tag, made))
-        self._parameters.append(_given(rows, shared, self.dialect, tag))
+        part = _insertion(table, rows, self.dialect, columns, common, ignore_conflicts, self._tag(), expressions)
+        self._parts.append(part)
 
     def update(
         self,
@@ -220,26 +248,24 @@ class Bundle:
             return
         if self._update is not None:
             raise ValueError("a bundle has one update")
-        changes, shared, tag = (*((c, f"r.{c}") for c in assign), *(expressions or {}).items()), common or {}, self._tag()
-        self._update = len(self._statements)
-        self._statements.append(_update(table, tuple(rows[0]), tuple(keys), changes, tuple(shared), guard, self.dialect, tag))
-        self._parameters.append(_given(rows, shared, self.dialect, tag))
+        self._update = len(self._parts)
+        self._parts.append(_change(table, rows, self.dialect, keys, assign, expressions, common, guard, self._tag()))
 
     def run(self) -> set[tuple[Any, ...]]:
         """Do all of it; returns the keys of the rows that the update matched."""
         matched: set[tuple[Any, ...]] = set()
-        if self.dialect == "postgresql" and len(self._statements) > 1:
-            parameters = {name: value for given in self._parameters for name, value in given.items()}
-            done = self._conn.execute(_together(tuple(self._statements), self._update), parameters)
+        if self.dialect == "postgresql" and len(self._parts) > 1:
+            parameters = {name: value for _, given in self._parts for name, value in given.items()}
+            done = self._conn.execute(_together(tuple(statement for statement, _ in self._parts), self._update), parameters)
             return {tuple(row) for row in done} if self._update is not None else matched
-        for number, (statement, given) in enumerate(zip(self._statements, self._parameters, strict=True)):
+        for number, (statement, given) in enumerate(self._parts):
             done = self._conn.execute(_text(statement), given)
             if number == self._update:
                 matched = {tuple(row) for row in done}
         return matched
 
     def _tag(self) -> str:
-        return f"_{len(self._statements)}"
+        return f"_{len(self._parts)}"
 
 
 @lru_cache(maxsize=256)
