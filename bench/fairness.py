@@ -11,12 +11,16 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import structlog
+import uvloop
+from sqlalchemy import text
 
+from app.__main__ import keep_pauses_short
 from app.clock import SystemClock
 from app.engine.dispatch import Dispatch
 from app.engine.intake import Intake
@@ -98,7 +102,16 @@ class Bench:
         # what was committed before its receipt came back has waited for nothing
         self._accepted[raw["command_id"]] = min(time.perf_counter(), self._done.get(raw["command_id"], float("inf")))
 
-    async def flood(self, stop: asyncio.Event) -> None:
+    @asynccontextmanager
+    async def flooding(self) -> AsyncIterator[None]:
+        """The noisy clinic is at work within it."""
+        stop = asyncio.Event()
+        task = asyncio.create_task(self._flood(stop))
+        yield
+        stop.set()
+        await task
+
+    async def _flood(self, stop: asyncio.Event) -> None:
         """Batches of the noisy clinic at a fixed rate, or as fast as they are taken."""
         begun, sent = time.perf_counter(), 0
         while not stop.is_set():
@@ -113,18 +126,20 @@ async def measure(url: str, seconds: float) -> tuple[float, float, int]:
     await upgrade(bench.database)
     for tenant_id in (QUIET, NOISY):
         await bench.database.write(clinic, tenant_id=tenant_id, now=bench.clock.now())
-    supervisor, stop = Supervisor(), asyncio.Event()
+    supervisor = Supervisor()
     running: list[Loop] = [bench.intake, bench.dispatch, *bench.siblings]
     loops = [asyncio.create_task(supervisor.run(loop)) for loop in running]
-    await bench.quiet(1.0)  # connections and plans are made once
+    async with bench.flooding():  # connections are made, and each table is more than a page
+        await bench.quiet(2.0)
+    # an empty table is read whole until it was analyzed, which a server does in its first minute
+    await bench.database.write(lambda conn: conn.execute(text("ANALYZE")))
+    await bench.quiet(1.0)
     alone = await bench.quiet(seconds)
-    flooding = asyncio.create_task(bench.flood(stop))
-    await asyncio.sleep(1.0)
-    bench.flooded = 0
-    beside = await bench.quiet(seconds)
-    flooded = bench.flooded
-    stop.set()
-    await flooding
+    async with bench.flooding():
+        await asyncio.sleep(1.0)
+        bench.flooded = 0
+        beside = await bench.quiet(seconds)
+        flooded = bench.flooded
     supervisor.stop.set()
     bench.intake.close()
     bench.dispatch.wake.set()
@@ -136,6 +151,7 @@ async def measure(url: str, seconds: float) -> tuple[float, float, int]:
 def main() -> None:
     """Measure and print."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    keep_pauses_short()  # as a server does
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 10.0
     kind = sys.argv[2] if len(sys.argv) > 2 else "postgresql"
     server = PostgresServer(durable=True) if kind == "postgresql" else None
@@ -146,7 +162,7 @@ def main() -> None:
                 server.start()
                 server.create_database("fairness")
                 url = server.url("fairness")
-            alone, beside, flooded = asyncio.run(measure(url, seconds))
+            alone, beside, flooded = uvloop.run(measure(url, seconds))
     finally:
         if server is not None:
             server.close()

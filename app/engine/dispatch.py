@@ -15,12 +15,14 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 import structlog
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from app.clock import Clock
@@ -34,8 +36,8 @@ from app.engine.recent import Recent
 from app.errors import StorageError
 from app.ids import new_id
 from app.metrics import Metrics
-from app.store.database import Database
-from app.store.lanes import LaneKey, candidates_or_due, front_of, gather
+from app.store.database import Database, before_each_statement
+from app.store.lanes import Facts, Known, LaneKey, candidates_or_due, front_of, gather
 from app.store.ledger import Attempt, LanePlan, LostRace, apply
 from app.store.locks import lock_name
 from app.telemetry import LineKind
@@ -56,6 +58,10 @@ CHOICE = 4
 """Of each clinic, while several are at work, so many times `lanes_beside` lanes are looked at."""
 PART_MIN = 32
 """Lanes of half a round at least, or it is done in one piece."""
+AT_ONCE = 8
+"""Lanes that are read, decided and written in one transaction at most: more of them are better served in halves."""
+STEPS_ASIDE_S = 0.05
+"""A flood's round waits so long at most, over all its statements, while rounds of others are under way."""
 POISON_AFTER = 5
 """Attempts after which a lane whose plan the database keeps refusing is handed to a person."""
 LEFT_ALONE_S = 60.0
@@ -75,13 +81,16 @@ class DispatchPolicy:
     lanes_beside: int = 16
     chain_beside: int = 4
     """While several clinics are at work, of each at most so many lanes and commands: a round stays short, whoever floods."""
-    lanes_of_flood: int = 48
+    lanes_of_flood: int = 64
     """A clinic with more lanes than `lanes_beside` floods; in rounds of its own, beside which a sibling serves the others, it
     gets so many: fewer rounds cost the others less."""
     beside_s: float = 1.0
     """A clinic counts as at work for this long after it was served."""
     lanes_last: bool | None = None
     """Whether a transaction locks its lanes last (`store.ledger.apply`); None: where several write at once, so not on SQLite."""
+    at_once: int | None = None
+    """Lanes up to which a round is read, decided and written in one transaction; None: `AT_ONCE`, and on SQLite, where only
+    writing waits for its turn, 0."""
     part_min: int | None = None
     """Lanes from which on half a round is worth a transaction of its own; None: `PART_MIN`, and on SQLite never."""
 
@@ -96,18 +105,40 @@ class _Shared:
     """Clinics that a loop is at."""
     served_until: dict[str, float] = field(default_factory=dict)
     """Clinics that were served a moment ago, and until when they count as at work."""
+    flooding_until: dict[str, float] = field(default_factory=dict)
+    """Clinics that flooded a moment ago, and until when they count as flooding."""
     refused: dict[LaneKey, int] = field(default_factory=dict)
     """Lanes whose plan the database refused, and how often."""
     elsewhere: dict[LaneKey, float] = field(default_factory=dict)
     """Lanes that another node was at, and until when they are left to it."""
     alone: dict[LaneKey, float] = field(default_factory=dict)
     """Lanes that cannot be served as they are, and until when nobody tries again."""
+    due: datetime | None = None
+    """When the earliest lane that waits for its time wants to be looked at, as far as is known."""
+    others: int = 0
+    """Rounds under way that are no flood's."""
+    calm: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while there is none of them, and none to come for what has arrived."""
     fallback: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Rounds under the fallback lock take turns: what its limits leave is known after each."""
+
+    def __post_init__(self) -> None:
+        self.calm.set()
+
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """A round that is no flood's."""
+        self.others += 1
+        self.calm.clear()
+        try:
+            yield
+        finally:
+            self.others -= 1
 
     def expire(self, now: float) -> None:
         """Forget what is over."""
         self.served_until = {tenant: until for tenant, until in self.served_until.items() if until > now}
+        self.flooding_until = {tenant: until for tenant, until in self.flooding_until.items() if until > now}
         self.elsewhere = {key: until for key, until in self.elsewhere.items() if until > now}
         self.alone = {key: until for key, until in self.alone.items() if until > now}
 
@@ -146,8 +177,15 @@ class Dispatch:
         self._is_first = True
         self._chain = self._policy.chain
         """Commands of one lane in this round."""
+        self._aside_s = 0.0
+        """What is left of `STEPS_ASIDE_S` to this round."""
+        self._given_back: set[LaneKey] = set()
+        """Lanes of this round whose locks were given back with a commit."""
+        self._emptied = 0
+        """Lanes of this round in which nothing waits any more."""
         self._lanes_last = not database.is_sqlite if self._policy.lanes_last is None else self._policy.lanes_last
         self._part_min = self._policy.part_min or (None if database.is_sqlite else PART_MIN)
+        self._at_once = (0 if database.is_sqlite else AT_ONCE) if self._policy.at_once is None else self._policy.at_once
         self._lanes_first_until = float("-inf")
         """Until when (monotonic) lanes are locked first."""
 
@@ -161,6 +199,8 @@ class Dispatch:
     def arrived(self, tenants: Collection[str]) -> None:
         """Wake the loop, and a sibling too when commands of a clinic came that no loop is at."""
         self.wake.set()
+        if not self._shared.flooding_until.keys() >= set(tenants):
+            self._shared.calm.clear()
         if self._shared.in_hand and not self._shared.in_hand.issuperset(tenants):
             self._wake_siblings()
 
@@ -178,6 +218,13 @@ class Dispatch:
             raise
 
     async def _round(self) -> float:
+        try:
+            return await self._look_and_serve()
+        finally:
+            if not self._shared.others:
+                self._shared.calm.set()
+
+    async def _look_and_serve(self) -> float:
         now, shared = self._clock.now(), self._shared
         shared.expire(time.monotonic())
         most = self._policy.per_tenant if len(shared.served_until) < 2 else self._policy.lanes_beside * CHOICE
@@ -186,10 +233,11 @@ class Dispatch:
         not_now = shared.elsewhere.keys() | shared.alone.keys()
         ready = [c for c in ready if c.tenant_id not in shared.in_hand and (c.tenant_id, c.contact_id) not in not_now]
         if not ready:
-            return self._until(due)
+            shared.due = due
+            return self._until()
         at_work = {*shared.served_until, *(c.tenant_id for c in ready)}
         self._chain = self._policy.chain if len(at_work) == 1 else self._policy.chain_beside
-        chosen = self._choose(ready, now, alone=len(at_work) == 1)
+        chosen, floods = self._choose(ready, now, alone=len(at_work) == 1)
         self._chain = min(self._chain, max(self._policy.chain_beside, self._policy.commands_per_round // len(chosen)))
         tenants = {c.tenant_id for c in chosen}
         shared.served_until |= dict.fromkeys(tenants, started + self._policy.beside_s)
@@ -197,27 +245,51 @@ class Dispatch:
         if self.wake.is_set() or not tenants.issuperset(c.tenant_id for c in ready):
             self._wake_siblings()  # for what came during the look, and what is not in this round
         try:
-            served = await self._serve(chosen)
+            with self._stepping_aside() if floods else shared.under_way():
+                served = await self._serve(chosen)
         finally:
             shared.in_hand -= tenants
+        if self._is_first and self._emptied == len(ready):  # that was all there was; what came meanwhile has woken this loop
+            return self._until()
         return 0.0 if served or shared.elsewhere else ELSEWHERE_S
 
-    def _choose(self, ready: Sequence[LaneCandidate], now: datetime, *, alone: bool) -> list[LaneCandidate]:
-        """The lanes of one round; beside a sibling those of floods or those of all others, as the first of them is."""
+    def _choose(self, ready: Sequence[LaneCandidate], now: datetime, *, alone: bool) -> tuple[list[LaneCandidate], bool]:
+        """The lanes of one round, and whether it is a flood's.
+
+        Beside a sibling a round has lanes of clinics that flood or those of all others, as the first of them is.
+        """
         policy = self._policy
         if alone or not self._shared.siblings:
-            return rank(ready, now, limit=policy.lanes_per_round, per_tenant=None if alone else policy.lanes_beside)
+            return rank(ready, now, limit=policy.lanes_per_round, per_tenant=None if alone else policy.lanes_beside), False
+        flooding, until = self._shared.flooding_until, time.monotonic() + policy.beside_s
         lanes = Counter(c.tenant_id for c in ready)
+        flooding |= {tenant: until for tenant, count in lanes.items() if count > policy.lanes_beside}
         chosen = rank(ready, now, limit=policy.lanes_per_round, per_tenant=policy.lanes_of_flood)
-        floods = lanes[chosen[0].tenant_id] > policy.lanes_beside
-        return [c for c in chosen if (lanes[c.tenant_id] > policy.lanes_beside) == floods]
+        floods = chosen[0].tenant_id in flooding
+        return [c for c in chosen if (c.tenant_id in flooding) == floods], floods
 
-    def _until(self, due: datetime | None) -> float:
+    def _stepping_aside(self) -> AbstractContextManager[None]:
+        """A round whose statements let the rounds of others go first."""
+        self._aside_s = STEPS_ASIDE_S
+        return before_each_statement(self._step_aside)
+
+    async def _step_aside(self) -> None:
+        """Wait until no round of others is under way, but over a whole round no longer than `STEPS_ASIDE_S`."""
+        if self._shared.calm.is_set() or self._aside_s <= 0:
+            return
+        started = time.monotonic()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._aside_s):
+                await self._shared.calm.wait()
+        self._aside_s -= time.monotonic() - started
+
+    def _until(self) -> float:
         """Seconds until the next look, when there is nothing to do now."""
         if not self._is_first:
             return SIBLING_POLL_S
         if self._shared.elsewhere:
             return ELSEWHERE_S
+        due = self._shared.due
         if due is None:
             return POLL_S
         return max(0.0, min(POLL_S, (due - self._clock.now()).total_seconds() / self._clock.scale))
@@ -225,6 +297,7 @@ class Dispatch:
     async def _serve(self, chosen: Sequence[LaneCandidate]) -> bool:
         """Lock, gather, decide, apply; whether anything was written."""
         names = {lock_name((c.tenant_id, c.contact_id)): (c.tenant_id, c.contact_id) for c in chosen}
+        self._given_back, self._emptied = set(), 0
         grant = await self._locks.acquire(list(names))
         self._metrics.lock(grant.mode, grant.ms, len(grant.keys))
         try:
@@ -235,10 +308,12 @@ class Dispatch:
                 return False
             if grant.mode != "fallback":
                 return await self._in_parts(keys, grant)
+            self._aside_s = 0.0  # the others may wait for this lock
             async with self._shared.fallback:
                 return await self._in_parts(keys, grant)
         finally:
-            await self._locks.release(grant)
+            left = [name for name, key in names.items() if name in grant.keys and key not in self._given_back]
+            await self._locks.release(grant.only(left))
 
     async def _in_parts(self, keys: Sequence[LaneKey], grant: Grant) -> bool:
         """Two halves side by side, where there is enough for both: one is planned while the other is written."""
@@ -254,6 +329,10 @@ class Dispatch:
 
     async def _work(self, keys: Sequence[LaneKey], effects_left: int | None, grant: Grant) -> bool:
         """Gather, decide, apply; whether anything was written."""
+        if self._at_once and len(keys) <= self._at_once and grant.mode != "fallback":
+            written = await self._all_at_once(keys, grant)
+            if written is not None:
+                return self._told(written)
         plans = await self._plan(keys, effects_left)
         unsound = [key for key in keys if key in self._shared.alone]  # not those that the database refuses from here on
         written = await self._apply([p for p in plans if p.changes_anything], grant)
@@ -261,9 +340,42 @@ class Dispatch:
         if grant.mode == "fallback":
             effects = sum(entry.decision.effect is not None for plan in written for entry in plan.entries)
             self._limits.applied(effects, self._clock.now())
+        return self._told(written)
+
+    def _told(self, written: Sequence[LanePlan]) -> bool:
+        """Tell the listeners what was written; whether anything was."""
         for notify in self.on_committed:
             notify(written)
         return bool(written)
+
+    async def _all_at_once(self, keys: Sequence[LaneKey], grant: Grant) -> list[LanePlan] | None:
+        """A few lanes in one transaction instead of two; None when something is wrong, which the careful way finds out."""
+        if time.monotonic() < self._lanes_first_until:
+            return None
+        started = time.perf_counter()
+        policies = await self._policies.get({t for t, _ in keys})
+        attempt = self._attempt(grant)
+        known = self._recent.find if self._recent is not None else None
+        plans: list[LanePlan] = []
+
+        def decide(facts: Facts) -> list[LanePlan]:
+            plans[:] = (plan for plan in plan_lanes(facts, policies, self._clock.now()) if plan.changes_anything)
+            return plans
+
+        how = {"lanes_last": self._lanes_last, "leave_busy": self._leaves_busy(grant.mode)}
+        try:
+            written = await self._database.write(decide_and_apply, keys, attempt, decide, self._chain, known=known, **how)
+        except (StorageError, OSError):
+            raise
+        except (LostRace, IntegrityError):
+            self._lanes_first_until = time.monotonic() + LANES_FIRST_S
+            return None
+        except Exception as error:  # noqa: BLE001  # nothing was written, and told below or by the careful way
+            if isinstance(error, DBAPIError) and len(plans) == 1:
+                return await self._refuse(plans[0], grant, error)
+            log.info("round_repeated", flow_id="F-02", lanes=len(keys), error=type(error).__name__)
+            return None  # whose fault it is shows when reading, deciding and writing are steps of their own
+        return self._written(written, plans, attempt, started) if plans else []
 
     async def _plan(self, keys: Sequence[LaneKey], effects_left: int | None) -> list[LanePlan]:
         """What to do with each lane, from one read; lanes that cannot be read or planned are left out."""
@@ -376,16 +488,26 @@ class Dispatch:
 
     async def _write(self, plans: list[LanePlan], grant: Grant) -> list[LanePlan]:
         started = time.perf_counter()
-        attempt = Attempt(
+        attempt = self._attempt(grant)
+        return self._written(await self._commit(plans, attempt), plans, attempt, started)
+
+    def _attempt(self, grant: Grant) -> Attempt:
+        return Attempt(
             token=new_id(),
             node_id=self._node_id,
             clock=self._clock.now,
             lock_backend=grant.backend,
             lock_mode=grant.mode,
             lock_ms=round(grant.ms, 3),
+            lock_token=grant.token if grant.in_rows else None,
         )
-        written = await self._commit(plans, attempt)
+
+    def _written(self, written: list[LanePlan], plans: Sequence[LanePlan], attempt: Attempt, started: float) -> list[LanePlan]:
+        """What a transaction with these plans wrote, counted and told."""
         now = self._clock.now()
+        if attempt.lock_token is not None:
+            self._given_back.update(plan.key for plan in plans)
+        self._emptied += sum(plan.empties for plan in written)
         self._metrics.commit_batch_size.observe(sum(len(p.entries) for p in written))
         self._metrics.commit_seconds.observe(time.perf_counter() - started)
         for plan in written:
@@ -394,20 +516,26 @@ class Dispatch:
                     if entry.command is not None:
                         self._recent.forget(entry.command.tenant_id, entry.command.command_id)
             self._shared.refused.pop(plan.key, None)
+            if plan.not_before is not None:
+                self._shared.due = min(plan.not_before, self._shared.due or plan.not_before)
         self._count(written, attempt, now)
         DECIDED.info(_decided(written, attempt))
         return written
 
     async def _commit(self, plans: list[LanePlan], attempt: Attempt) -> list[LanePlan]:
         """Write the plans with their lanes locked last; where somebody else is at one of them, all again with the lanes first."""
-        # claims in the database itself are of one mind with what they guard
-        leave_busy = not self._database.is_sqlite and attempt.lock_mode != "database"
+        leave_busy = self._leaves_busy(attempt.lock_mode)
         if self._lanes_last and time.monotonic() >= self._lanes_first_until:
             try:
                 return await self._database.write(apply, plans, attempt, lanes_last=True, leave_busy=leave_busy)
             except (LostRace, IntegrityError):  # nothing was written; whose fault it is shows with the lanes first
                 self._lanes_first_until = time.monotonic() + LANES_FIRST_S
         return await self._database.write(apply, plans, attempt, leave_busy=leave_busy)
+
+    def _leaves_busy(self, lock_mode: str) -> bool:
+        """Whether a transaction asks which lanes others are at."""
+        # claims in the database itself are of one mind with what they guard
+        return not self._database.is_sqlite and lock_mode != "database"
 
     def _count(self, written: Sequence[LanePlan], attempt: Attempt, now: datetime) -> None:
         """Results and how long they took, for the metrics and the trace."""
@@ -427,6 +555,22 @@ class Dispatch:
         for (result, priority, accepted_at), count in done.items():
             waited_s = (now - accepted_at).total_seconds()
             self._metrics.done(result, priority, waited_s, count)
+
+
+def decide_and_apply(
+    conn: Connection,
+    keys: Sequence[LaneKey],
+    attempt: Attempt,
+    decide: Callable[[Facts], list[LanePlan]],
+    chain: int,
+    *,
+    known: Known | None = None,
+    lanes_last: bool = False,
+    leave_busy: bool = False,
+) -> list[LanePlan]:
+    """`gather`, `decide` and `apply` in one transaction; returns the plans that were written. Raises what they raise."""
+    plans = decide(gather(conn, keys, chain, known=known))
+    return apply(conn, plans, attempt, lanes_last=lanes_last, leave_busy=leave_busy) if plans else []
 
 
 def _decided(written: Sequence[LanePlan], attempt: Attempt) -> Iterator[dict[str, Any]]:

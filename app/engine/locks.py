@@ -5,8 +5,8 @@ believe to own a lane still meet in the compare-and-set of `store.ledger.apply`.
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Protocol
 
@@ -29,6 +29,15 @@ class Grant:
     mode: str
     """primary | fallback | database."""
     ms: float
+
+    @property
+    def in_rows(self) -> bool:
+        """Whether the locks are rows of the database, which a commit there can give back."""
+        return self.mode != "primary"
+
+    def only(self, keys: Collection[str]) -> "Grant":
+        """The same with only those of the locks."""
+        return replace(self, keys=self.keys.intersection(keys))
 
 
 class LaneLocks(Protocol):

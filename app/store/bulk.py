@@ -204,7 +204,7 @@ def _update(
 
 
 class Bundle:
-    """Inserts and at most one update that know nothing of each other: on PostgreSQL one message, on SQLite one after the other.
+    """Changes that know nothing of each other, at most one an `update`: on PostgreSQL one message, on SQLite one after another.
 
     None of them sees what another one writes. Nothing happens before `run`.
     """
@@ -250,6 +250,12 @@ class Bundle:
             raise ValueError("a bundle has one update")
         self._update = len(self._parts)
         self._parts.append(_change(table, rows, self.dialect, keys, assign, expressions, common, guard, self._tag()))
+
+    def add(self, statement: str, **given: Any) -> None:
+        """Any other change, later; the statement names its parameters as `{name}`."""
+        tag = self._tag()
+        placed = statement.format_map({name: f":{name}{tag}" for name in given})
+        self._parts.append((placed, {f"{name}{tag}": value for name, value in given.items()}))
 
     def run(self) -> set[tuple[Any, ...]]:
         """Do all of it; returns the keys of the rows that the update matched."""

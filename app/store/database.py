@@ -17,9 +17,9 @@ times and then raise `StorageUnavailable`. Constraint violations (`IntegrityErro
 import asyncio
 import random
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -29,7 +29,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidatePoolError, Inva
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import QueuePool
-from sqlalchemy.util import greenlet_spawn
+from sqlalchemy.util import await_only, greenlet_spawn
 
 from app.errors import ConfigError, OutcomeUnknown, StorageUnavailable
 from app.store import lines
@@ -54,6 +54,9 @@ _writing: ContextVar[bool] = ContextVar("kora_writing", default=False)
 
 _reading: ContextVar[bool] = ContextVar("kora_reading", default=False)
 """Whether the transaction at hand may only read."""
+
+_before: ContextVar[Callable[[], Awaitable[None]] | None] = ContextVar("kora_before", default=None)
+"""What is awaited before each statement."""
 
 _REPEATABLE_SQLSTATES = frozenset({"40001", "40P01", "55P03", "57014"})
 _UNABLE_SQLSTATES = frozenset({"53100", "53200", "53400", "25006", "58030"})
@@ -97,6 +100,7 @@ class Database:
             self._failures += _driver_errors()
             event.listen(self._async.sync_engine, "checkout", _refuse_closed)
             event.listen(self._async.sync_engine, "connect", _wait_for_the_disk)
+            event.listen(self._async.sync_engine, "before_cursor_execute", _go_in_turn)
         else:
             raise ConfigError(f"KORA_DATABASE_URL: unsupported database {self.dialect!r}; use sqlite or postgresql")
 
@@ -232,6 +236,22 @@ def _refuse_closed(dbapi: Any, _record: Any, _proxy: Any) -> None:
     """
     if dbapi.driver_connection.is_closed():
         raise InvalidatePoolError("the server closed the connection")
+
+
+@contextmanager
+def before_each_statement(wait: Callable[[], Awaitable[None]]) -> Iterator[None]:
+    """Within it, and in tasks that begin there, `wait` is awaited before each statement (PostgreSQL): for work that can wait."""
+    token = _before.set(wait)
+    try:
+        yield
+    finally:
+        _before.reset(token)
+
+
+def _go_in_turn(*_: Any) -> None:
+    wait = _before.get()
+    if wait is not None:
+        await_only(wait())
 
 
 _WAIT_FOR_THE_DISK = """

@@ -33,6 +33,7 @@ from app.store.carried_out import close_carried_out
 from app.store.events import publish_with
 from app.store.lanes import GLOBAL_SCOPE, PARKED_BY, LaneFacts, LaneKey, merge_modes, wanted_slot
 from app.store.lines import say
+from app.store.locks import lock_name, release_with
 from app.store.outbox import enqueue_with, outbox_row
 from app.store.results import result_row
 from app.store.tables import Appointment, AppointmentVersion, InboxCommand, Lane, Ledger, ModeRow, Proposal, Ticket, table
@@ -140,6 +141,16 @@ class LanePlan:
         row = self.facts.row
         return bool(self.entries or self.pending or self.not_before != row.not_before or self.blocked_by != row.blocked_by)
 
+    @property
+    def left(self) -> int:
+        """Commands that still wait after this plan, of those known when the lane was read."""
+        return int(self.facts.row.waiting) - sum(entry.command is not None for entry in self.entries)
+
+    @property
+    def empties(self) -> bool:
+        """Whether nothing waits after this plan."""
+        return self.left == 0
+
     def poisoned(self) -> "LanePlan":
         """The same lane with its front command handed to a person: what the database keeps refusing must not stop it."""
         front = self.entries[0]
@@ -152,8 +163,7 @@ class LanePlan:
     def stay_shut(self) -> None:
         """Leave a parked lane that still has something to wait for as it is: only a drain or a replay batch opens it."""
         row = self.facts.row
-        left = row.waiting - sum(entry.command is not None for entry in self.entries)
-        parked = row.blocked_by in PARKED_BY and left > 0
+        parked = row.blocked_by in PARKED_BY and self.left > 0
         self.blocked_by, self.not_before = (row.blocked_by, row.not_before) if parked else (None, None)
 
 
@@ -167,6 +177,8 @@ class Attempt:
     lock_backend: State | str
     lock_mode: str
     lock_ms: float
+    lock_token: str | None = None
+    """Whose the lanes' locks are where they are rows (`store.locks`): the commit gives them back."""
 
 
 @dataclass(slots=True)
@@ -202,7 +214,7 @@ def apply(
     With `leave_busy` (PostgreSQL) lanes that another such transaction is at are left out at once. Their claims should have kept
     the two apart, but Redis forgets; then one would wait for a place in the ledger and the other for the lane.
     """
-    modes = _lock_modes(conn, plans)
+    modes, locks = _lock_modes(conn, plans), [lock_name(plan.key) for plan in plans]
     if leave_busy:
         busy = _busy(conn, plans)
         plans = [plan for plan in plans if plan.key not in busy]
@@ -223,6 +235,8 @@ def apply(
     bundle.insert(_LEDGER, writes.ledger, common=_of_the_attempt(attempt, now))
     enqueue_with(bundle, writes.outbox)
     publish_with(bundle, writes.events, now)
+    if attempt.lock_token is not None:
+        release_with(bundle, locks, attempt.lock_token)
     _write_commands(bundle, conn, writes, now)
     if lanes_last:
         lost = {plan.key for plan in applied} - _advance_lanes(conn, applied, chains, now)

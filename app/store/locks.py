@@ -8,9 +8,10 @@ its own lanes from the others, and nothing else.
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, Row, delete, select, text
+import msgspec
+from sqlalchemy import Connection, Row, select, text
 
-from app.store.bulk import encode
+from app.store.bulk import Bundle, encode
 from app.store.columns import json_time
 from app.store.lanes import LaneKey
 from app.store.tables import LaneLock, table
@@ -42,12 +43,13 @@ _ACQUIRE = {
     ),
 }
 
-_RELEASE = text(
+_RELEASE = {
     # A row of ours that another transaction is at has expired and is being taken over: nothing to give back. By their places,
     # which a lock keeps as they are: a join by name compares every lock with every other one, as the planner takes both for few.
-    "DELETE FROM lane_lock WHERE ctid = ANY(ARRAY("
-    "SELECT ctid FROM lane_lock WHERE lock_key = ANY(:keys) AND token = :token FOR UPDATE SKIP LOCKED))"
-)
+    "postgresql": "DELETE FROM lane_lock WHERE ctid = ANY(ARRAY("
+    "SELECT ctid FROM lane_lock WHERE lock_key = ANY({keys}) AND token = {token} FOR UPDATE SKIP LOCKED))",
+    "sqlite": "DELETE FROM lane_lock WHERE lock_key IN (SELECT value FROM json_each({keys})) AND token = {token}",
+}
 
 
 def lock_name(key: LaneKey) -> str:
@@ -75,10 +77,15 @@ def acquire_locks(
 
 def release_locks(conn: Connection, keys: Sequence[str], token: str) -> None:
     """Give back those of `keys` that `token` still owns."""
-    if conn.dialect.name == "postgresql":
-        conn.execute(_RELEASE, {"keys": list(keys), "token": token})
-    else:
-        conn.execute(delete(_LOCK).where(_LOCK.c.lock_key.in_(list(keys)), _LOCK.c.token == token))
+    bundle = Bundle(conn)
+    release_with(bundle, keys, token)
+    bundle.run()
+
+
+def release_with(bundle: Bundle, keys: Sequence[str], token: str) -> None:
+    """The same as a part of a bundle."""
+    names = list(keys) if bundle.dialect == "postgresql" else msgspec.json.encode(list(keys)).decode()
+    bundle.add(_RELEASE[bundle.dialect], keys=names, token=token)
 
 
 def locks_held(conn: Connection, lanes: Sequence[LaneKey], now: datetime) -> Mapping[LaneKey, Row[object]]:

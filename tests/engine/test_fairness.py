@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from app.clock import ManualClock
+from app.engine import dispatch as dispatching
 from app.engine.dispatch import Dispatch, DispatchPolicy
 from app.engine.intake import command_submission
 from app.engine.locks import DatabaseLocks, Grant
@@ -157,3 +158,39 @@ async def test_nobody_waits_in_the_round_of_a_flood(db: Database, manual_clock: 
         await flood
         await second.tick()
     assert rounds == [{"ten-quiet": 1}, {"ten-quiet": 1}, {"ten-noisy": 16}, {"ten-noisy": 16}]
+
+
+@pytest.mark.parametrize("patience_s", [0.05, 60.0])
+async def test_a_flood_steps_aside_for_a_round_of_somebody_else_but_not_for_ever(
+    postgres_db: Database, manual_clock: ManualClock, monkeypatch: pytest.MonkeyPatch, patience_s: float
+) -> None:
+    monkeypatch.setattr(dispatching, "STEPS_ASIDE_S", patience_s)
+    await both_at_work(postgres_db, manual_clock, {"ten-quiet": 1})
+    manual_clock.advance(seconds=1)
+    await both_at_work(postgres_db, manual_clock, {"ten-noisy": 40})
+    locks = HeldLocks(postgres_db, manual_clock)
+    policy = DispatchPolicy(lanes_beside=4, lanes_of_flood=16)
+    first = Dispatch(postgres_db, manual_clock, locks, PolicyCache(postgres_db), Metrics(), node_id="n", policy=policy)
+    second = first.sibling("dispatch_2")
+    rounds: list[Counter[str]] = []
+    first.on_committed.append(lambda plans: rounds.append(Counter(p.key[0] for p in plans)))
+    async with asyncio.timeout(30):
+        quiet = asyncio.create_task(first.tick())
+        await locks.holds.wait()
+        flood = asyncio.create_task(second.tick())
+        if patience_s < 1:
+            await flood
+            locks.let_go.set()
+            await quiet
+            assert rounds == [{"ten-noisy": 16}, {"ten-quiet": 1}]
+            return
+        await asyncio.wait({flood}, timeout=0.5)
+        assert not flood.done()
+        locks.let_go.set()
+        await asyncio.gather(quiet, flood)
+        assert rounds == [{"ten-quiet": 1}, {"ten-noisy": 16}]
+        # what is left of a flood is still its own, though it would fit into a round of others
+        await take(postgres_db, manual_clock, "ten-quiet", [raw("c-rui", "later", manual_clock, "follow_up")])
+        for _ in range(4):
+            await first.tick()
+    assert rounds[2:] == [{"ten-noisy": 16}, {"ten-noisy": 8}, {"ten-quiet": 1}]

@@ -12,14 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from sqlalchemy import Connection, select
 
 from app.channels.outbound import Outcome, SendResult
 from app.engine.conversations import Conversations
-from app.engine.dispatch import Dispatch, DispatchPolicy
+from app.engine.dispatch import Dispatch, DispatchPolicy, decide_and_apply
 from app.engine.drain import Drain
 from app.engine.intake import Intake
 from app.engine.locks import DatabaseLocks, LaneLocks
@@ -33,7 +33,7 @@ from app.metrics import Metrics
 from app.store.database import Database
 from app.store.holds import EVERYTHING
 from app.store.lanes import GLOBAL_SCOPE, merge_modes
-from app.store.ledger import Attempt, LanePlan, apply
+from app.store.ledger import LanePlan, apply
 from app.store.tables import Hold, Lane, ModeRow, table
 from tests.simulation.store import SharedStore, start_of_world
 
@@ -151,7 +151,7 @@ class SimDatabase(Database):
         if lost and world.rng.random() < 0.5:
             world.note("commit_lost")
             raise OutcomeUnknown("simulated: lost before the commit")
-        watched: Any = partial(witnessed, world=world) if fn is apply else fn
+        watched: Any = partial(witnessed, fn, world=world) if fn in (apply, decide_and_apply) else fn
         result: T = world.store.run(watched, *args, **kwargs)
         if lost:
             world.note("answer_lost")
@@ -166,12 +166,18 @@ def _seen(task: "asyncio.Future[Any]") -> None:
         task.exception()
 
 
-def witnessed(conn: Connection, plans: Sequence[LanePlan], attempt: Attempt, *, world: "World", **how: bool) -> list[LanePlan]:
+class Watched(Protocol):
+    """Where broken promises are noted."""
+
+    broken_promises: list[str]
+
+
+def witnessed(fn: Callable[..., list[LanePlan]], conn: Connection, *args: Any, world: Watched, **how: Any) -> list[LanePlan]:
     """The effect's transaction with a witness inside: what was decided on must still be so at this very moment."""
     modes = {row.scope: row for row in conn.execute(select(_MODE))}
     lanes = {(row.tenant_id, row.contact_id): row for row in conn.execute(select(_LANE))}
     held = {(row.tenant_id, row.command_type) for row in conn.execute(select(_HOLD))}
-    written = apply(conn, plans, attempt, **how)
+    written = fn(conn, *args, **how)
     for plan in written:
         row = lanes[plan.key]
         commands = [entry.command for entry in plan.entries if entry.command is not None]
@@ -310,6 +316,7 @@ class Node:
             lanes_of_flood=world.rng.choice((1, 4)),
             lanes_last=world.seed % 2 == 0,
             part_min=1 if world.seed % 7 < 3 else None,
+            at_once=(0, 1, 2)[world.seed % 11 % 3],
         )
         self.dispatch = Dispatch(db, clock, self.locks, policies, METRICS, node_id=name, policy=size, recent=recent)
         self.drain = Drain(db, clock)

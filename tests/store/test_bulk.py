@@ -186,6 +186,21 @@ async def test_a_bundle_does_all_of_it_and_tells_what_the_update_matched(db: Dat
     assert advanced == [(2, NOW), (2, NOW)]
 
 
+async def test_a_bundle_takes_any_other_change_with_parameters_of_its_own(db: Database) -> None:
+    await db.write(insert_rows, LOCK, [{"lock_key": key, "token": "x", "expires_at": NOW} for key in "ab"])
+
+    def bundled(conn: Connection) -> None:
+        bundle = Bundle(conn)
+        for key, token in (("a", "x"), ("b", "another's")):
+            bundle.add("DELETE FROM lane_lock WHERE lock_key = {key} AND token = {token}", key=key, token=token)
+        bundle.insert(LANE, lanes(1))
+        bundle.run()
+
+    await db.write(bundled)
+    assert await db.read(lambda conn: conn.execute(select(LOCK.c.lock_key)).scalars().all()) == ["b"]
+    assert len(await db.read(lambda conn: conn.execute(select(LANE)).all())) == 1
+
+
 async def test_a_part_that_is_refused_takes_the_bundle_with_it(db: Database) -> None:
     await db.write(insert_rows, LOCK, [{"lock_key": "a", "token": "x", "expires_at": NOW}])
 

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
 
 from app.errors import ConfigError, OutcomeUnknown, StorageUnavailable
 from app.store import database as module
-from app.store.database import CHECKPOINT_PAGES, RETRIES, Database, run_in_thread
+from app.store.database import CHECKPOINT_PAGES, RETRIES, Database, before_each_statement, run_in_thread
 from app.store.tables import LaneLock, table
 from tests.services import PostgresServer, busy
 
@@ -477,3 +477,22 @@ async def test_only_the_servers_writer_moves_the_wal_file(sqlite_db: Database) -
         assert [await d.read(at) for d in (sqlite_db, beside)] == [0, 0]
     finally:
         await beside.close()
+
+
+async def test_work_that_can_wait_is_asked_to_before_each_statement_and_no_other(postgres_db: Database) -> None:
+    asked: list[str] = []
+
+    async def wait() -> None:
+        await asyncio.sleep(0)
+        asked.append("waited")
+
+    def two(conn: Connection) -> list[int]:
+        return [conn.execute(text(f"SELECT {n}")).scalar_one() for n in (1, 2)]
+
+    with before_each_statement(wait):
+        assert await postgres_db.read(two) == [1, 2]
+        assert len(asked) == 2
+        assert await postgres_db.write(two) == [1, 2]
+        assert len(asked) == 4
+    assert await postgres_db.write(two) == [1, 2]
+    assert len(asked) == 4

@@ -20,14 +20,15 @@ from app.store.database import Database
 from app.store.drain import release
 from app.store.lanes import candidates, gather
 from app.store.ledger import Attempt, LanePlan, LostRace, apply
+from app.store.locks import acquire_locks, lock_name
 from app.store.people import By
 from app.store.safe_deadline import bring_forward
-from app.store.tables import D1StepRow, InboxCommand, Lane, Ledger, table
+from app.store.tables import D1StepRow, InboxCommand, Lane, LaneLock, Ledger, table
 from app.store.verify import verify
 from tests.builders import NOON
 from tests.history import History
 
-COMMAND, LANE, LEDGER = table(InboxCommand), table(Lane), table(Ledger)
+COMMAND, LANE, LEDGER, LOCK = table(InboxCommand), table(Lane), table(Ledger), table(LaneLock)
 POLICIES = {"ten-sol": TenantPolicy(gate=GatePolicy(), timezone="America/Sao_Paulo")}
 WHO = By(actor="user:ana", now=NOON)
 LANE_OF = ("ten-sol", "c-maria")
@@ -53,10 +54,17 @@ async def planned(story: History) -> list[LanePlan]:
 
 
 async def commit(
-    story: History, plans: Sequence[LanePlan], clock: Callable[[], datetime] | None = None, *, lanes_last: bool = False
+    story: History,
+    plans: Sequence[LanePlan],
+    clock: Callable[[], datetime] | None = None,
+    *,
+    lanes_last: bool = False,
+    lock_token: str | None = None,
 ) -> list[LanePlan]:
     now = clock or story.clock.now
-    attempt = Attempt(token="t", node_id="n1", clock=now, lock_backend="none", lock_mode="database", lock_ms=0.0)
+    attempt = Attempt(
+        token="t", node_id="n1", clock=now, lock_backend="none", lock_mode="database", lock_ms=0.0, lock_token=lock_token
+    )
     return await story.db.write(apply, plans, attempt, lanes_last=lanes_last)
 
 
@@ -79,6 +87,25 @@ async def results(story: History) -> dict[str, str | None]:
 
 async def entry(story: History, command_id: str) -> Any:
     return await story.db.read(lambda conn: conn.execute(select(LEDGER).where(LEDGER.c.command_id == command_id)).one())
+
+
+async def test_the_commit_gives_back_the_locks_of_its_lanes_and_of_nobody_else(story: History) -> None:
+    async def held() -> set[str]:
+        return set(await story.db.read(lambda conn: conn.execute(select(LOCK.c.lock_key)).scalars()))
+
+    mine, other, now = lock_name(LANE_OF), lock_name(("ten-sol", "c-rui")), story.clock.now()
+    for names, token in (([mine], "mine"), ([other], "other")):
+        await story.db.write(acquire_locks, names, token, now, now + timedelta(seconds=15))
+    await story.asks("c-1", "schedule", booking(story))
+    plans = await planned(story)
+    with pytest.raises(LostRace):  # too late at its end: nothing was written, so nothing was given back
+        await commit(story, plans, ticking(now, now + timedelta(hours=3)), lock_token="mine")
+    assert await held() == {mine, other}
+    assert await commit(story, plans, lock_token="another's")
+    assert await held() == {mine, other}
+    await story.asks("c-2", "schedule", booking(story, 40))
+    assert await commit(story, await planned(story), lock_token="mine")
+    assert await held() == {other}
 
 
 # --- time ---------------------------------------------------------------------------------------------------------------
