@@ -52,8 +52,8 @@ BEFORE, WRITTEN, DONE = "before", "written", "done"
 class Failpoint:
     """A moment around one transaction: before it began, after its last statement, or after its commit."""
 
-    function: str
-    """Module and name of the store function, or of what the loop hands over."""
+    functions: str
+    """Module and name of the store function, or of what the loop hands over; any of several, with a space between."""
     moment: str
     counts: Callable[[Any], bool] = lambda _: True
     """Whether what the function returned makes this the moment; a claim that won nothing does not. Not asked before it ran."""
@@ -69,15 +69,16 @@ def _released(progress: Any) -> bool:
     return bool(progress.released)
 
 
+COMMIT: Final = "app.store.ledger.apply app.engine.dispatch.decide_and_apply"
 FAILPOINTS: Final = {
     "intake.written": Failpoint("app.store.inbox.accept", WRITTEN),
     "intake.stored": Failpoint("app.store.inbox.accept", DONE),
     "message.written": Failpoint("app.store.messages.hear", WRITTEN),
     "message.heard": Failpoint("app.store.messages.hear", DONE),
     "lane.locked": Failpoint("app.store.locks.acquire_locks", DONE, bool),
-    "commit.written": Failpoint("app.store.ledger.apply", WRITTEN),
-    "commit.done": Failpoint("app.store.ledger.apply", DONE),
-    "lane.released": Failpoint("app.store.locks.release_locks", DONE),
+    "commit.begun": Failpoint(COMMIT, BEFORE),
+    "commit.written": Failpoint(COMMIT, WRITTEN),
+    "commit.done": Failpoint(COMMIT, DONE),
     "outbox.claimed": Failpoint("app.store.outbox.claim", DONE, bool),
     "outbox.sent": Failpoint("app.store.outbox.settle", BEFORE),
     "outbox.settled": Failpoint("app.store.outbox.settle", DONE),
@@ -117,7 +118,7 @@ def arm(name: str, count: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     async def watched(self: Database, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        if f"{fn.__module__}.{getattr(fn, '__qualname__', '')}" != point.function:
+        if f"{fn.__module__}.{getattr(fn, '__qualname__', '')}" not in point.functions.split(" "):
             return await write(self, fn, *args, **kwargs)
 
         def inside(conn: Connection, *a: Any, **k: Any) -> Any:

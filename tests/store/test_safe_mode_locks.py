@@ -41,10 +41,12 @@ def test_an_entry_waits_for_effects_on_their_way_and_effects_for_an_entry(postgr
 
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(run_in_thread, postgres_url, effect)
-        assert reading.wait(20)
-        with pytest.raises(StorageUnavailable):
-            run_in_thread(postgres_url, entry)
-        go_on.set()
+        try:
+            assert reading.wait(20)
+            with pytest.raises(StorageUnavailable):
+                run_in_thread(postgres_url, entry)
+        finally:
+            go_on.set()  # whatever became of the entry: an effect that nobody lets go on is ended and repeated for minutes
         running.result(20)
     run_in_thread(postgres_url, entry)
     assert run_in_thread(postgres_url, lambda conn: conn.execute(select(MODE.c.state)).scalar_one()) == "safe_mode_active"
