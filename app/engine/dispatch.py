@@ -173,6 +173,7 @@ class Dispatch:
         self._shared = _Shared()
         self._limits = limits or FallbackLimits()
         self._recent = recent
+        self._known: Known | None = recent.find if recent is not None else None
         self._limit_told_at: datetime | None = None
         self._is_first = True
         self._chain = self._policy.chain
@@ -355,7 +356,6 @@ class Dispatch:
         started = time.perf_counter()
         policies = await self._policies.get({t for t, _ in keys})
         attempt = self._attempt(grant)
-        known = self._recent.find if self._recent is not None else None
         plans: list[LanePlan] = []
 
         def decide(facts: Facts) -> list[LanePlan]:
@@ -364,7 +364,7 @@ class Dispatch:
 
         how = {"lanes_last": self._lanes_last, "leave_busy": self._leaves_busy(grant.mode)}
         try:
-            written = await self._database.write(decide_and_apply, keys, attempt, decide, self._chain, known=known, **how)
+            written = await self._database.write(decide_and_apply, keys, attempt, decide, self._chain, known=self._known, **how)
         except (StorageError, OSError):
             raise
         except (LostRace, IntegrityError):
@@ -391,8 +391,7 @@ class Dispatch:
         return await self._plan(sound, effects_left) if sound else []
 
     async def _read_and_plan(self, keys: Sequence[LaneKey], effects_left: int | None, chain: int | None = None) -> list[LanePlan]:
-        known = self._recent.find if self._recent is not None else None
-        facts = await self._database.read(gather, keys, chain or self._chain, known=known)
+        facts = await self._database.read(gather, keys, chain or self._chain, known=self._known)
         policies = await self._policies.get({t for t, _ in keys})
         return plan_lanes(facts, policies, self._clock.now(), effects_left=effects_left)
 

@@ -131,16 +131,22 @@ async def both_at_work(db: Database, clock: ManualClock, each: dict[str, int]) -
         await take(db, clock, tenant_id, [raw(f"c-{n}", f"{tenant_id}-{n}", clock, "follow_up") for n in range(contacts)])
 
 
+def two_loops(db: Database, clock: ManualClock, locks: DatabaseLocks) -> tuple[Dispatch, Dispatch, list[Counter[str]]]:
+    """The loops of a process, for small floods, and which clinics' lanes each of their rounds wrote."""
+    policy = DispatchPolicy(lanes_beside=4, lanes_of_flood=16)
+    first = Dispatch(db, clock, locks, PolicyCache(db), Metrics(), node_id="n", policy=policy)
+    second = first.sibling("dispatch_2")
+    rounds: list[Counter[str]] = []
+    first.on_committed.append(lambda plans: rounds.append(Counter(p.key[0] for p in plans)))
+    return first, second, rounds
+
+
 @pytest.mark.story("S-PC-01-001")
 async def test_nobody_waits_in_the_round_of_a_flood(db: Database, manual_clock: ManualClock) -> None:
     """The loops of a process: one is at the flood, another commits what comes for somebody else meanwhile, and only that."""
     await both_at_work(db, manual_clock, {"ten-noisy": 40, "ten-quiet": 1})
     locks = HeldLocks(db, manual_clock)
-    policy = DispatchPolicy(lanes_beside=4, lanes_of_flood=16)
-    first = Dispatch(db, manual_clock, locks, PolicyCache(db), Metrics(), node_id="n", policy=policy)
-    second = first.sibling("dispatch_2")
-    rounds: list[Counter[str]] = []
-    first.on_committed.append(lambda plans: rounds.append(Counter(p.key[0] for p in plans)))
+    first, second, rounds = two_loops(db, manual_clock, locks)
     flood = asyncio.create_task(first.tick())
     async with asyncio.timeout(20):
         await locks.holds.wait()
@@ -160,30 +166,24 @@ async def test_nobody_waits_in_the_round_of_a_flood(db: Database, manual_clock: 
     assert rounds == [{"ten-quiet": 1}, {"ten-quiet": 1}, {"ten-noisy": 16}, {"ten-noisy": 16}]
 
 
-@pytest.mark.parametrize("patience_s", [0.05, 60.0])
-async def test_a_flood_steps_aside_for_a_round_of_somebody_else_but_not_for_ever(
-    postgres_db: Database, manual_clock: ManualClock, monkeypatch: pytest.MonkeyPatch, patience_s: float
+async def quiet_before_a_flood(db: Database, clock: ManualClock) -> None:
+    """One command of a quiet clinic, and a moment later the flood."""
+    await both_at_work(db, clock, {"ten-quiet": 1})
+    clock.advance(seconds=1)
+    await both_at_work(db, clock, {"ten-noisy": 40})
+
+
+async def test_a_flood_steps_aside_for_a_round_of_somebody_else(
+    postgres_db: Database, manual_clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatching, "STEPS_ASIDE_S", patience_s)
-    await both_at_work(postgres_db, manual_clock, {"ten-quiet": 1})
-    manual_clock.advance(seconds=1)
-    await both_at_work(postgres_db, manual_clock, {"ten-noisy": 40})
+    monkeypatch.setattr(dispatching, "STEPS_ASIDE_S", 60.0)
+    await quiet_before_a_flood(postgres_db, manual_clock)
     locks = HeldLocks(postgres_db, manual_clock)
-    policy = DispatchPolicy(lanes_beside=4, lanes_of_flood=16)
-    first = Dispatch(postgres_db, manual_clock, locks, PolicyCache(postgres_db), Metrics(), node_id="n", policy=policy)
-    second = first.sibling("dispatch_2")
-    rounds: list[Counter[str]] = []
-    first.on_committed.append(lambda plans: rounds.append(Counter(p.key[0] for p in plans)))
+    first, second, rounds = two_loops(postgres_db, manual_clock, locks)
     async with asyncio.timeout(30):
         quiet = asyncio.create_task(first.tick())
         await locks.holds.wait()
         flood = asyncio.create_task(second.tick())
-        if patience_s < 1:
-            await flood
-            locks.let_go.set()
-            await quiet
-            assert rounds == [{"ten-noisy": 16}, {"ten-quiet": 1}]
-            return
         await asyncio.wait({flood}, timeout=0.5)
         assert not flood.done()
         locks.let_go.set()
@@ -194,3 +194,16 @@ async def test_a_flood_steps_aside_for_a_round_of_somebody_else_but_not_for_ever
         for _ in range(4):
             await first.tick()
     assert rounds[2:] == [{"ten-noisy": 16}, {"ten-noisy": 8}, {"ten-quiet": 1}]
+
+
+async def test_a_flood_does_not_step_aside_for_ever(postgres_db: Database, manual_clock: ManualClock) -> None:
+    await quiet_before_a_flood(postgres_db, manual_clock)
+    locks = HeldLocks(postgres_db, manual_clock)
+    first, second, rounds = two_loops(postgres_db, manual_clock, locks)
+    async with asyncio.timeout(30):
+        quiet = asyncio.create_task(first.tick())
+        await locks.holds.wait()
+        await second.tick()
+        locks.let_go.set()
+        await quiet
+    assert rounds == [{"ten-noisy": 16}, {"ten-quiet": 1}]
