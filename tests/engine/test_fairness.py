@@ -133,7 +133,7 @@ async def both_at_work(db: Database, clock: ManualClock, each: dict[str, int]) -
 
 def two_loops(db: Database, clock: ManualClock, locks: DatabaseLocks) -> tuple[Dispatch, Dispatch, list[Counter[str]]]:
     """The loops of a process, for small floods, and which clinics' lanes each of their rounds wrote."""
-    policy = DispatchPolicy(lanes_beside=4, lanes_of_flood=16)
+    policy = DispatchPolicy(lanes_beside=4, lanes_of_flood=16, beside_s=60.0)
     first = Dispatch(db, clock, locks, PolicyCache(db), Metrics(), node_id="n", policy=policy)
     second = first.sibling("dispatch_2")
     rounds: list[Counter[str]] = []
@@ -170,7 +170,7 @@ async def quiet_before_a_flood(db: Database, clock: ManualClock) -> None:
     """One command of a quiet clinic, and a moment later the flood."""
     await both_at_work(db, clock, {"ten-quiet": 1})
     clock.advance(seconds=1)
-    await both_at_work(db, clock, {"ten-noisy": 40})
+    await both_at_work(db, clock, {"ten-noisy": 36})
 
 
 async def test_a_flood_steps_aside_for_a_round_of_somebody_else(
@@ -193,7 +193,7 @@ async def test_a_flood_steps_aside_for_a_round_of_somebody_else(
         await take(postgres_db, manual_clock, "ten-quiet", [raw("c-rui", "later", manual_clock, "follow_up")])
         for _ in range(4):
             await first.tick()
-    assert rounds[2:] == [{"ten-noisy": 16}, {"ten-noisy": 8}, {"ten-quiet": 1}]
+    assert rounds[2:] == [{"ten-noisy": 16}, {"ten-noisy": 4}, {"ten-quiet": 1}]
 
 
 async def test_a_flood_does_not_step_aside_for_ever(postgres_db: Database, manual_clock: ManualClock) -> None:
