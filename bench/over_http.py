@@ -17,10 +17,9 @@ import asyncpg
 import httpx
 
 from app.clock import SystemClock
-from bench.peers import phases
+from bench.peers import phases, send
 from tests.server import Server, init
 
-BATCH = 200
 CONNECTIONS = 64
 
 
@@ -44,24 +43,25 @@ async def batches(database_url: str, count: int, keys: int) -> float:
 
 async def _post(client: httpx.AsyncClient, numbers: range, keys: int) -> float:
     """Seconds until all of these commands are committed."""
-    moment = _now()
-    commands = [
-        {
-            "contact_id": f"c-{n % keys}",
-            "command_type": "follow_up",
-            "conversation_version": 1,
-            "as_of": moment,
-            "occurred_at": moment,
-            "idempotency_key": f"k-{n}",
-            "payload": {"text": f"mensagem {n}"},
-        }
-        for n in numbers
-    ]
-    started = time.perf_counter()
-    # one after the other: a contact's commands get their places in the order in which they are posted
-    for offset in range(0, len(commands), BATCH):
-        answer = await client.post("/api/v1/commands", json={"commands": commands[offset : offset + BATCH]})
+    moment, started = _now(), time.perf_counter()
+
+    async def post(batch: range) -> None:
+        commands = [
+            {
+                "contact_id": f"c-{n % keys}",
+                "command_type": "follow_up",
+                "conversation_version": 1,
+                "as_of": moment,
+                "occurred_at": moment,
+                "idempotency_key": f"k-{n}",
+                "payload": {"text": f"mensagem {n}"},
+            }
+            for n in batch
+        ]
+        answer = await client.post("/api/v1/commands", json={"commands": commands})
         answer.raise_for_status()
+
+    await send(numbers, keys, post)
     # another process's queue can only be asked for
     while (await client.get("/api/v1/queue", params={"limit": 1})).json()["total"]:  # noqa: ASYNC110
         await asyncio.sleep(0.02)

@@ -12,13 +12,15 @@ empty database the planner takes every table for a small one, and reads it whole
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
 
 import asyncpg
 import procrastinate
 
+SENDERS: Final = 4
+"""Each with its own keys, so that a key's jobs are enqueued in their order."""
 ENQUEUE_BATCH: Final = 200
 WARM_ROUNDS: Final = 2
 WORKERS: Final = 16
@@ -41,9 +43,17 @@ def phases(count: int, keys: int) -> tuple[range, range]:
     return range(warm), range(warm, warm + count)
 
 
-def batches(numbers: range) -> Iterator[range]:
-    """The same numbers, as many at a time as are enqueued in one transaction."""
-    return (numbers[offset : offset + ENQUEUE_BATCH] for offset in range(0, len(numbers), ENQUEUE_BATCH))
+async def send(numbers: range, keys: int, enqueue: Callable[[range], Awaitable[Any]]) -> None:
+    """All of these numbers, by several senders at once, as many at a time as are enqueued in one transaction."""
+    assert keys % SENDERS == 0, f"{keys} keys cannot be shared among {SENDERS} senders"
+
+    async def sender(mine: range) -> None:
+        for offset in range(0, len(mine), ENQUEUE_BATCH):
+            await enqueue(mine[offset : offset + ENQUEUE_BATCH])
+
+    async with asyncio.TaskGroup() as group:
+        for first in range(SENDERS):
+            group.create_task(sender(numbers[first::SENDERS]))
 
 
 def jobs(numbers: range, keys: int) -> list[tuple[str, int, str]]:
@@ -83,6 +93,7 @@ async def _handwritten(url: str, count: int, keys: int, *, per_transaction: int,
         took_s = await drained(
             pool,
             phases(count, keys),
+            keys,
             workers,
             lambda batch: _enqueue(pool, jobs(batch, keys)),
             lambda conn: _claim(conn, per_transaction, together=together),
@@ -96,31 +107,29 @@ async def _handwritten(url: str, count: int, keys: int, *, per_transaction: int,
 async def drained(
     pool: Any,
     both: tuple[range, range],
+    keys: int,
     workers: int,
     enqueue: Callable[[range], Awaitable[Any]],
     claim: Callable[[Any], Awaitable[int]],
 ) -> float:
     """Seconds from the first enqueue to the last commit: `workers` call `claim` in transactions until all jobs are done."""
     warm, measured = both
-    await _drain(pool, warm, workers, enqueue, claim)
+    await _drain(pool, warm, keys, workers, enqueue, claim)
     await pool.execute("ANALYZE")
     started = time.perf_counter()
-    await _drain(pool, measured, workers, enqueue, claim)
+    await _drain(pool, measured, keys, workers, enqueue, claim)
     return time.perf_counter() - started
 
 
 async def _drain(
     pool: Any,
     numbers: range,
+    keys: int,
     workers: int,
     enqueue: Callable[[range], Awaitable[Any]],
     claim: Callable[[Any], Awaitable[int]],
 ) -> None:
     left = [len(numbers)]
-
-    async def offer() -> None:
-        for batch in batches(numbers):
-            await enqueue(batch)
 
     async def worker() -> None:
         async with pool.acquire() as conn:
@@ -132,7 +141,7 @@ async def _drain(
                     await asyncio.sleep(IDLE_S)
 
     async with asyncio.TaskGroup() as group:
-        group.create_task(offer())
+        group.create_task(send(numbers, keys, enqueue))
         for _ in range(workers):
             group.create_task(worker())
 
@@ -190,7 +199,7 @@ async def with_procrastinate(url: str, count: int, keys: int) -> float:
         await defer([(key, {"key": key, "number": number}) for key, number, _body in jobs(batch, keys)])
 
     try:
-        took_s = await procrastinated(url, phases(count, keys), job, enqueue)
+        took_s = await procrastinated(url, phases(count, keys), keys, job, enqueue)
         await _verify(pool, count + WARM_ROUNDS * keys)
         return count / took_s
     finally:
@@ -202,7 +211,11 @@ Defer = Callable[[list[tuple[str, dict[str, Any]]]], Awaitable[None]]
 
 
 async def procrastinated(
-    url: str, both: tuple[range, range], work: Callable[..., Awaitable[None]], enqueue: Callable[[Defer, range], Awaitable[None]]
+    url: str,
+    both: tuple[range, range],
+    keys: int,
+    work: Callable[..., Awaitable[None]],
+    enqueue: Callable[[Defer, range], Awaitable[None]],
 ) -> float:
     """Seconds from the first enqueue to the last job done, by one worker of procrastinate that runs ten jobs at a time.
 
@@ -226,8 +239,7 @@ async def procrastinated(
     async def drain(numbers: range) -> None:
         left[0] = len(numbers)
         finished.clear()
-        for batch in batches(numbers):
-            await enqueue(defer, batch)
+        await send(numbers, keys, lambda batch: enqueue(defer, batch))
         await finished.wait()
 
     async with app.open_async():

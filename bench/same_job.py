@@ -250,7 +250,7 @@ async def with_procrastinate(url: str, count: int, keys: int) -> float:
         await defer([(contact, {"contact_id": contact, "command_id": command}) for contact, command in stored])
 
     try:
-        took_s = await procrastinated(url, phases(count, keys), work, enqueue)
+        took_s = await procrastinated(url, phases(count, keys), keys, work, enqueue)
         await _in_order(pool, count + WARM_ROUNDS * keys)
         return count / took_s
     finally:
@@ -261,7 +261,7 @@ async def _handwritten(url: str, count: int, keys: int, workers: int, claim: Any
     pool = await _pool(url)
 
     try:
-        took_s = await drained(pool, phases(count, keys), workers, lambda batch: _store(pool, batch, keys), claim)
+        took_s = await drained(pool, phases(count, keys), keys, workers, lambda batch: _store(pool, batch, keys), claim)
         await _in_order(pool, count + WARM_ROUNDS * keys)
         return count / took_s
     finally:

@@ -27,10 +27,8 @@ from app.metrics import Metrics
 from app.store import settings
 from app.store.database import Database
 from app.store.migrate import upgrade
-from bench.peers import phases
+from bench.peers import phases, send
 from tests.builders import clinic
-
-BATCH = 200
 
 
 async def measure(url: str, commands: int, contacts: int) -> tuple[float, float]:
@@ -57,12 +55,10 @@ async def measure(url: str, commands: int, contacts: int) -> tuple[float, float]
 
     async def offer(numbers: range) -> tuple[float, float]:
         """When the commands were accepted, and when they were committed: seconds from the first one's sending."""
-        raws = _raws(numbers, contacts, clock.now().isoformat())
-        left[0] = len(raws)
+        now, left[0] = clock.now().isoformat(), len(numbers)
         finished.clear()
         started = time.perf_counter()
-        for offset in range(0, len(raws), BATCH):
-            await intake.commands("ten-sol", raws[offset : offset + BATCH])
+        await send(numbers, contacts, lambda batch: intake.commands("ten-sol", _raws(batch, contacts, now)))
         accepted = time.perf_counter()
         await finished.wait()
         return accepted - started, time.perf_counter() - started

@@ -11,7 +11,8 @@ from app.engine.planning import TenantPolicy, plan_lanes
 from app.ids import new_id
 from app.store import audit
 from app.store.database import Database
-from app.store.inbox import Receipt, Submission, accept
+from app.store.inbox import Receipt, accept
+from app.store.intake_facts import Submission
 from app.store.lanes import candidates, gather
 from app.store.ledger import Attempt, apply
 from tests.builders import Clinic, clinic

@@ -25,8 +25,8 @@ from app.engine.intake import set_aside
 from app.errors import KoraError
 from app.ids import new_id
 from app.store.database import Database
-from app.store.inbox import Submission
-from app.store.lanes import command_of
+from app.store.intake_facts import Submission
+from app.store.lanes import LaneKey, command_of
 from app.store.messages import GAP_PATIENCE, Conversation, Heard, hear, said_in, unheard
 from app.store.outbox import outbox_row
 from app.telemetry import LineKind
@@ -48,8 +48,8 @@ class Conversations:
     def __init__(self, database: Database, clock: Clock) -> None:
         self.wake = asyncio.Event()
         self.on_heard: list[Callable[[], None]] = []
-        self.on_commands: list[Callable[[Collection[str]], None]] = []
-        """Called after `on_heard` with the clinics whose messages became commands."""
+        self.on_commands: list[Callable[[Collection[LaneKey]], None]] = []
+        """Called after `on_heard` with the lanes whose messages became commands."""
         self._database, self._clock = database, clock
         self._next_at = 0.0
 
@@ -79,9 +79,9 @@ class Conversations:
         )
         for wake in self.on_heard:
             wake()
-        tenants = {h.conversation.row.tenant_id for h in heard if h.commands}
-        for arrived in self.on_commands if tenants else ():
-            arrived(tenants)
+        lanes = {(h.conversation.row.tenant_id, h.conversation.row.contact_id) for h in heard if h.commands}
+        for arrived in self.on_commands if lanes else ():
+            arrived(lanes)
         return 0.0 if len(conversations) == BATCH else POLL_S
 
     async def _write(self, heard: list[Heard], now: datetime) -> None:

@@ -15,9 +15,9 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -29,10 +29,12 @@ from app.clock import Clock
 from app.domain.fallback import FallbackLimits
 from app.domain.lanes import LaneCandidate, rank
 from app.domain.states import PriorityClass, State
+from app.engine.lanes_last import LanesLast
 from app.engine.locks import Grant, LaneLocks
 from app.engine.planning import handed_over, plan_lanes
 from app.engine.policies import PolicyCache
 from app.engine.recent import Recent
+from app.engine.side_by_side import SideBySide, Wake
 from app.errors import StorageError
 from app.ids import new_id
 from app.metrics import Metrics
@@ -52,8 +54,6 @@ SIBLING_POLL_S = 5.0
 ELSEWHERE_S = 0.05
 """A lane whose lock another node had is left out for this long, so that two nodes do not run after the same lanes."""
 LIMIT_TOLD_EVERY = timedelta(minutes=1)
-LANES_FIRST_S = 1.0
-"""After a lane lost its race with the lanes locked last, they are locked first for this long: then a loser costs nothing."""
 CHOICE = 4
 """Of each clinic, while several are at work, so many times `lanes_beside` lanes are looked at."""
 PART_MIN = 32
@@ -95,54 +95,6 @@ class DispatchPolicy:
     """Lanes from which on half a round is worth a transaction of its own; None: `PART_MIN`, and on SQLite never."""
 
 
-@dataclass(slots=True)
-class _Shared:
-    """What the dispatch loops of one process have in common; moments are monotonic."""
-
-    siblings: "list[Dispatch]" = field(default_factory=list)
-    """The loops beside the first one."""
-    in_hand: set[str] = field(default_factory=set)
-    """Clinics that a loop is at."""
-    served_until: dict[str, float] = field(default_factory=dict)
-    """Clinics that were served a moment ago, and until when they count as at work."""
-    flooding_until: dict[str, float] = field(default_factory=dict)
-    """Clinics that flooded a moment ago, and until when they count as flooding."""
-    refused: dict[LaneKey, int] = field(default_factory=dict)
-    """Lanes whose plan the database refused, and how often."""
-    elsewhere: dict[LaneKey, float] = field(default_factory=dict)
-    """Lanes that another node was at, and until when they are left to it."""
-    alone: dict[LaneKey, float] = field(default_factory=dict)
-    """Lanes that cannot be served as they are, and until when nobody tries again."""
-    due: datetime | None = None
-    """When the earliest lane that waits for its time wants to be looked at, as far as is known."""
-    others: int = 0
-    """Rounds under way that are no flood's."""
-    calm: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set while there is none of them, and none to come for what has arrived."""
-    fallback: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Rounds under the fallback lock take turns: what its limits leave is known after each."""
-
-    def __post_init__(self) -> None:
-        self.calm.set()
-
-    @contextmanager
-    def under_way(self) -> Iterator[None]:
-        """A round that is no flood's."""
-        self.others += 1
-        self.calm.clear()
-        try:
-            yield
-        finally:
-            self.others -= 1
-
-    def expire(self, now: float) -> None:
-        """Forget what is over."""
-        self.served_until = {tenant: until for tenant, until in self.served_until.items() if until > now}
-        self.flooding_until = {tenant: until for tenant, until in self.flooding_until.items() if until > now}
-        self.elsewhere = {key: until for key, until in self.elsewhere.items() if until > now}
-        self.alone = {key: until for key, until in self.alone.items() if until > now}
-
-
 class Dispatch:
     """The loop that commits."""
 
@@ -162,7 +114,7 @@ class Dispatch:
         limits: FallbackLimits | None = None,
         recent: Recent | None = None,
     ) -> None:
-        self.wake = asyncio.Event()
+        self.wake = Wake()
         self.on_committed: list[Callable[[Sequence[LanePlan]], None]] = []
         self.on_failed: list[Callable[[], None]] = []
         """Called when the database did not answer a round."""
@@ -170,12 +122,18 @@ class Dispatch:
         self._node_id = node_id
         self._tracing = tracing or Tracing()
         self._policy = policy or DispatchPolicy()
-        self._shared = _Shared()
+        self._shared = SideBySide()
+        self._siblings: list[Dispatch] = []
+        """The loops beside the first one."""
         self._limits = limits or FallbackLimits()
         self._recent = recent
         self._known: Known | None = recent.find if recent is not None else None
         self._limit_told_at: datetime | None = None
         self._is_first = True
+        self._more = False
+        """Whether the last round left something to do."""
+        self._look_by = float("-inf")
+        """When (monotonic) the next look is due, whatever was heard."""
         self._chain = self._policy.chain
         """Commands of one lane in this round."""
         self._aside_s = 0.0
@@ -184,30 +142,30 @@ class Dispatch:
         """Lanes of this round whose locks were given back with a commit."""
         self._emptied = 0
         """Lanes of this round in which nothing waits any more."""
-        self._lanes_last = not database.is_sqlite if self._policy.lanes_last is None else self._policy.lanes_last
+        self._lanes_last = LanesLast(not database.is_sqlite if self._policy.lanes_last is None else self._policy.lanes_last)
         self._part_min = self._policy.part_min or (None if database.is_sqlite else PART_MIN)
         self._at_once = (0 if database.is_sqlite else AT_ONCE) if self._policy.at_once is None else self._policy.at_once
-        self._lanes_first_until = float("-inf")
-        """Until when (monotonic) lanes are locked first."""
 
     def sibling(self, name: str) -> "Dispatch":
         """One more loop that dispatches beside this one and tells the same listeners."""
         other = copy(self)
-        other.name, other.wake, other._is_first = name, asyncio.Event(), False
-        self._shared.siblings.append(other)
+        other.name, other.wake, other._is_first = name, Wake(), False
+        self._siblings.append(other)
         return other
 
-    def arrived(self, tenants: Collection[str]) -> None:
-        """Wake the loop, and a sibling too when commands of a clinic came that no loop is at."""
-        self.wake.set()
-        if not self._shared.flooding_until.keys() >= set(tenants):
+    def arrived(self, lanes: Collection[LaneKey]) -> None:
+        """Wake the loop for lanes that got commands, and a sibling too when a clinic is among them that no loop is at."""
+        tenants = {tenant_id for tenant_id, _ in lanes}
+        wake = Wake.hear if self._shared.hear(lanes) else Wake.set
+        wake(self.wake)
+        if not self._shared.flooding_until.keys() >= tenants:
             self._shared.calm.clear()
         if self._shared.in_hand and not self._shared.in_hand.issuperset(tenants):
-            self._wake_siblings()
+            self._wake_siblings(wake)
 
-    def _wake_siblings(self) -> None:
-        for sibling in self._shared.siblings:
-            sibling.wake.set()
+    def _wake_siblings(self, wake: Callable[[Wake], None] = Wake.set) -> None:
+        for sibling in self._siblings:
+            wake(sibling.wake)
 
     async def tick(self) -> float:
         """Serve one round of lanes; what the database refuses is raised, and told before."""
@@ -219,39 +177,65 @@ class Dispatch:
             raise
 
     async def _round(self) -> float:
+        looks, hears = self.wake.why()
+        more, self._more = self._more, True
+        self._shared.expire(time.monotonic())
         try:
-            return await self._look_and_serve()
+            if hears and not (looks or more or self._look_is_due()):
+                left_s = await self._serve_heard()
+            else:
+                left_s = await self._look_and_serve(asked=looks)
         finally:
             if not self._shared.others:
                 self._shared.calm.set()
+        self._more = left_s is not None
+        return self._until() if left_s is None else left_s
 
-    async def _look_and_serve(self) -> float:
+    def _look_is_due(self) -> bool:
+        due = self._shared.due
+        return time.monotonic() >= self._look_by or (due is not None and due <= self._clock.now())
+
+    async def _serve_heard(self) -> float | None:
+        """Serve lanes that have just got commands, without a look: they are all there is to do."""
+        keys = self._shared.free()
+        if not keys:  # another loop has them
+            return None
+        self._chain = self._policy.chain_beside
+        return await self._take_in_hand(keys, self._shared.under_way(), of=len(keys))
+
+    async def _look_and_serve(self, *, asked: bool) -> float | None:
+        """Seconds until the next round, None when all is done that was found; `asked`: the loop was woken for it."""
         now, shared = self._clock.now(), self._shared
-        shared.expire(time.monotonic())
+        shared.looking(asked=asked)
+        self._look_by = time.monotonic() + (POLL_S if self._is_first else SIBLING_POLL_S)
         most = self._policy.per_tenant if len(shared.served_until) < 2 else self._policy.lanes_beside * CHOICE
         ready, due = await self._database.read(candidates_or_due, now, most, without=sorted(shared.in_hand))
-        started = time.monotonic()
         not_now = shared.elsewhere.keys() | shared.alone.keys()
         ready = [c for c in ready if c.tenant_id not in shared.in_hand and (c.tenant_id, c.contact_id) not in not_now]
         if not ready:
             shared.due = due
-            return self._until()
+            return None
         at_work = {*shared.served_until, *(c.tenant_id for c in ready)}
         self._chain = self._policy.chain if len(at_work) == 1 else self._policy.chain_beside
         chosen, floods = self._choose(ready, now, alone=len(at_work) == 1)
         self._chain = min(self._chain, max(self._policy.chain_beside, self._policy.commands_per_round // len(chosen)))
         tenants = {c.tenant_id for c in chosen}
-        shared.served_until |= dict.fromkeys(tenants, started + self._policy.beside_s)
-        shared.in_hand |= tenants
         if self.wake.is_set() or not tenants.issuperset(c.tenant_id for c in ready):
             self._wake_siblings()  # for what came during the look, and what is not in this round
+        keys = [(c.tenant_id, c.contact_id) for c in chosen]
+        return await self._take_in_hand(keys, self._stepping_aside() if floods else shared.under_way(), of=len(ready))
+
+    async def _take_in_hand(self, keys: Sequence[LaneKey], way: AbstractContextManager[None], *, of: int) -> float | None:
+        """Serve these lanes, out of so many; seconds until the next round, None when nothing is left of them."""
+        shared, left_out = self._shared, False
+        tenants = shared.take(keys, time.monotonic() + self._policy.beside_s)
         try:
-            with self._stepping_aside() if floods else shared.under_way():
-                served = await self._serve(chosen)
+            with way:
+                served = await self._serve(keys)
         finally:
-            shared.in_hand -= tenants
-        if self._is_first and self._emptied == len(ready):  # that was all there was; what came meanwhile has woken this loop
-            return self._until()
+            left_out = shared.leave(tenants)
+        if self._emptied == of and not left_out:
+            return None
         return 0.0 if served or shared.elsewhere else ELSEWHERE_S
 
     def _choose(self, ready: Sequence[LaneCandidate], now: datetime, *, alone: bool) -> tuple[list[LaneCandidate], bool]:
@@ -260,7 +244,7 @@ class Dispatch:
         Beside a sibling a round has lanes of clinics that flood or those of all others, as the first of them is.
         """
         policy = self._policy
-        if alone or not self._shared.siblings:
+        if alone or not self._siblings:
             return rank(ready, now, limit=policy.lanes_per_round, per_tenant=None if alone else policy.lanes_beside), False
         flooding, until = self._shared.flooding_until, time.monotonic() + policy.beside_s
         lanes = Counter(c.tenant_id for c in ready)
@@ -285,19 +269,23 @@ class Dispatch:
         self._aside_s -= time.monotonic() - started
 
     def _until(self) -> float:
-        """Seconds until the next look, when there is nothing to do now."""
+        """Seconds until the next round, when nothing is left to do now."""
+        if self._shared.free():  # heard of while a loop was at the clinic
+            self.wake.hear()
+            return 0.0
+        look_s = max(0.0, self._look_by - time.monotonic())
         if not self._is_first:
-            return SIBLING_POLL_S
+            return look_s
         if self._shared.elsewhere:
             return ELSEWHERE_S
         due = self._shared.due
         if due is None:
-            return POLL_S
-        return max(0.0, min(POLL_S, (due - self._clock.now()).total_seconds() / self._clock.scale))
+            return look_s
+        return max(0.0, min(look_s, (due - self._clock.now()).total_seconds() / self._clock.scale))
 
-    async def _serve(self, chosen: Sequence[LaneCandidate]) -> bool:
+    async def _serve(self, chosen: Sequence[LaneKey]) -> bool:
         """Lock, gather, decide, apply; whether anything was written."""
-        names = {lock_name((c.tenant_id, c.contact_id)): (c.tenant_id, c.contact_id) for c in chosen}
+        names = {lock_name(key): key for key in chosen}
         self._given_back, self._emptied = set(), 0
         grant = await self._locks.acquire(list(names))
         self._metrics.lock(grant.mode, grant.ms, len(grant.keys))
@@ -351,7 +339,7 @@ class Dispatch:
 
     async def _all_at_once(self, keys: Sequence[LaneKey], grant: Grant) -> list[LanePlan] | None:
         """A few lanes in one transaction instead of two; None when something is wrong, which the careful way finds out."""
-        if time.monotonic() < self._lanes_first_until:
+        if self._lanes_last.careful:
             return None
         started = time.perf_counter()
         policies = await self._policies.get({t for t, _ in keys})
@@ -362,13 +350,13 @@ class Dispatch:
             plans[:] = (plan for plan in plan_lanes(facts, policies, self._clock.now()) if plan.changes_anything)
             return plans
 
-        how = {"lanes_last": self._lanes_last, "leave_busy": self._leaves_busy(grant.mode)}
+        how = {"lanes_last": self._lanes_last.wanted, "leave_busy": self._leaves_busy(grant.mode)}
         try:
             written = await self._database.write(decide_and_apply, keys, attempt, decide, self._chain, known=self._known, **how)
         except (StorageError, OSError):
             raise
         except (LostRace, IntegrityError):
-            self._lanes_first_until = time.monotonic() + LANES_FIRST_S
+            self._lanes_last.lost()
             return None
         except Exception as error:  # noqa: BLE001  # nothing was written, and told below or by the careful way
             if isinstance(error, DBAPIError) and len(plans) == 1:
@@ -524,11 +512,11 @@ class Dispatch:
     async def _commit(self, plans: list[LanePlan], attempt: Attempt) -> list[LanePlan]:
         """Write the plans with their lanes locked last; where somebody else is at one of them, all again with the lanes first."""
         leave_busy = self._leaves_busy(attempt.lock_mode)
-        if self._lanes_last and time.monotonic() >= self._lanes_first_until:
+        if self._lanes_last.may:
             try:
                 return await self._database.write(apply, plans, attempt, lanes_last=True, leave_busy=leave_busy)
             except (LostRace, IntegrityError):  # nothing was written; whose fault it is shows with the lanes first
-                self._lanes_first_until = time.monotonic() + LANES_FIRST_S
+                self._lanes_last.lost()
         return await self._database.write(apply, plans, attempt, leave_busy=leave_busy)
 
     def _leaves_busy(self, lock_mode: str) -> bool:

@@ -8,7 +8,7 @@ the batch size follows the load by itself; after a crowd a batch waits some mill
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Protocol
@@ -21,6 +21,7 @@ from app.clock import Clock
 from app.domain.envelopes import Command, Malformed, Message, not_storable, parse_command, parse_event
 from app.domain.states import State
 from app.domain.triage import triage
+from app.engine.lanes_last import LanesLast
 from app.engine.policies import PolicyCache
 from app.engine.recent import Recent
 from app.engine.repeats import Repeats
@@ -28,7 +29,9 @@ from app.errors import KoraError, StorageUnavailable
 from app.ids import new_id
 from app.metrics import Metrics
 from app.store.database import Database
-from app.store.inbox import LaneKey, Receipt, Submission, accept, ensure_lanes, queue_sizes
+from app.store.inbox import LanesMoved, Receipt, accept, queue_sizes
+from app.store.intake_facts import Submission, ensure_lanes
+from app.store.lanes import LaneKey
 from app.store.ledger import result_of
 from app.telemetry import LineKind
 from app.tracing import Tracing
@@ -85,11 +88,13 @@ class Intake:
         tracing: Tracing | None = None,
         repeats: Repeats | None = None,
         recent: Recent | None = None,
+        lanes_last: bool | None = None,
     ) -> None:
+        """`lanes_last`: whether acceptances lock their lanes last; None: where several transactions write at once."""
         self.wake = asyncio.Event()
         self.on_accepted: list[Wakeable] = []
-        self.on_commands: list[Callable[[Collection[str]], None]] = []
-        """Called after `on_accepted` with the clinics of the commands among what was accepted."""
+        self.on_commands: list[Callable[[Collection[LaneKey]], None]] = []
+        """Called after `on_accepted` with the lanes of the commands among what was accepted."""
         self.on_messages: list[Wakeable] = []
         """The same for messages."""
         self.on_item: list[Callable[[Command | Message | Malformed, datetime], None]] = []
@@ -102,6 +107,7 @@ class Intake:
         """What is committed and not yet remembered on Redis, with the database's life from before."""
         self._buffer: list[_Request] = []
         self._sizes = _Sizes()
+        self._lanes_last = LanesLast(not database.is_sqlite if lanes_last is None else lanes_last)
         self._lanes: set[LaneKey] = set()
         """Lanes that are known to exist."""
         self._crowded = False
@@ -217,9 +223,9 @@ class Intake:
         messages = self.on_messages if any(isinstance(item, Message) for item in items) else []
         for wake in (*self.on_accepted, *messages):
             wake()
-        tenants = {item.tenant_id for item in items if isinstance(item, Command)}
-        for arrived in self.on_commands if tenants else ():
-            arrived(tenants)
+        lanes = {(item.tenant_id, item.contact_id) for item in items if isinstance(item, Command)}
+        for arrived in self.on_commands if lanes else ():
+            arrived(lanes)
         await self._remember()
         if failure is not None:
             if not isinstance(failure, KoraError | OSError):  # the loop ends here: whoever waits would wait for nobody
@@ -278,11 +284,20 @@ class Intake:
         room = await self._room(rest) if rest else {}
         now = self._clock.now()
         await self._create_lanes(rest, now)
-        written = await self._database.write(accept, rest, now, room=room) if rest else []
+        written = await self._store(rest, now, room) if rest else []
         if recalled is not None and rest:
             self._durable.append((recalled.life, list(zip(rest, written, strict=True))))
         answers = iter(written)
         return [known[i] if i in known else next(answers) for i in range(len(submissions))], now
+
+    async def _store(self, submissions: list[Submission], now: datetime, room: Mapping[str, int]) -> list[Receipt]:
+        """Accept with the lanes locked last; where others were at one of them, again and for a while with the lanes first."""
+        if self._lanes_last.may:
+            try:
+                return await self._database.write(accept, submissions, now, room=room, lanes_last=True)
+            except (LanesMoved, IntegrityError):  # nothing was written; an item's own fault shows again
+                self._lanes_last.lost()
+        return await self._database.write(accept, submissions, now, room=room)
 
     async def _create_lanes(self, submissions: Sequence[Submission], now: datetime) -> None:
         """Lanes that this process sees for the first time, in a transaction of their own.

@@ -144,6 +144,9 @@ class _Planner:
         if (row.tenant_id, EVERYTHING) in self.facts.held_types:
             plan.not_before, plan.blocked_by = row.not_before, row.blocked_by  # paused since the round began: left as it is
             return plan
+        if credit == 0:
+            plan.not_before, plan.blocked_by = row.not_before, row.blocked_by  # a person holds the lane
+            return plan
         if is_held(row.blocked_by, mode, self.now) and row.replay_id is None:
             self._hold(plan, lane)
             return plan

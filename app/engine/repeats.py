@@ -24,8 +24,9 @@ from app.engine.redis_locks import RedisLocks
 from app.ids import new_id
 from app.metrics import Metrics
 from app.store.database import Database
-from app.store.inbox import Receipt, Submission
+from app.store.inbox import Receipt
 from app.store.incarnation import incarnation
+from app.store.intake_facts import Submission
 
 log = structlog.get_logger("engine.repeats")
 

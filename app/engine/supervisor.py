@@ -29,7 +29,11 @@ class Loop(Protocol):
     """One engine loop."""
 
     name: str
-    wake: asyncio.Event
+
+    @property
+    def wake(self) -> asyncio.Event:
+        """Shortens the sleep."""
+        ...
 
     async def tick(self) -> float:
         """Do one round; return the seconds until the next one is due (0 = at once)."""

@@ -9,7 +9,7 @@ from app.domain.envelopes import Command, canonical_json, sha256_hex
 from app.domain.states import CommandType, RequestedBy, Source
 from app.errors import Conflict, NotFound
 from app.store.audit import append
-from app.store.inbox import ensure_lanes
+from app.store.intake_facts import ensure_lanes
 from app.store.people import By
 from app.store.tables import Appointment, InboxCommand, Lane, table
 from app.store.views.guardians import contact_named

@@ -108,10 +108,13 @@ def _change(
     common: Row | None,
     guard: str,
     tag: str = "",
+    *,
+    in_order: bool = False,
 ) -> tuple[str, dict[str, Any]]:
     """The same of an update."""
     changes, shared = (*((c, f"r.{c}") for c in assign), *(expressions or {}).items()), common or {}
-    statement = _update(table, tuple(rows[0]), tuple(keys), changes, tuple(shared), guard, dialect, tag)
+    in_order = in_order and dialect == "postgresql" and len(rows) > 1
+    statement = _update(table, tuple(rows[0]), tuple(keys), changes, tuple(shared), guard, dialect, tag, in_order)
     return statement, _given(rows, shared, dialect, tag)
 
 
@@ -173,13 +176,7 @@ def update_rows(
     """
     if not rows:
         return set()
-    dialect = conn.dialect.name
-    if in_order and dialect == "postgresql" and len(rows) > 1:
-        names = tuple(keys)
-        pairs = [{k: row[k] for k in names} for row in rows]
-        order = ", ".join(f"t.{k}" for k in names)
-        joined_rows(conn, table, pairs, keys=names, columns=names[:1], tail=f"ORDER BY {order} FOR NO KEY UPDATE OF t").close()
-    statement, given = _change(table, rows, dialect, keys, assign, expressions, common, guard)
+    statement, given = _change(table, rows, conn.dialect.name, keys, assign, expressions, common, guard, in_order=in_order)
     return {tuple(row) for row in conn.execute(_text(statement), given)}
 
 
@@ -193,6 +190,7 @@ def _update(
     guard: str,
     dialect: str,
     tag: str = "",
+    in_order: bool = False,
 ) -> str:
     all_changes = (*changes, *((c, _common(table, c, dialect, tag)) for c in shared))
     sets = ", ".join(f"{name} = {value}" for name, value in all_changes)
@@ -200,6 +198,9 @@ def _update(
     extra = f" AND ({guard})" if guard else ""
     returning = ", ".join(f"t.{k}" for k in keys) if dialect == "postgresql" else ", ".join(keys)
     source = _record_set(table, columns, dialect, tag)
+    if in_order:  # PostgreSQL keeps such a subquery whole: its rows come one by one, each locked before the next
+        order = ", ".join(f"t.{k}" for k in keys)
+        source = f"(SELECT r.* FROM {table.name} AS t JOIN {source} ON {match} ORDER BY {order} FOR NO KEY UPDATE OF t) AS r"
     return f"UPDATE {table.name} AS t SET {sets} FROM {source} WHERE {match}{extra} RETURNING {returning}"
 
 
@@ -242,6 +243,7 @@ class Bundle:
         expressions: Mapping[str, str] | None = None,
         common: Row | None = None,
         guard: str = "",
+        in_order: bool = False,
     ) -> None:
         """`update_rows`, later; raises ValueError for a second one, as `run` tells the matches of one."""
         if not rows:
@@ -249,7 +251,9 @@ class Bundle:
         if self._update is not None:
             raise ValueError("a bundle has one update")
         self._update = len(self._parts)
-        self._parts.append(_change(table, rows, self.dialect, keys, assign, expressions, common, guard, self._tag()))
+        self._parts.append(
+            _change(table, rows, self.dialect, keys, assign, expressions, common, guard, self._tag(), in_order=in_order)
+        )
 
     def add(self, statement: str, **given: Any) -> None:
         """Any other change, later; the statement names its parameters as `{name}`."""

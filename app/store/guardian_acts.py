@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from app.errors import Conflict, NotFound
-from app.store.inbox import ensure_lanes
+from app.store.intake_facts import ensure_lanes
 from app.store.people import By, lock_guardian_version, put_guardian, revoke_guardian
 from app.store.tables import Guardian, table
 from app.store.views.guardians import contact_named

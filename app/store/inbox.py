@@ -1,9 +1,9 @@
 """Acceptance: the transaction after which an item is ours (F-01).
 
-`accept` takes a batch of parsed items of any tenants and, in one transaction: resolves contacts, locks their lanes in
-sorted order (no deadlocks), recognises duplicates, assigns `sequence` and `commit_order` from the locked lane rows,
-stores everything, and answers one `Receipt` per item in the order given. An answer may leave only after this transaction
-is durable. Unusable items become a kept row and a manual task; overflow of a tenant's queue becomes a dead letter.
+`accept` takes a batch of parsed items of any tenants and, in one transaction: resolves contacts, reads their lanes,
+recognises duplicates, assigns `sequence` and `commit_order` from the lane rows, stores everything, and answers one `Receipt`
+per item in the order given. An answer may leave only after this transaction is durable. Unusable items become a kept row and
+a manual task; overflow of a tenant's queue becomes a dead letter.
 """
 
 from collections import Counter, defaultdict
@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 from msgspec.structs import replace as changed
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
 
 from app.domain.envelopes import Command, FieldError, Malformed, Message, canonical_json, sha256_hex
 from app.domain.lanes import Acceptance, accept_order
@@ -22,22 +22,28 @@ from app.domain.states import PRIORITY_BY_RANK, State
 from app.store.alerts import raise_alert
 from app.store.bulk import Bundle, insert_rows, joined_rows, update_rows
 from app.store.events import publish_with
+from app.store.intake_facts import (
+    JustStored,
+    LaneState,
+    Submission,
+    known_commands,
+    known_messages,
+    lanes_of,
+    load_given_numbers,
+    names_own_number,
+    resolve_phones,
+)
+from app.store.lanes import LaneKey
 from app.store.outbox import enqueue
 from app.store.results import results_at_acceptance
-from app.store.tables import Contact, InboxCommand, InboxMessage, Lane, MalformedItem, ManualTask, table
+from app.store.tables import InboxCommand, InboxMessage, Lane, MalformedItem, ManualTask, table
 from app.store.tasks import open_tasks, task_row
 
-_LANE, _CONTACT = table(Lane), table(Contact)
-_MESSAGE, _COMMAND, _MALFORMED = table(InboxMessage), table(InboxCommand), table(MalformedItem)
-_TASK = table(ManualTask)
+_LANE, _MESSAGE, _COMMAND = table(Lane), table(InboxMessage), table(InboxCommand)
+_MALFORMED, _TASK = table(MalformedItem), table(ManualTask)
 
-LaneKey = tuple[str, str]
-
-_LANE_COLUMNS = (
-    "tenant_id contact_id conversation_id conversation_version last_sequence last_assigned last_committed "
-    "unheard unheard_since waiting wait_0 wait_1 wait_2 wait_3 ready_since"
-).split()
-_MESSAGE_COLUMNS = "tenant_id event_id channel external_id contact_id sequence status priority correlation_id".split()
+LANES_AT_ONCE = 16
+"""So many lanes at most are advanced by the message that stores the items, even if they are locked last."""
 _MAY_BE_EMPTY = (
     "conversation_id requested_by_id patient_id guardian_version conversation_version entity_version as_of occurred_at causation_id"
 ).split()
@@ -47,17 +53,10 @@ _COMMAND_FIELDS = (
     *_MAY_BE_EMPTY,
 )
 """What an accepted command brings; what all commands of a batch have in common is written beside it."""
-_COMMAND_COLUMNS = "tenant_id command_id contact_id idempotency_key fingerprint commit_order status priority correlation_id".split()
 
 
-class Submission(msgspec.Struct, frozen=True, kw_only=True):
-    """One item on its way in: `item` as parsed, `spare_id` for what must be created with it, triage of a message."""
-
-    tenant_id: str
-    item: Command | Message | Malformed
-    spare_id: str
-    priority: int = 3
-    intent: str | None = None
+class LanesMoved(Exception):
+    """Other acceptances took places in lanes that were not locked; the transaction must be rolled back."""
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,27 +76,11 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the item named here was the first under this item's key: what an exact repeat is answered with for good."""
 
 
-class _LaneState(msgspec.Struct):
-    """A locked lane row while a batch is added to it."""
-
-    row: Row[Any]
-    conversation_version: int
-    last_sequence: int
-    last_assigned: int
-    conversation_id: str | None
-    unheard: int
-    waits: list[int]
-    touched: bool = False
-    orders: set[int] = msgspec.field(default_factory=set)
-    """commit_orders above last_committed known to be taken (looked up only where a source names its own)."""
-    sequences: set[int] = msgspec.field(default_factory=set)
-
-
 @dataclass(slots=True)
 class _Batch:
     now: datetime
     receipts: list[Receipt | None]
-    lanes: dict[LaneKey, _LaneState] = field(default_factory=dict)
+    lanes: dict[LaneKey, LaneState] = field(default_factory=dict)
     messages: list[dict[str, Any]] = field(default_factory=list)
     commands: list[dict[str, Any]] = field(default_factory=list)
     """Those that got a place in their lane."""
@@ -115,15 +98,23 @@ def accept(
     now: datetime,
     *,
     room: Mapping[str, int] | None = None,
+    lanes_last: bool = False,
 ) -> list[Receipt]:
-    """Accept a batch; `room` is how many more items each tenant's queue takes (missing = no limit)."""
+    """Accept a batch; `room` is how many more items each tenant's queue takes (missing = no limit).
+
+    The lanes are locked before anything is looked up. With `lanes_last` they are compared and advanced at the end instead, so
+    that commits, which need them too, wait for a moment and not for the whole transaction; where another acceptance was at one
+    of them meanwhile, nothing is written and `LanesMoved`, or the IntegrityError of a place taken twice, is raised. Where a
+    source names its own numbers the lanes are locked first in any case: those tell nobody else that they are taken.
+    """
+    lanes_last = lanes_last and not any(names_own_number(s.item) for s in submissions)
     batch = _Batch(now=now, receipts=[None] * len(submissions))
     left = dict(room or {})
-    submissions = _resolve_phones(conn, submissions, now)
-    batch.lanes = _lock_lanes(conn, _lane_keys(submissions), now)
-    seen_messages = _known_messages(conn, submissions)
-    seen_commands = _known_commands(conn, submissions)
-    _load_given_numbers(conn, submissions, batch)
+    submissions = resolve_phones(conn, submissions, now)
+    batch.lanes = lanes_of(conn, submissions, now, locked=not lanes_last)
+    seen_messages = known_messages(conn, submissions)
+    seen_commands = known_commands(conn, submissions)
+    load_given_numbers(conn, submissions, batch.lanes)
     for index, submission in enumerate(submissions):
         item = submission.item
         if isinstance(item, Malformed):
@@ -134,7 +125,7 @@ def accept(
             receipt = _take_command(batch, submission, item, seen_commands, left)
         batch.receipts[index] = receipt
         batch.malformed_at += [index] * (len(batch.malformed) - len(batch.malformed_at))
-    _write(conn, batch)
+    _write(conn, batch, lanes_last=lanes_last)
     return [r for r in batch.receipts if r is not None]
 
 
@@ -150,165 +141,6 @@ def all_queue_sizes(conn: Connection) -> dict[str, int]:
         text("SELECT tenant_id, sum(waiting + unheard) FROM lane WHERE waiting > 0 OR unheard > 0 GROUP BY tenant_id")
     )
     return {tenant: int(total) for tenant, total in rows}
-
-
-# --- contacts and lanes -------------------------------------------------------------------------------------------------
-
-
-def _resolve_phones(conn: Connection, submissions: Sequence[Submission], now: datetime) -> list[Submission]:
-    """Give every message a contact: known by phone, or created for it."""
-    wanted = {(s.tenant_id, s.item.phone): s for s in submissions if isinstance(s.item, Message) and s.item.contact_id is None}
-    if not wanted:
-        return list(submissions)
-    keys = [{"tenant_id": t, "phone": p} for t, p in wanted]
-    known = {(r.tenant_id, r.phone): r.contact_id for r in _contacts_by_phone(conn, keys)}
-    missing = [
-        {"tenant_id": t, "contact_id": f"c-{s.spare_id}", "phone": p, "name": _profile_name(s.item), "created_at": now}
-        for (t, p), s in sorted(wanted.items(), key=lambda entry: (entry[0][0], entry[0][1] or ""))
-        if (t, p) not in known
-    ]
-    if missing:
-        insert_rows(conn, _CONTACT, missing, ignore_conflicts=True)
-        known = {(r.tenant_id, r.phone): r.contact_id for r in _contacts_by_phone(conn, keys)}
-    resolved = []
-    for s in submissions:
-        item = s.item
-        if isinstance(item, Message) and item.contact_id is None:
-            item = changed(item, contact_id=known[(s.tenant_id, item.phone)])
-        resolved.append(changed(s, item=item))
-    return resolved
-
-
-def _contacts_by_phone(conn: Connection, keys: list[dict[str, Any]]) -> Any:
-    return joined_rows(conn, _CONTACT, keys, keys=("tenant_id", "phone"), columns=("tenant_id", "phone", "contact_id"))
-
-
-def _profile_name(item: object) -> str | None:
-    return item.profile_name[:200] if isinstance(item, Message) and item.profile_name else None
-
-
-def _lane_keys(submissions: Sequence[Submission]) -> list[LaneKey]:
-    keys: set[LaneKey] = set()
-    for s in submissions:
-        if not isinstance(s.item, Malformed) and s.item.contact_id:
-            keys.add((s.tenant_id, s.item.contact_id))
-    return sorted(keys)
-
-
-def _lock_lanes(conn: Connection, keys: list[LaneKey], now: datetime) -> dict[LaneKey, _LaneState]:
-    if not keys:
-        return {}
-    rows = _select_lanes(conn, keys)
-    missing = [k for k in keys if k not in rows]
-    if missing:
-        ensure_lanes(conn, missing, now)
-        rows |= _select_lanes(conn, missing)
-    return {
-        key: _LaneState(
-            row=row,
-            conversation_version=row.conversation_version,
-            last_sequence=row.last_sequence,
-            last_assigned=row.last_assigned,
-            conversation_id=row.conversation_id,
-            unheard=row.unheard,
-            waits=[row.wait_0, row.wait_1, row.wait_2, row.wait_3],
-        )
-        for key, row in rows.items()
-    }
-
-
-def _select_lanes(conn: Connection, keys: list[LaneKey]) -> dict[LaneKey, Row[Any]]:
-    lock = "FOR UPDATE OF t" if conn.dialect.name == "postgresql" else ""
-    rows = joined_rows(
-        conn,
-        _LANE,
-        [{"tenant_id": t, "contact_id": c} for t, c in keys],
-        keys=("tenant_id", "contact_id"),
-        columns=_LANE_COLUMNS,
-        tail=f"ORDER BY t.tenant_id, t.contact_id {lock}",
-    )
-    return {(row.tenant_id, row.contact_id): row for row in rows}
-
-
-def ensure_lanes(conn: Connection, keys: Sequence[LaneKey], now: datetime) -> None:
-    """Create the contact and lane rows that do not exist yet."""
-    pairs = [{"tenant_id": t, "contact_id": c} for t, c in keys]
-    insert_rows(conn, _CONTACT, [{**p, "created_at": now} for p in pairs], ignore_conflicts=True)
-    insert_rows(conn, _LANE, pairs, ignore_conflicts=True)
-
-
-# --- duplicates ---------------------------------------------------------------------------------------------------------
-
-
-def _known_messages(conn: Connection, submissions: Sequence[Submission]) -> dict[tuple[str, ...], Any]:
-    """Messages already stored, by provider id and by event id."""
-    items = [s.item for s in submissions if isinstance(s.item, Message)]
-    if not items:
-        return {}
-    by_external = joined_rows(
-        conn,
-        _MESSAGE,
-        [{"tenant_id": m.tenant_id, "channel": m.channel, "external_id": m.external_id} for m in items],
-        keys=("tenant_id", "channel", "external_id"),
-        columns=_MESSAGE_COLUMNS,
-    ).all()
-    known: dict[tuple[str, ...], Any] = {("ext", r.tenant_id, r.channel, r.external_id): r for r in by_external}
-    given = [
-        {"tenant_id": s.tenant_id, "event_id": s.item.event_id}
-        for s in submissions
-        if isinstance(s.item, Message) and s.item.event_id != s.spare_id  # an id made here a moment ago is nobody else's
-    ]
-    if given:
-        by_id = joined_rows(conn, _MESSAGE, given, keys=("tenant_id", "event_id"), columns=_MESSAGE_COLUMNS)
-        known |= {("id", r.tenant_id, r.event_id): r for r in by_id}
-    return known
-
-
-def _known_commands(conn: Connection, submissions: Sequence[Submission]) -> dict[tuple[str, ...], Any]:
-    """Commands already stored, by idempotency key (the first holder) and by command id."""
-    items = [s.item for s in submissions if isinstance(s.item, Command)]
-    if not items:
-        return {}
-    by_key = joined_rows(
-        conn,
-        _COMMAND,
-        [{"tenant_id": c.tenant_id, "idempotency_key": c.idempotency_key} for c in items],
-        keys=("tenant_id", "idempotency_key"),
-        columns=_COMMAND_COLUMNS,
-        tail="ORDER BY t.accepted_at DESC, t.command_id DESC",
-    ).all()
-    known: dict[tuple[str, ...], Any] = {("key", r.tenant_id, r.idempotency_key): r for r in by_key}
-    given = [
-        {"tenant_id": s.tenant_id, "command_id": s.item.command_id}
-        for s in submissions
-        if isinstance(s.item, Command) and s.item.command_id != s.spare_id
-    ]
-    if given:
-        by_id = joined_rows(conn, _COMMAND, given, keys=("tenant_id", "command_id"), columns=_COMMAND_COLUMNS)
-        known |= {("id", r.tenant_id, r.command_id): r for r in by_id}
-    return known
-
-
-def _load_given_numbers(conn: Connection, submissions: Sequence[Submission], batch: _Batch) -> None:
-    """Which of the numbers that sources gave themselves are taken already."""
-    orders = [
-        {"tenant_id": s.tenant_id, "contact_id": s.item.contact_id, "commit_order": s.item.commit_order}
-        for s in submissions
-        if isinstance(s.item, Command) and s.item.commit_order is not None
-    ]
-    if orders:
-        keys = ("tenant_id", "contact_id", "commit_order")
-        for row in joined_rows(conn, _COMMAND, orders, keys=keys, columns=keys):
-            batch.lanes[(row.tenant_id, row.contact_id)].orders.add(row.commit_order)
-    sequences = [
-        {"tenant_id": s.tenant_id, "contact_id": s.item.contact_id, "sequence": s.item.sequence}
-        for s in submissions
-        if isinstance(s.item, Message) and s.item.sequence is not None
-    ]
-    if sequences:
-        keys = ("tenant_id", "contact_id", "sequence")
-        for row in joined_rows(conn, _MESSAGE, sequences, keys=keys, columns=keys):
-            batch.lanes[(row.tenant_id, row.contact_id)].sequences.add(row.sequence)
 
 
 # --- one item -----------------------------------------------------------------------------------------------------------
@@ -332,7 +164,7 @@ def _take_message(
     lane.last_sequence = max(lane.last_sequence, number)
     lane.conversation_version += 1
     lane.conversation_id = item.conversation_id or lane.conversation_id
-    lane.unheard += 1
+    lane.messages += 1
     lane.touched = True
     row = {
         "tenant_id": item.tenant_id,
@@ -360,7 +192,7 @@ def _take_message(
     receipt = changed(
         _queued("message", item.event_id, item.contact_id, number, submission.priority, item.correlation_id), holds_key=True
     )
-    known[external] = known[own] = _Known(row)
+    known[external] = known[own] = JustStored(row)
     return receipt
 
 
@@ -389,13 +221,13 @@ def _take_command(
     else:
         lane.orders.add(verdict.number)
         lane.last_assigned = max(lane.last_assigned, verdict.number)
-        lane.waits[item.priority.rank] += 1
+        lane.commands[item.priority.rank] += 1
         lane.touched = True
         batch.commands.append(row)
     first = by_key not in known
     rank = item.priority.rank
     receipt = _queued("command", item.command_id, item.contact_id, verdict.number, rank, item.correlation_id, holds_key=first)
-    known[own] = _Known(row)
+    known[own] = JustStored(row)
     known.setdefault(by_key, known[own])
     return receipt if verdict.number is not None else changed(receipt, status=verdict.state, reason=verdict.reason)
 
@@ -474,13 +306,6 @@ def _take_malformed(batch: _Batch, submission: Submission, item: Malformed, stat
     )
 
 
-class _Known:
-    """A row of this very batch, seen as one that is already stored."""
-
-    def __init__(self, row: dict[str, Any]) -> None:
-        self.__dict__.update(row)
-
-
 def _room(left: dict[str, int], tenant_id: str) -> bool:
     if tenant_id not in left:
         return True
@@ -548,7 +373,21 @@ def _too_far(item: Command) -> Malformed:
 # --- writing ------------------------------------------------------------------------------------------------------------
 
 
-def _write(conn: Connection, batch: _Batch) -> None:
+_ADDED = {name: f"t.{name} + r.{name}" for name in ("waiting", "wait_0", "wait_1", "wait_2", "wait_3")}
+_ALL_READY = {
+    "not_before": "NULL",
+    "ready_since": "CASE WHEN t.waiting + r.waiting > 0 THEN coalesce(t.ready_since, r.ready_since) END",
+}
+_ALL_HEARD = {
+    "unheard": "t.unheard + r.unheard",
+    "unheard_since": "CASE WHEN t.unheard + r.unheard > 0 THEN coalesce(t.unheard_since, r.unheard_since) END",
+}
+_SAME_COMMANDS = "t.last_assigned = r.was_last_assigned"
+_SAME_MESSAGES = "t.last_sequence = r.was_last_sequence AND t.conversation_version = r.was_conversation_version"
+"""What an acceptance changes of a lane, as SQL over what is there and what it brings."""
+
+
+def _write(conn: Connection, batch: _Batch, *, lanes_last: bool) -> None:
     bundle = Bundle(conn)
     bundle.insert(_MESSAGE, batch.messages)
     queued = {"status": State.QUEUED_FOR_DISPATCH, "accepted_at": batch.now}
@@ -558,16 +397,11 @@ def _write(conn: Connection, batch: _Batch) -> None:
     _write_malformed(conn, batch)
     enqueue(conn, results_at_acceptance(conn, batch.placeless, batch.now))
     open_tasks(conn, batch.tasks)
-    update = _lane_update if batch.messages else _waiting_update
-    lanes = [update(key, lane, batch.now) for key, lane in batch.lanes.items() if lane.touched]
-    if lanes:
-        bundle.update(
-            _LANE,
-            lanes,
-            keys=("tenant_id", "contact_id"),
-            assign=[c for c in lanes[0] if c not in ("tenant_id", "contact_id")],
-            expressions={"not_before": "NULL"},
-        )
+    lanes = {key: lane for key, lane in batch.lanes.items() if lane.touched}
+    advance = _advance(lanes, batch.now, heard=bool(batch.messages))
+    by_themselves = lanes_last and len(lanes) > LANES_AT_ONCE
+    if not by_themselves:
+        bundle.update(_LANE, **advance)
     changes: dict[tuple[str | None, str], set[str]] = defaultdict(set)
     for row in (*batch.messages, *batch.commands, *batch.placeless):
         changes[(row["tenant_id"], "queue")].add(row["contact_id"])
@@ -575,7 +409,11 @@ def _write(conn: Connection, batch: _Batch) -> None:
     for task in batch.tasks:
         changes[(task["tenant_id"], "manual")].add(task["task_id"])
     publish_with(bundle, changes, batch.now)
-    bundle.run()
+    advanced = bundle.run()
+    if by_themselves:
+        advanced = update_rows(conn, _LANE, **advance)
+    if advanced != lanes.keys():
+        raise LanesMoved(f"{len(lanes.keys() - advanced)} lane(s) are not as they were")
     full = Counter(row["tenant_id"] for row in batch.malformed if row["status"] == State.DEAD_LETTER)
     for tenant_id, count in sorted(full.items()):
         raise_alert(
@@ -612,27 +450,35 @@ def _write_malformed(conn: Connection, batch: _Batch) -> None:
         batch.receipts[index] = changed(receipt, item_id=row["given_id"] or item_id, correlation_id=correlation_id)
 
 
-def _lane_update(key: LaneKey, lane: _LaneState, now: datetime) -> dict[str, Any]:
-    return _waiting_update(key, lane, now) | {
-        "conversation_id": lane.conversation_id,
-        "conversation_version": lane.conversation_version,
-        "last_sequence": lane.last_sequence,
-        "unheard": lane.unheard,
-        "unheard_since": (lane.row.unheard_since or now) if lane.unheard else None,
-    }
-
-
-def _waiting_update(key: LaneKey, lane: _LaneState, now: datetime) -> dict[str, Any]:
-    """All that commands change."""
-    waiting = sum(lane.waits)
+def _advance(lanes: Mapping[LaneKey, LaneState], now: datetime, *, heard: bool) -> dict[str, Any]:
+    """The update of the lanes: what messages change too only where there are some (`heard`)."""
+    rows = []
+    for (tenant_id, contact_id), lane in lanes.items():
+        row: dict[str, Any] = {
+            "tenant_id": tenant_id,
+            "contact_id": contact_id,
+            "was_last_assigned": lane.row.last_assigned,
+            "last_assigned": lane.last_assigned,
+            "waiting": sum(lane.commands),
+            **{f"wait_{rank}": count for rank, count in enumerate(lane.commands)},
+            "ready_since": now,
+        }
+        if heard:
+            row |= {
+                "was_conversation_version": lane.row.conversation_version,
+                "was_last_sequence": lane.row.last_sequence,
+                "conversation_version": lane.conversation_version,
+                "last_sequence": lane.last_sequence,
+                "conversation_id": lane.conversation_id,
+                "unheard": lane.messages,
+                "unheard_since": now,
+            }
+        rows.append(row)
     return {
-        "tenant_id": key[0],
-        "contact_id": key[1],
-        "last_assigned": lane.last_assigned,
-        "waiting": waiting,
-        "wait_0": lane.waits[0],
-        "wait_1": lane.waits[1],
-        "wait_2": lane.waits[2],
-        "wait_3": lane.waits[3],
-        "ready_since": (lane.row.ready_since or now) if waiting else None,
+        "rows": rows,
+        "keys": ("tenant_id", "contact_id"),
+        "in_order": True,
+        "assign": ("last_assigned", *(("conversation_version", "last_sequence", "conversation_id") if heard else ())),
+        "expressions": {**_ADDED, **_ALL_READY, **(_ALL_HEARD if heard else {})},
+        "guard": f"{_SAME_COMMANDS} AND {_SAME_MESSAGES}" if heard else _SAME_COMMANDS,
     }

@@ -20,7 +20,8 @@ from app.store import audit
 from app.store.carried_out import APPLY_KEY
 from app.store.d1 import UNCONFIRMED
 from app.store.events import publish
-from app.store.inbox import Submission, accept
+from app.store.inbox import accept
+from app.store.intake_facts import Submission
 from app.store.lanes import command_of
 from app.store.lines import say
 from app.store.people import By

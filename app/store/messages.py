@@ -16,7 +16,8 @@ from app.domain.triage import Intent
 from app.store.bulk import Bundle, joined_rows, update_rows
 from app.store.columns import UTCDateTime
 from app.store.events import publish_with
-from app.store.inbox import Receipt, Submission, accept
+from app.store.inbox import Receipt, accept
+from app.store.intake_facts import Submission
 from app.store.lanes import LaneKey
 from app.store.outbox import enqueue_with
 from app.store.settings import load

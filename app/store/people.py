@@ -16,7 +16,7 @@ from app.errors import Conflict, NotFound
 from app.store.audit import append
 from app.store.bulk import insert_rows
 from app.store.events import publish
-from app.store.inbox import ensure_lanes
+from app.store.intake_facts import ensure_lanes
 from app.store.tables import Contact, Guardian, Lane, Patient, Therapist, table
 from app.store.waiting import why_waiting
 

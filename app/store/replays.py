@@ -41,7 +41,8 @@ from app.store.audit import append
 from app.store.bulk import insert_rows, joined_rows, update_rows
 from app.store.drain import allowed
 from app.store.events import publish_many
-from app.store.inbox import Submission, accept
+from app.store.inbox import accept
+from app.store.intake_facts import Submission
 from app.store.lanes import PARKED_BY, command_of
 from app.store.ledger import MANUAL_RESULTS
 from app.store.lines import say

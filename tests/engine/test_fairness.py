@@ -156,7 +156,7 @@ async def test_nobody_waits_in_the_round_of_a_flood(db: Database, manual_clock: 
         await take(db, manual_clock, "ten-quiet", [raw("c-maria", "later", manual_clock, "follow_up")])
         for tenant_id, woken in (("ten-noisy", False), ("ten-quiet", True)):
             second.wake.clear()
-            first.arrived({tenant_id})
+            first.arrived({(tenant_id, "c-1")})
             assert second.wake.is_set() is woken, tenant_id
         await second.tick()
         assert await second.tick() > 0  # the flood's other lanes are the first loop's

@@ -27,8 +27,7 @@ async def test_a_round_that_leaves_nothing_is_followed_by_no_look(db: Database, 
     assert await dispatch.tick() == 0.0  # two of three
     assert await dispatch.tick() > 0
     await take(db, manual_clock, "ten-sol", [raw("c-rui", "k-rui", manual_clock, "follow_up")])
-    # somebody else's clinic may have come while this loop had it: only the first loop hears of everything
-    assert await dispatch.sibling("dispatch_2").tick() == 0.0
+    assert await dispatch.sibling("dispatch_2").tick() > 0
 
 
 async def test_a_lane_that_waits_for_its_time_is_looked_at_then(db: Database, manual_clock: ManualClock) -> None:

@@ -10,7 +10,8 @@ from app.clock import ManualClock
 from app.domain.envelopes import Command, parse_command
 from app.engine.recent import Recent
 from app.store.database import Database
-from app.store.inbox import Submission, accept
+from app.store.inbox import accept
+from app.store.intake_facts import Submission
 from app.store.lanes import gather
 from app.store.tables import InboxCommand, table
 from tests.builders import NOON, clinic

@@ -150,7 +150,7 @@ def answered_before_durable() -> Iterator[None]:
 @contextmanager
 def repeated_commands_not_known() -> Iterator[None]:
     """The same command sent again is not recognised."""
-    with patch.object(inbox, "_known_commands", lambda conn, submissions: {}):
+    with patch.object(inbox, "known_commands", lambda conn, submissions: {}):
         yield
 
 

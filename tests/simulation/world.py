@@ -27,6 +27,7 @@ from app.engine.outbox import OutboxLoop
 from app.engine.policies import PolicyCache
 from app.engine.recent import Recent
 from app.engine.redis_locks import RedisLocks
+from app.engine.side_by_side import Wake
 from app.engine.supervisor import Loop, Supervisor
 from app.errors import OutcomeUnknown, StorageUnavailable
 from app.metrics import Metrics
@@ -96,7 +97,7 @@ class SimClock:
         await asyncio.sleep(seconds)
 
 
-class LossyWake(asyncio.Event):
+class LossyWake(Wake):
     """A wake-up that may get lost, or come again later for nothing."""
 
     def __init__(self, world: "World") -> None:
@@ -105,14 +106,21 @@ class LossyWake(asyncio.Event):
 
     def set(self) -> None:
         """Wake, perhaps."""
+        self._perhaps(super().set)
+
+    def hear(self) -> None:
+        """The same."""
+        self._perhaps(super().hear)
+
+    def _perhaps(self, wake: Callable[[], None]) -> None:
         rng, weather = self._world.rng, self._world.weather
         if rng.random() < weather.wake_lost:
             self._world.note("wake_lost")
             return
-        super().set()
+        wake()
         if rng.random() < weather.wake_repeated:
             self._world.note("wake_repeated")
-            asyncio.get_running_loop().call_later(rng.uniform(0, 1), super().set)
+            asyncio.get_running_loop().call_later(rng.uniform(0, 1), wake)
 
 
 class SimDatabase(Database):
@@ -307,7 +315,7 @@ class Node:
         policies = PolicyCache(db)
         self.locks = self._locks(db)
         recent = Recent(limit=(1, 2, 64)[world.seed % 3]) if world.seed % 5 else None
-        self.intake = Intake(db, clock, policies, METRICS, recent=recent)
+        self.intake = Intake(db, clock, policies, METRICS, recent=recent, lanes_last=world.seed % 3 != 0)
         self.conversations = Conversations(db, clock)
         size = DispatchPolicy(
             lanes_per_round=world.rng.choice((1, 2, 4)),
@@ -322,11 +330,16 @@ class Node:
         self.drain = Drain(db, clock)
         self.outbox = OutboxLoop(db, clock, _Book(self), METRICS)  # type: ignore[arg-type]  # the book, as far as it is used
         self.supervisor = Supervisor()
-        loops: tuple[Loop, ...] = (self.intake, self.conversations, self.dispatch, self.drain, self.outbox)
-        if world.seed % 4:
-            loops += (self.dispatch.sibling("dispatch_2"),)
-        for loop in loops[1:]:
+        dispatches = [self.dispatch, *([self.dispatch.sibling("dispatch_2")] if world.seed % 4 else [])]
+        woken: tuple[Conversations | Drain | OutboxLoop | Dispatch, ...] = (
+            self.conversations,
+            self.drain,
+            self.outbox,
+            *dispatches,
+        )
+        for loop in woken:
             loop.wake = LossyWake(world)
+        loops: tuple[Loop, ...] = (self.intake, *woken)
         self.intake.on_accepted.append(self._notify)
         self.intake.on_commands.append(self.dispatch.arrived)
         self.intake.on_messages.append(self.conversations.wake.set)

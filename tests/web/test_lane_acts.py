@@ -13,7 +13,8 @@ from app.domain.envelopes import Command, parse_command
 from app.engine.planning import plan_lanes
 from app.errors import Conflict
 from app.store import holds, lane_acts
-from app.store.inbox import Submission, accept
+from app.store.inbox import accept
+from app.store.intake_facts import Submission
 from app.store.lanes import candidates, gather
 from app.store.ledger import Attempt, apply
 from app.store.people import By

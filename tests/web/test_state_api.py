@@ -11,7 +11,8 @@ from app.bootstrap import Services
 from app.clock import ManualClock
 from app.domain.envelopes import Command, Message, parse_command, parse_event
 from app.store.bulk import insert_rows
-from app.store.inbox import Submission, accept
+from app.store.inbox import accept
+from app.store.intake_facts import Submission
 from app.store.tables import AuditEntry, Hold, Lane, table
 from tests import builders
 from tests.web.api_client import CONTACT, Api, open_api

@@ -16,7 +16,8 @@ from app.engine.intake import command_submission, message_submission
 from app.errors import InvalidRequest, NotFound
 from app.ids import new_id
 from app.store import items
-from app.store.inbox import Receipt, Submission
+from app.store.inbox import Receipt
+from app.store.intake_facts import Submission
 from app.store.views.agenda import free_instead
 from app.web.api.common import (
     AnyRequest,

@@ -11,7 +11,7 @@ from app.domain.states import CommandType, RequestedBy, Source
 from app.errors import Conflict, NotFound
 from app.ids import new_id
 from app.store import people, takeovers
-from app.store.inbox import Submission
+from app.store.intake_facts import Submission
 from app.web.api.common import (
     AnyRequest,
     Document,

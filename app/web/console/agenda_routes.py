@@ -12,7 +12,7 @@ from app.domain.states import CommandType
 from app.errors import Conflict, Forbidden, InvalidRequest
 from app.ids import new_id
 from app.store import agenda_acts
-from app.store.inbox import Submission
+from app.store.intake_facts import Submission
 from app.store.views.agenda import safe_mode_since
 from app.web.api.common import Texts, by, storable
 from app.web.auth import actor_of, authenticator
