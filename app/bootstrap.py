@@ -57,9 +57,10 @@ from app.logsink import LogSink
 from app.metrics import Metrics
 from app.settings import VAR, Settings
 from app.store.database import Database
-from app.store.ledger import LanePlan, database_now
+from app.store.ledger import database_now
 from app.store.migrate import current, head
 from app.store.nodes import keep_time, newest_moment, shared_time
+from app.store.plans import LanePlan
 from app.telemetry import configure
 from app.tracing import Tracing, tracing
 

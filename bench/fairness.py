@@ -30,8 +30,8 @@ from app.engine.recent import Recent
 from app.engine.supervisor import Loop, Supervisor
 from app.metrics import Metrics
 from app.store.database import Database
-from app.store.ledger import LanePlan
 from app.store.migrate import upgrade
+from app.store.plans import LanePlan
 from tests.builders import clinic
 from tests.services import PostgresServer
 

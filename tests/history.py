@@ -14,7 +14,8 @@ from app.store.database import Database
 from app.store.inbox import Receipt, accept
 from app.store.intake_facts import Submission
 from app.store.lanes import candidates, gather
-from app.store.ledger import Attempt, apply
+from app.store.ledger import apply
+from app.store.plans import Attempt
 from tests.builders import Clinic, clinic
 
 SLOT_HOURS = {"a-1": 30, "a-2": 50, "a-3": 70}

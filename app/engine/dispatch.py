@@ -40,8 +40,9 @@ from app.ids import new_id
 from app.metrics import Metrics
 from app.store.database import Database, before_each_statement
 from app.store.lanes import Facts, Known, LaneKey, candidates_or_due, front_of, gather
-from app.store.ledger import Attempt, LanePlan, LostRace, apply
+from app.store.ledger import apply
 from app.store.locks import lock_name
+from app.store.plans import Attempt, LanePlan, LostRace
 from app.telemetry import LineKind
 from app.tracing import Tracing
 

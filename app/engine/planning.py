@@ -22,7 +22,7 @@ from app.domain.states import SENSITIVE, AppointmentStatus, CommandType, State
 from app.ids import new_id
 from app.store.holds import EVERYTHING
 from app.store.lanes import PARKED_BY, Facts, LaneFacts, LaneKey, wanted_slot
-from app.store.ledger import Entry, LanePlan, PendingChange
+from app.store.plans import Entry, LanePlan, PendingChange
 
 log = structlog.get_logger("engine.planning")
 

@@ -42,7 +42,7 @@ from app.store.tasks import open_tasks, task_row
 _LANE, _MESSAGE, _COMMAND = table(Lane), table(InboxMessage), table(InboxCommand)
 _MALFORMED, _TASK = table(MalformedItem), table(ManualTask)
 
-LANES_AT_ONCE = 16
+LANES_AT_ONCE = 64
 """So many lanes at most are advanced by the message that stores the items, even if they are locked last."""
 _MAY_BE_EMPTY = (
     "conversation_id requested_by_id patient_id guardian_version conversation_version entity_version as_of occurred_at causation_id"

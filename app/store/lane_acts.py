@@ -20,8 +20,9 @@ from app.ids import new_id
 from app.store import audit
 from app.store.events import publish_many
 from app.store.lanes import LaneFacts, gather
-from app.store.ledger import Attempt, Entry, LanePlan, apply
+from app.store.ledger import apply
 from app.store.people import By
+from app.store.plans import Attempt, Entry, LanePlan
 from app.store.results import wants_results
 from app.store.settings import load
 from app.store.tables import Lane, table

@@ -9,35 +9,27 @@ Time is read inside the transaction, once its mode rows are locked, and again be
 judged, and dated, by when it really happened. What came too late by then is left out and decided again.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
-import msgspec
-from msgspec.structs import replace as changed
 from sqlalchemy import Connection, Row, select, text
 
-from app.domain import family_texts
-from app.domain.confirmation import confirms
-from app.domain.envelopes import Command
-from app.domain.facts import Appointment as AppointmentFact
-from app.domain.facts import BookAppointment, ChangeAppointment, Decision, Mode, OpenTakeover, SendMessage
-from app.domain.ledger_chain import entry_hash
-from app.domain.manual import due_after
+from app.domain.facts import Mode, OpenTakeover
 from app.domain.reasons import Reason
-from app.domain.states import EFFECT_RESULTS, SENSITIVE, CommandType, State
+from app.domain.states import EFFECT_RESULTS, SENSITIVE
 from app.store.bulk import Bundle, encode, insert_rows, joined_rows, update_rows
 from app.store.carried_out import close_carried_out
+from app.store.effects import Writes, age_s, chain, collect, of_the_attempt
 from app.store.events import publish_with
-from app.store.lanes import GLOBAL_SCOPE, PARKED_BY, LaneFacts, LaneKey, merge_modes, wanted_slot
+from app.store.lanes import GLOBAL_SCOPE, LaneKey, merge_modes
 from app.store.lines import say
 from app.store.locks import lock_name, release_with
-from app.store.outbox import enqueue_with, outbox_row
+from app.store.outbox import enqueue_with
+from app.store.plans import Attempt, LanePlan, LostRace
 from app.store.results import result_row
 from app.store.tables import Appointment, AppointmentVersion, InboxCommand, Lane, Ledger, ModeRow, Proposal, Ticket, table
-from app.store.tasks import open_tasks, task_row
+from app.store.tasks import open_tasks
 
 _LANE, _COMMAND, _LEDGER = table(Lane), table(InboxCommand), table(Ledger)
 _APPOINTMENT, _VERSION = table(Appointment), table(AppointmentVersion)
@@ -45,161 +37,6 @@ _PROPOSAL, _TICKET, _MODE = table(Proposal), table(Ticket), table(ModeRow)
 
 SAME_PAUSE = "(t.paused_at IS NULL) = (r.was_paused_at IS NULL) AND t.step_credit >= r.step_credit"
 """Part of the compare-and-set: nobody paused or released the lane since it was read, and the steps it takes are still there."""
-
-MANUAL_RESULTS = frozenset(
-    {
-        State.EXPIRED_MANUAL,
-        State.CONFLICT_BLOCKED,
-        State.INVALID_PAYLOAD_MANUAL,
-        State.INVALID_EVENT_MANUAL,
-        State.MANUAL_REVIEW_REQUIRED,
-        State.BLOCKED_AGENDA_CONFLICT,
-    }
-)
-"""Terminal results that become a task for a person."""
-
-HASHED_FIELDS = (
-    "tenant_id",
-    "contact_id",
-    "commit_order",
-    "command_id",
-    "command_type",
-    "result",
-    "reason",
-    "effect_key",
-    "entity_id",
-    "entity_version",
-    "conversation_version",
-    "guardian_version",
-    "takeover_active",
-    "mode_epoch",
-    "late",
-    "correlation_id",
-    "committed_at",
-)
-"""Fields of an entry that its hash covers, in this order."""
-
-
-class LostRace(Exception):
-    """Agenda entities changed under these lanes; the transaction must be rolled back."""
-
-    def __init__(self, keys: set[LaneKey]) -> None:
-        super().__init__(f"{len(keys)} lane(s) lost a race")
-        self.keys = keys
-
-
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One place of a lane that gets its terminal result. `command` is None for a tombstone."""
-
-    order: int
-    decision: Decision
-    command: Command | None
-    accepted_at: datetime
-    target: AppointmentFact | None = None
-    """The appointment before the effect."""
-    new_id: str = ""
-    """Spare id for the ticket, task or message that the entry opens."""
-
-
-class PendingChange(msgspec.Struct, frozen=True, kw_only=True):
-    """A command that stays pending, with its state made visible."""
-
-    command_id: str
-    state: State
-    reason: str
-
-
-@dataclass(slots=True, kw_only=True)
-class LanePlan:
-    """What one attempt wants to do with one lane."""
-
-    facts: LaneFacts
-    mode: Mode
-    timezone: str = "America/Sao_Paulo"
-    ttl: timedelta = timedelta(hours=2)
-    late_after: timedelta = timedelta(seconds=60)
-    """Age at which the fences must have been asked (domain.facts.GatePolicy)."""
-    entries: list[Entry] = field(default_factory=list)
-    pending: list[PendingChange] = field(default_factory=list)
-    not_before: datetime | None = None
-    blocked_by: str | None = None
-    next_ready_since: datetime | None = None
-    steps_used: int = 0
-    tell_results: bool = False
-    """Whether the clinic's webhook hears of every result."""
-    park_rest: tuple[State, int] | None = None
-    """Every command after this place is parked in this state too, also those beyond what was read."""
-
-    @property
-    def key(self) -> LaneKey:
-        """(tenant, contact)."""
-        return self.facts.key
-
-    @property
-    def changes_anything(self) -> bool:
-        """Whether there is something to write."""
-        row = self.facts.row
-        return bool(self.entries or self.pending or self.not_before != row.not_before or self.blocked_by != row.blocked_by)
-
-    @property
-    def left(self) -> int:
-        """Commands that still wait after this plan, of those known when the lane was read."""
-        return int(self.facts.row.waiting) - sum(entry.command is not None for entry in self.entries)
-
-    @property
-    def empties(self) -> bool:
-        """Whether nothing waits after this plan."""
-        return self.left == 0
-
-    def poisoned(self) -> "LanePlan":
-        """The same lane with its front command handed to a person: what the database keeps refusing must not stop it."""
-        front = self.entries[0]
-        decision = Decision(state=State.MANUAL_REVIEW_REQUIRED, reason=Reason.UNEXPECTED_FAILURE, terminal=True)
-        alone = replace(self, entries=[changed(front, decision=decision)], pending=[], park_rest=None)
-        alone.steps_used = min(self.steps_used, int(front.command is not None))
-        alone.stay_shut()
-        return alone
-
-    def stay_shut(self) -> None:
-        """Leave a parked lane that still has something to wait for as it is: only a drain or a replay batch opens it."""
-        row = self.facts.row
-        parked = row.blocked_by in PARKED_BY and self.left > 0
-        self.blocked_by, self.not_before = (row.blocked_by, row.not_before) if parked else (None, None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
-    """Who applies, and under which lock. `clock` is asked inside the transaction, which may have waited for its turn."""
-
-    token: str
-    node_id: str
-    clock: Callable[[], datetime]
-    lock_backend: State | str
-    lock_mode: str
-    lock_ms: float
-    lock_token: str | None = None
-    """Whose the lanes' locks are where they are rows (`store.locks`): the commit gives them back."""
-
-
-@dataclass(slots=True)
-class _Writes:
-    ledger: list[dict[str, Any]] = field(default_factory=list)
-    ended: list[dict[str, Any]] = field(default_factory=list)
-    """Commands that get their terminal result."""
-    pending: list[dict[str, Any]] = field(default_factory=list)
-    """Commands that stay pending in another state."""
-    versions: list[dict[str, Any]] = field(default_factory=list)
-    booked: list[dict[str, Any]] = field(default_factory=list)
-    changed: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
-    owners: dict[tuple[str, str], LaneKey] = field(default_factory=dict)
-    """Lane behind each written (tenant, appointment)."""
-    lanes: dict[tuple[str, str], LaneKey] = field(default_factory=dict)
-    """Lane behind each written (tenant, command)."""
-    outbox: list[dict[str, Any]] = field(default_factory=list)
-    tasks: list[dict[str, Any]] = field(default_factory=list)
-    tickets: list[dict[str, Any]] = field(default_factory=list)
-    proposals: list[dict[str, Any]] = field(default_factory=list)
-    events: dict[tuple[str | None, str], set[str]] = field(default_factory=lambda: defaultdict(set))
 
 
 def apply(
@@ -220,19 +57,19 @@ def apply(
         plans = [plan for plan in plans if plan.key not in busy]
     now = attempt.clock()
     applied = [plan for plan in plans if _still_allowed(plan, modes[plan.key[0]], now)]
-    chains = {plan.key: _chain(plan, modes[plan.key[0]], now) for plan in applied}
+    chains = {plan.key: chain(plan, modes[plan.key[0]], now) for plan in applied}
     if not lanes_last:
         won = _advance_lanes(conn, applied, chains, now)
         applied = [plan for plan in applied if plan.key in won]
-    writes = _Writes()
+    writes = Writes()
     # in one order everywhere: two nodes that are at the same lanes meet at the first of them, and neither waits for the other
     for plan in sorted(applied, key=lambda plan: plan.key):
         writes.ledger.extend(chains[plan.key])
-        _collect(writes, plan, now)
+        collect(writes, plan, now)
         if plan.tell_results:
             writes.outbox.extend(result_row(row, now) for row in chains[plan.key] if row["command_id"] is not None)
     bundle = Bundle(conn)
-    bundle.insert(_LEDGER, writes.ledger, common=_of_the_attempt(attempt, now))
+    bundle.insert(_LEDGER, writes.ledger, common=of_the_attempt(attempt, now))
     enqueue_with(bundle, writes.outbox)
     publish_with(bundle, writes.events, now)
     if attempt.lock_token is not None:
@@ -299,79 +136,10 @@ def _in_time(plan: LanePlan, mode: Mode, now: datetime) -> bool:
         if command.command_type in SENSITIVE and mode.safe_mode_blocks(now):
             return False
         limit_s = decision.ttl_limit_s if decision.late else plan.late_after.total_seconds()
-        age_s = _age_s(command, now)
-        if age_s is not None and limit_s is not None and age_s > limit_s:
+        age = age_s(command, now)
+        if age is not None and limit_s is not None and age > limit_s:
             return False
     return True
-
-
-def _age_s(command: Command, now: datetime) -> float | None:
-    return (now - command.occurred_at).total_seconds() if command.occurred_at is not None else None
-
-
-def _of_the_attempt(attempt: Attempt, now: datetime) -> dict[str, Any]:
-    """What all entries of one transaction have in common."""
-    return {
-        "lock_backend": attempt.lock_backend,
-        "lock_mode": attempt.lock_mode,
-        "lock_ms": attempt.lock_ms,
-        "node_id": attempt.node_id,
-        "attempt": attempt.token,
-        "committed_at": now,
-    }
-
-
-def _chain(plan: LanePlan, mode: Mode, now: datetime) -> list[dict[str, Any]]:
-    """The ledger rows of a plan, each hashed over the one before; without what all entries have in common."""
-    row = plan.facts.row
-    previous = row.chain_hash
-    takeover = row.takeover_id is not None
-    rows = []
-    for entry in plan.entries:
-        decision, command = entry.decision, entry.command
-        happened = decision.state in EFFECT_RESULTS
-        entity_id, entity_version = _entity(entry)
-        fields: dict[str, Any] = {  # exactly HASHED_FIELDS; below, what is not hashed is added
-            "tenant_id": row.tenant_id,
-            "contact_id": row.contact_id,
-            "commit_order": entry.order,
-            "command_id": command.command_id if command else None,
-            "command_type": command.command_type if command else None,
-            "result": decision.state,
-            "reason": decision.reason,
-            "effect_key": command.idempotency_key if command and happened else None,
-            "entity_id": entity_id if happened else None,
-            "entity_version": entity_version if happened else None,
-            "conversation_version": row.conversation_version,
-            "guardian_version": row.guardian_version,
-            "takeover_active": takeover,
-            "mode_epoch": plan.mode.epoch,
-            "late": decision.late,
-            "correlation_id": command.correlation_id if command else f"lane-{row.tenant_id}-{row.contact_id}"[:220],
-            "committed_at": now,
-        }
-        digest = entry_hash(previous, fields)
-        del fields["committed_at"]
-        fields["safe_deadline"] = mode.safe_deadline
-        # of the moment of the effect, not of the decision
-        fields["event_age_s"] = _age_s(command, now) if command and decision.late else decision.event_age_s
-        fields["ttl_limit_s"] = decision.ttl_limit_s
-        fields["accepted_at"] = entry.accepted_at
-        fields["prev_hash"] = previous
-        fields["hash"] = digest
-        rows.append(fields)
-        previous = digest
-        takeover = takeover or isinstance(decision.effect, OpenTakeover)
-    return rows
-
-
-def _entity(entry: Entry) -> tuple[str | None, int | None]:
-    effect = entry.decision.effect
-    if isinstance(effect, BookAppointment):
-        return effect.appointment_id, 1
-    if isinstance(effect, ChangeAppointment):
-        return effect.appointment_id, effect.expected_version + 1
-    return None, None
 
 
 def _advance_lanes(
@@ -438,172 +206,10 @@ def _advance_lanes(
     )
 
 
-# --- collecting rows ----------------------------------------------------------------------------------------------------
-
-
-def _collect(writes: _Writes, plan: LanePlan, now: datetime) -> None:
-    tenant_id, contact_id = plan.key
-    writes.events[(tenant_id, "queue")].add(contact_id)
-    writes.events[(tenant_id, "lane")].add(contact_id)
-    for change in plan.pending:
-        writes.lanes[(tenant_id, change.command_id)] = plan.key
-        writes.pending.append(
-            {
-                "tenant_id": tenant_id,
-                "command_id": change.command_id,
-                "status": change.state,
-                "reason": change.reason,
-                "was_parked": change.state in (State.PENDING_SAFE_MODE, State.PENDING_CONTINGENCY),
-            }
-        )
-    for entry in plan.entries:
-        _collect_entry(writes, plan, entry, now)
-
-
-def _collect_entry(writes: _Writes, plan: LanePlan, entry: Entry, now: datetime) -> None:
-    (tenant_id, contact_id), decision, command = plan.key, entry.decision, entry.command
-    overtaken = command is not None and family_texts.overtaken(command, decision)
-    done = decision.effect is not None or decision.state is State.DUPLICATE_IGNORED
-    unfulfilled = command is not None and confirms(command) and not done and not overtaken
-    if decision.state in MANUAL_RESULTS or unfulfilled:
-        writes.events[(tenant_id, "manual")].add(entry.new_id)
-        name = command.command_id if command else f"{contact_id}:{entry.order}"
-        writes.tasks.append(
-            task_row(
-                tenant_id=tenant_id,
-                task_id=entry.new_id,
-                dedup_key=f"command:{name}",
-                cause=decision.state,
-                reason=decision.reason,
-                priority=command.priority.rank if command else 1,
-                contact_id=contact_id,
-                command_id=command.command_id if command else None,
-                correlation_id=command.correlation_id if command else f"lane-{tenant_id}-{contact_id}"[:220],
-                now=now,
-                due_at=now + due_after(command.priority.rank if command else 1),
-            )
-        )
-    if command is None:
-        return
-    writes.lanes[(tenant_id, command.command_id)] = plan.key
-    status = State.COMMITTED_CAUSAL if decision.state in EFFECT_RESULTS else decision.state
-    writes.ended.append(
-        {
-            "tenant_id": tenant_id,
-            "command_id": command.command_id,
-            "status": status,
-            "result": decision.state,
-            "reason": decision.reason,
-        }
-    )
-    _collect_effect(writes, plan, entry, command, now)
-    if unfulfilled:  # the family said CONFIRMAR: it hears of it, and somebody sees to it
-        writes.outbox.append(_say(plan, command, "answer", family_texts.confirmation_kept(), now))
-    if family_texts.opens_proposal(command, decision):
-        writes.proposals.append(
-            {
-                "tenant_id": tenant_id,
-                "command_id": command.command_id,
-                "contact_id": contact_id,
-                "opened_at": now,
-                "expires_at": now + plan.ttl,
-            }
-        )
-        start = entry.target.start_at if entry.target and command.command_type is CommandType.CANCEL else _wanted_start(command)
-        words = family_texts.proposal(command.command_type, start, plan.timezone)
-        if overtaken:
-            words = family_texts.asked_again(words)
-        writes.outbox.append(_say(plan, command, "proposal", words, now))
-
-
-def _wanted_start(command: Command) -> datetime | None:
-    slot = wanted_slot(command)
-    return slot[0] if slot else None
-
-
-def _collect_effect(writes: _Writes, plan: LanePlan, entry: Entry, command: Command, now: datetime) -> None:
-    (tenant_id, contact_id), effect = plan.key, entry.decision.effect
-    if isinstance(effect, BookAppointment):
-        facts = {"therapist_id": effect.therapist_id, "start_at": effect.start_at, "end_at": effect.end_at, "status": "scheduled"}
-        _collect_version(writes, plan, command, effect.appointment_id, 1, facts, now)
-        as_of = command.as_of or now
-        row = {"tenant_id": tenant_id, "appointment_id": effect.appointment_id, "patient_id": effect.patient_id, **facts}
-        writes.booked.append(row | {"version": 1, "as_of": as_of})
-    elif isinstance(effect, ChangeAppointment):
-        assert entry.target is not None
-        facts = {
-            "therapist_id": entry.target.therapist_id,
-            "start_at": effect.start_at,
-            "end_at": effect.end_at,
-            "status": effect.status,
-        }
-        _collect_version(writes, plan, command, effect.appointment_id, effect.expected_version + 1, facts, now)
-        as_of = max(command.as_of or now, entry.target.as_of)
-        key = (tenant_id, effect.appointment_id)
-        booked = next((b for b in writes.booked if (b["tenant_id"], b["appointment_id"]) == key), None)
-        change = {**facts, "version": effect.expected_version + 1, "as_of": as_of}
-        if booked is not None:  # booked earlier in this very transaction
-            booked |= change
-        elif key in writes.changed:
-            writes.changed[key] |= change
-        else:
-            writes.changed[key] = {
-                "tenant_id": tenant_id,
-                "appointment_id": key[1],
-                "was_version": effect.expected_version,
-            } | change
-    elif isinstance(effect, SendMessage):
-        writes.outbox.append(_say(plan, command, "effect", effect.text, now))
-    elif isinstance(effect, OpenTakeover):
-        writes.events[(tenant_id, "tickets")].add(entry.new_id)
-        writes.tickets.append(
-            {
-                "ticket_id": entry.new_id,
-                "tenant_id": tenant_id,
-                "kind": "takeover",
-                "state": "open",
-                "contact_id": contact_id,
-                "cause_id": command.command_id,
-                "reason": effect.reason[:500],
-                "opened_at": now,
-                "due_at": now + timedelta(minutes=15),
-                "correlation_id": command.correlation_id,
-            }
-        )
-    if effect is not None:
-        words = family_texts.answer(command.command_type, effect, plan.timezone)
-        if words is not None:
-            writes.outbox.append(_say(plan, command, "answer", words, now))
-
-
-def _collect_version(
-    writes: _Writes, plan: LanePlan, command: Command, appointment_id: str, version: int, facts: dict[str, Any], now: datetime
-) -> None:
-    tenant_id = plan.key[0]
-    writes.owners[(tenant_id, appointment_id)] = plan.key
-    writes.events[(tenant_id, "agenda")].add(appointment_id)
-    row = {"tenant_id": tenant_id, "appointment_id": appointment_id, "version": version, "command_id": command.command_id, **facts}
-    writes.versions.append(row | {"as_of": command.as_of or now, "at": now})
-
-
-def _say(plan: LanePlan, command: Command, step: str, words: str, now: datetime) -> dict[str, Any]:
-    tenant_id, contact_id = plan.key
-    return outbox_row(
-        tenant_id=tenant_id,
-        cause_id=command.command_id,
-        step=step,
-        kind="family_message",
-        contact_id=contact_id,
-        body={"text": words},
-        correlation_id=command.correlation_id,
-        now=now,
-    )
-
-
 # --- writing ------------------------------------------------------------------------------------------------------------
 
 
-def _write_agenda(conn: Connection, writes: _Writes) -> None:
+def _write_agenda(conn: Connection, writes: Writes) -> None:
     insert_rows(conn, _APPOINTMENT, writes.booked)
     moved = list(writes.changed.values())
     matched = update_rows(
@@ -621,7 +227,7 @@ def _write_agenda(conn: Connection, writes: _Writes) -> None:
         _refuse_overlaps(conn, writes)
 
 
-def _refuse_overlaps(conn: Connection, writes: _Writes) -> None:
+def _refuse_overlaps(conn: Connection, writes: Writes) -> None:
     """SQLite has no exclusion constraint: look for overlaps of what was just written, in the same transaction."""
     touched = [*writes.booked, *writes.changed.values()]
     active = [row for row in touched if row["status"] != "cancelled"]
@@ -652,7 +258,7 @@ def _refuse_overlaps(conn: Connection, writes: _Writes) -> None:
         raise LostRace({writes.owners[key] for key in named or ours})
 
 
-def _write_commands(bundle: Bundle, conn: Connection, writes: _Writes, now: datetime) -> None:
+def _write_commands(bundle: Bundle, conn: Connection, writes: Writes, now: datetime) -> None:
     """The results with the rest of the bundle, then what commands stay pending for; raises `LostRace`."""
     bundle.update(
         _COMMAND,
@@ -704,7 +310,7 @@ def _park_rest(conn: Connection, plans: Sequence[LanePlan], now: datetime) -> No
     )
 
 
-def _write_proposals(conn: Connection, writes: _Writes, now: datetime) -> None:
+def _write_proposals(conn: Connection, writes: Writes, now: datetime) -> None:
     """Open proposals; the latest of a contact supersedes what was open, in this transaction too."""
     if not writes.proposals:
         return

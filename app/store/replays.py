@@ -40,11 +40,11 @@ from app.store import evidence
 from app.store.audit import append
 from app.store.bulk import insert_rows, joined_rows, update_rows
 from app.store.drain import allowed
+from app.store.effects import MANUAL_RESULTS
 from app.store.events import publish_many
 from app.store.inbox import accept
 from app.store.intake_facts import Submission
 from app.store.lanes import PARKED_BY, command_of
-from app.store.ledger import MANUAL_RESULTS
 from app.store.lines import say
 from app.store.manual import applied
 from app.store.people import By

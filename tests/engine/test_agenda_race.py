@@ -15,7 +15,8 @@ from app.engine.planning import TenantPolicy, plan_lanes
 from app.ids import new_id
 from app.store.database import Database
 from app.store.lanes import gather
-from app.store.ledger import Attempt, LostRace, apply
+from app.store.ledger import apply
+from app.store.plans import Attempt, LostRace
 from app.store.tables import Appointment, InboxCommand, table
 from app.store.verify import verify
 from tests.builders import contact, guardian

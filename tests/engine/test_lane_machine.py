@@ -51,8 +51,9 @@ from app.store.database import Database
 from app.store.episodes import SafeModePolicy, open_episode
 from app.store.inbox import Receipt, accept
 from app.store.lanes import gather
-from app.store.ledger import Attempt, LanePlan, LostRace, apply
+from app.store.ledger import apply
 from app.store.people import By
+from app.store.plans import Attempt, LanePlan, LostRace
 from app.store.stabilisation import advance
 from app.store.tables import AppointmentVersion, HealthSample, InboxCommand, Lane, Ledger, Ticket, table
 from app.store.verify import findings

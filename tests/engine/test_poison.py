@@ -13,7 +13,7 @@ from app.engine.dispatch import POISON_AFTER
 from app.store import lanes, ledger
 from app.store.database import Database
 from app.store.lanes import Facts, LaneKey
-from app.store.ledger import LanePlan
+from app.store.plans import LanePlan
 from app.store.tables import InboxCommand, Lane, ManualTask, table
 from app.store.verify import verify
 from tests.builders import clinic, contact

@@ -10,7 +10,7 @@ from app.store.verify import verify
 from bench.peers import WARM_ROUNDS
 from bench.same_job import SAME_JOB
 
-COMMANDS, CONTACTS = 30, 5
+COMMANDS, CONTACTS = 30, 8
 
 
 @pytest.mark.parametrize("name", SAME_JOB)

@@ -34,7 +34,8 @@ from app.metrics import Metrics
 from app.store.database import Database
 from app.store.holds import EVERYTHING
 from app.store.lanes import GLOBAL_SCOPE, merge_modes
-from app.store.ledger import LanePlan, apply
+from app.store.ledger import apply
+from app.store.plans import LanePlan
 from app.store.tables import Hold, Lane, ModeRow, table
 from tests.simulation.store import SharedStore, start_of_world
 

@@ -19,9 +19,10 @@ from app.store.contingency import switch
 from app.store.database import Database
 from app.store.drain import release
 from app.store.lanes import candidates, gather
-from app.store.ledger import Attempt, LanePlan, LostRace, apply
+from app.store.ledger import apply
 from app.store.locks import acquire_locks, lock_name
 from app.store.people import By
+from app.store.plans import Attempt, LanePlan, LostRace
 from app.store.safe_deadline import bring_forward
 from app.store.tables import D1StepRow, InboxCommand, Lane, LaneLock, Ledger, table
 from app.store.verify import verify

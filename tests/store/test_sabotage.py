@@ -40,7 +40,7 @@ LIMITS: Final[dict[str, tuple[Any, Proof]]] = {
         test_ledger.test_an_effect_whose_transaction_waited_beyond_the_safe_deadline_does_not_happen,
     ),
     "time to live": (
-        patch.object(ledger, "_age_s", lambda command, now: None),
+        patch.object(ledger, "age_s", lambda command, now: None),
         test_ledger.test_a_late_command_whose_transaction_waited_beyond_its_ttl_has_no_effect_and_is_decided_again,
     ),
 }

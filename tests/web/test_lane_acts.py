@@ -16,8 +16,9 @@ from app.store import holds, lane_acts
 from app.store.inbox import accept
 from app.store.intake_facts import Submission
 from app.store.lanes import candidates, gather
-from app.store.ledger import Attempt, apply
+from app.store.ledger import apply
 from app.store.people import By
+from app.store.plans import Attempt
 from app.store.tables import AuditEntry, Ledger, table
 from app.store.verify import verify
 from tests.web.api_client import CONTACT, Api, open_api

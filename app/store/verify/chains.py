@@ -10,8 +10,8 @@ from sqlalchemy import Connection, Row, and_, select
 from app.domain.ledger_chain import ChainLink, order_proof
 from app.store.audit import HASHED_FIELDS as AUDIT_FIELDS
 from app.store.audit import entry_hash as audit_hash
+from app.store.effects import HASHED_FIELDS
 from app.store.lanes import GLOBAL_SCOPE
-from app.store.ledger import HASHED_FIELDS
 from app.store.tables import AuditEntry, AuditHead, Lane, Ledger, ModeRow, table
 from app.store.verify.violation import Violation, stream
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, String, and_, case, cast, func, or_, select
 
 from app.domain.states import EFFECT_RESULTS, PENDING, State
-from app.store.ledger import MANUAL_RESULTS
+from app.store.effects import MANUAL_RESULTS
 from app.store.tables import InboxCommand, InboxMessage, Lane, Ledger, MalformedItem, ManualTask, table
 from app.store.verify.violation import Violation, stream
 
