@@ -119,28 +119,36 @@ def _due_query() -> Select[Any]:
         partition_by=(_OUTBOX.c.tenant_id, func.coalesce(_OUTBOX.c.contact_id, _OUTBOX.c.outbox_id)),
         order_by=(_OUTBOX.c.created_at, _OUTBOX.c.outbox_id),
     )
-    active = select(_OUTBOX, place.label("place")).where(_OUTBOX.c.status.in_(ACTIVE)).subquery("a")
+    # what is sorted is narrow: a backlog may be long, and of all its bodies a handful is read
+    names = ("outbox_id", "tenant_id", "kind", "target", "status", "due_at")
+    active = select(*(_OUTBOX.c[n] for n in names), place.label("place")).where(_OUTBOX.c.status.in_(ACTIVE)).subquery("a")
     turn = func.row_number().over(
         partition_by=(active.c.tenant_id, active.c.kind, active.c.target), order_by=(active.c.due_at, active.c.outbox_id)
     )
     front = (
-        select(active, turn.label("turn"))
+        select(active.c.outbox_id, active.c.due_at, turn.label("turn"))
         .where(active.c.place == 1, active.c.status == OutboxStatus.PENDING, active.c.due_at <= bindparam("now", type_=UTCDateTime))
+        .subquery("n")
+    )
+    chosen = (
+        select(front)
+        .where(front.c.turn <= bindparam("per_group", type_=Integer))
+        .order_by(front.c.turn, front.c.due_at)
+        .limit(bindparam("limit", type_=Integer))
         .subquery("f")
     )
     heard = (
         select(_MESSAGE.c.occurred_at)
-        .where(_MESSAGE.c.tenant_id == front.c.tenant_id, _MESSAGE.c.contact_id == front.c.contact_id)
+        .where(_MESSAGE.c.tenant_id == _OUTBOX.c.tenant_id, _MESSAGE.c.contact_id == _OUTBOX.c.contact_id)
         .order_by(_MESSAGE.c.sequence.desc())
         .limit(1)
         .scalar_subquery()
     )
     return (
-        select(front, _CONTACT.c.phone, heard.label("last_inbound_at"))
-        .outerjoin(_CONTACT, and_(_CONTACT.c.tenant_id == front.c.tenant_id, _CONTACT.c.contact_id == front.c.contact_id))
-        .where(front.c.turn <= bindparam("per_group", type_=Integer))
-        .order_by(front.c.turn, front.c.due_at)
-        .limit(bindparam("limit", type_=Integer))
+        select(_OUTBOX, _CONTACT.c.phone, heard.label("last_inbound_at"))
+        .join(chosen, chosen.c.outbox_id == _OUTBOX.c.outbox_id)
+        .outerjoin(_CONTACT, and_(_CONTACT.c.tenant_id == _OUTBOX.c.tenant_id, _CONTACT.c.contact_id == _OUTBOX.c.contact_id))
+        .order_by(chosen.c.turn, chosen.c.due_at)
     )
 
 
