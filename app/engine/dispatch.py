@@ -182,10 +182,10 @@ class Dispatch:
         more, self._more = self._more, True
         self._shared.expire(time.monotonic())
         try:
-            if hears and not (looks or more or self._look_is_due()):
-                left_s = await self._serve_heard()
-            else:
+            if looks or more or not hears or self._look_is_due():
                 left_s = await self._look_and_serve(asked=looks)
+            else:
+                left_s = await self._serve_heard()
         finally:
             if not self._shared.others:
                 self._shared.calm.set()
@@ -198,9 +198,11 @@ class Dispatch:
 
     async def _serve_heard(self) -> float | None:
         """Serve lanes that have just got commands, without a look: they are all there is to do."""
-        keys = self._shared.free()
-        if not keys:  # another loop has them
+        if not self._shared.waiting():  # another loop has them
             return None
+        keys = self._shared.free()
+        if not keys:
+            return await self._look_and_serve(asked=False)
         self._chain = self._policy.chain_beside
         return await self._take_in_hand(keys, self._shared.under_way(), of=len(keys))
 
@@ -271,7 +273,7 @@ class Dispatch:
 
     def _until(self) -> float:
         """Seconds until the next round, when nothing is left to do now."""
-        if self._shared.free():  # heard of while a loop was at the clinic
+        if self._shared.waiting():  # heard of while a loop was at the clinic, or not to be served without a look
             self.wake.hear()
             return 0.0
         look_s = max(0.0, self._look_by - time.monotonic())

@@ -99,8 +99,12 @@ class SideBySide:
         self.heard.clear()
         return False
 
+    def waiting(self) -> bool:
+        """Whether a lane was heard of whose clinic no loop is at."""
+        return any(tenant_id not in self.in_hand for tenant_id, _ in self.heard)
+
     def free(self) -> list[LaneKey]:
-        """Lanes that were heard of and that a loop may serve at once."""
+        """Lanes that were heard of and that a loop may serve at once: none of a flood, and none that is not to be tried now."""
         not_now = self.elsewhere.keys() | self.alone.keys()
         busy = self.in_hand | self.flooding_until.keys()
         return sorted(key for key in self.heard if key[0] not in busy and key not in not_now)

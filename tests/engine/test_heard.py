@@ -136,6 +136,25 @@ async def test_there_is_a_look_in_every_poll_period_whatever_is_heard(desk: Desk
     assert (desk.looks, desk.done) == (1, ["k-1"])
 
 
+async def test_a_clinic_that_flooded_a_moment_ago_is_looked_for_at_once(desk: Desk) -> None:
+    """Alone or beside somebody else: what comes of it by ones and twos is in no round of others, and does not wait for a poll."""
+    desk.dispatch.sibling("dispatch_2")
+    flood = [raw(f"c-{n}", f"flood-{n}", desk.clock, "follow_up") for n in range(40)]
+    await take(desk.db, desk.clock, "ten-lua", [raw("c-rui", "beside", desk.clock, "follow_up")])
+    await take(desk.db, desk.clock, "ten-sol", flood)
+    desk.dispatch.wake.set()
+    await desk.rest()
+    await desk.arrive("c-1")
+    assert await desk.tick() > 0
+    assert desk.done[-1] == "k-1"
+    await desk.arrive("c-2")
+    await desk.arrive("c-rui", tenant_id="ten-lua")
+    assert await desk.tick() == 0.0
+    assert desk.done[-1] == "k-3"
+    assert await desk.tick() > 0
+    assert (desk.done[-1], desk.looks) == ("k-2", 2)
+
+
 @pytest.mark.parametrize("blocked_by", ["gap", "contingency"])
 async def test_a_paused_lane_that_was_heard_of_stays_as_it_is(desk: Desk, blocked_by: str) -> None:
     await desk.arrive("c-ana")
@@ -167,6 +186,8 @@ async def test_a_clinic_that_another_loop_is_at_is_served_by_that_loop_afterward
         assert second.wake.is_set()
         await second.tick()
         assert desk.done == ["k-3"]
+        second.wake.hear()  # of what the other loop has
+        assert await second.tick() > 0
         locks.let_go.set()
         assert await busy == 0.0  # the second command of c-maria
         assert await desk.tick() > 0
