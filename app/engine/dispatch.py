@@ -34,7 +34,7 @@ from app.engine.locks import Grant, LaneLocks
 from app.engine.planning import handed_over, plan_lanes
 from app.engine.policies import PolicyCache
 from app.engine.recent import Recent
-from app.engine.side_by_side import SideBySide, Wake
+from app.engine.side_by_side import Reason, SideBySide, Wake
 from app.errors import StorageError
 from app.ids import new_id
 from app.metrics import Metrics
@@ -157,7 +157,7 @@ class Dispatch:
     def arrived(self, lanes: Collection[LaneKey]) -> None:
         """Wake the loop for lanes that got commands, and a sibling too when a clinic is among them that no loop is at."""
         tenants = {tenant_id for tenant_id, _ in lanes}
-        wake = Wake.hear if self._shared.hear(lanes) else Wake.set
+        wake = Wake.hear if self._shared.hear(lanes) else Wake.look
         wake(self.wake)
         if not self._shared.flooding_until.keys() >= tenants:
             self._shared.calm.clear()
@@ -173,28 +173,27 @@ class Dispatch:
         try:
             return await self._round()
         except (StorageError, DBAPIError, OSError):
+            self.wake.reason = Reason.ANYTHING  # what it was woken for is still to be found
             for notify in self.on_failed:
                 notify()
             raise
 
     async def _round(self) -> float:
-        looks, hears = self.wake.why()
+        reason, now = self.wake.why(), time.monotonic()
         more, self._more = self._more, True
-        self._shared.expire(time.monotonic())
+        self._shared.expire(now)
         try:
-            if looks or more or not hears or self._look_is_due():
-                left_s = await self._look_and_serve(asked=looks)
-            else:
+            due = self._shared.due is not None and self._shared.due <= self._clock.now()
+            if reason is Reason.HEARD and not (more or due or now >= self._look_by):
                 left_s = await self._serve_heard()
+            else:
+                known = reason in (Reason.HEARD, Reason.LANES) or (reason is Reason.NONE and more)
+                left_s = await self._look_and_serve(asked=due or not known)
         finally:
             if not self._shared.others:
                 self._shared.calm.set()
         self._more = left_s is not None
         return self._until() if left_s is None else left_s
-
-    def _look_is_due(self) -> bool:
-        due = self._shared.due
-        return time.monotonic() >= self._look_by or (due is not None and due <= self._clock.now())
 
     async def _serve_heard(self) -> float | None:
         """Serve lanes that have just got commands, without a look: they are all there is to do."""
@@ -207,12 +206,13 @@ class Dispatch:
         return await self._take_in_hand(keys, self._shared.under_way(), of=len(keys))
 
     async def _look_and_serve(self, *, asked: bool) -> float | None:
-        """Seconds until the next round, None when all is done that was found; `asked`: the loop was woken for it."""
+        """Seconds until the next round, None when all is done that was found; `asked`: for anything, also of clinics in hand."""
         now, shared = self._clock.now(), self._shared
         shared.looking(asked=asked)
         self._look_by = time.monotonic() + (POLL_S if self._is_first else SIBLING_POLL_S)
         most = self._policy.per_tenant if len(shared.served_until) < 2 else self._policy.lanes_beside * CHOICE
         ready, due = await self._database.read(candidates_or_due, now, most, without=sorted(shared.in_hand))
+        shared.overlooked |= shared.in_hand.intersection(c.tenant_id for c in ready)  # taken since the look began
         not_now = shared.elsewhere.keys() | shared.alone.keys()
         ready = [c for c in ready if c.tenant_id not in shared.in_hand and (c.tenant_id, c.contact_id) not in not_now]
         if not ready:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import IntEnum
 from typing import Final
 
 from app.store.lanes import LaneKey
@@ -17,29 +18,42 @@ HEARD_MAX: Final = 8
 """With more lanes than this at once a loop looks which of them come first."""
 
 
-class Wake(asyncio.Event):
-    """Set for anything, so that a look finds out what it is, or (`hear`) for lanes that are known."""
+class Reason(IntEnum):
+    """Why a loop is woken; a wider one covers a narrower."""
 
-    looks: bool = True
-    """Whether the next round has to look."""
-    hears: bool = False
-    """Whether something was heard."""
+    NONE = 0
+    HEARD = 1
+    LANES = 2
+    ANYTHING = 3
+
+
+class Wake(asyncio.Event):
+    """Set for anything, of any clinic (`set`), for more lanes than can be named (`look`), or for lanes that are known (`hear`)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reason = Reason.ANYTHING
 
     def set(self) -> None:
         """Wake, to look."""
-        self.looks = True
-        super().set()
+        self._wake(Reason.ANYTHING)
+
+    def look(self) -> None:
+        """Wake, to look for lanes of clinics that no loop is at."""
+        self._wake(Reason.LANES)
 
     def hear(self) -> None:
         """Wake, for what was heard."""
-        self.hears = True
+        self._wake(Reason.HEARD)
+
+    def _wake(self, reason: Reason) -> None:
+        self.reason = max(self.reason, reason)
         super().set()
 
-    def why(self) -> tuple[bool, bool]:
-        """`looks` and `hears` of the round that begins."""
-        reasons = self.looks, self.hears
-        self.looks = self.hears = False
-        return reasons
+    def why(self) -> Reason:
+        """The reason of the round that begins: the widest of all since the last one."""
+        reason, self.reason = self.reason, Reason.NONE
+        return reason
 
 
 @dataclass(slots=True)
@@ -63,7 +77,7 @@ class SideBySide:
     heard: set[LaneKey] = field(default_factory=set)
     """Lanes that got commands and that no look has covered since."""
     overlooked: set[str] = field(default_factory=set)
-    """Clinics that a loop was at while another one looked for what it had been woken for."""
+    """Clinics that a loop is at and that have to be looked at afterwards: another one's look left them out."""
     others: int = 0
     """Rounds under way that are no flood's."""
     calm: asyncio.Event = field(default_factory=asyncio.Event)
@@ -96,6 +110,7 @@ class SideBySide:
         self.heard |= set(lanes)
         if len(self.heard) <= HEARD_MAX:
             return True
+        self.overlooked |= self.in_hand.intersection(tenant_id for tenant_id, _ in self.heard)
         self.heard.clear()
         return False
 
@@ -118,7 +133,7 @@ class SideBySide:
         return tenants
 
     def looking(self, *, asked: bool) -> None:
-        """A look begins, which covers the clinics that no loop is at; `asked`: the loop was woken for it."""
+        """A look begins, which covers the clinics that no loop is at; `asked`: there may be something of the others too."""
         self.heard = {key for key in self.heard if key[0] in self.in_hand}
         if asked:
             self.overlooked |= self.in_hand

@@ -1,7 +1,7 @@
 """Lanes that have just got commands are served without a look where they are all there is to do, and only there."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from app.engine.dispatch import POLL_S, Dispatch
 from app.engine.locks import DatabaseLocks
 from app.engine.policies import PolicyCache
 from app.engine.side_by_side import HEARD_MAX
+from app.errors import StorageUnavailable
 from app.metrics import Metrics
 from app.store.database import Database
 from app.store.lanes import LaneKey, candidates_or_due
@@ -34,12 +35,19 @@ class Desk:
         self.dispatch.on_committed.append(
             lambda plans: self.done.extend(e.command.idempotency_key for p in plans for e in p.entries if e.command is not None)
         )
+        self.during_a_look: Callable[[], Awaitable[object]] | None = None
+        """Done once, after the database answered and before the loop has the answer."""
         self._number = 0
         read = db.read
 
         async def watched(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-            self.looks += fn is candidates_or_due
-            return await read(fn, *args, **kwargs)
+            found = await read(fn, *args, **kwargs)
+            if fn is candidates_or_due:
+                self.looks += 1
+                meanwhile, self.during_a_look = self.during_a_look, None
+                if meanwhile is not None:
+                    await meanwhile()
+            return found
 
         monkeypatch.setattr(db, "read", watched)
 
@@ -194,10 +202,69 @@ async def test_a_clinic_that_another_loop_is_at_is_served_by_that_loop_afterward
     assert (sorted(desk.done), desk.looks) == (["k-1", "k-2", "k-3"], 0)
 
 
+@pytest.mark.parametrize("fails", [False, True])
 async def test_a_loop_looks_again_when_a_look_left_out_the_clinic_it_was_at(
+    db: Database, manual_clock: ManualClock, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """Another loop was woken for something, perhaps got no answer at first, and then could not look at this clinic."""
+    await db.write(clinic, tenant_id="ten-sol")
+    locks = HeldLocks(db, manual_clock)
+    desk = Desk(db, manual_clock, locks, monkeypatch)
+    second = desk.dispatch.sibling("dispatch_2")
+    await second.tick()
+    await desk.rest()
+    second.wake.set()
+    if fails:
+        desk.during_a_look = no_answer
+        with pytest.raises(StorageUnavailable):
+            await second.tick()
+    await desk.arrive("c-maria")
+    async with asyncio.timeout(20):
+        busy = asyncio.create_task(desk.tick())
+        await locks.holds.wait()
+        await take(db, manual_clock, "ten-sol", [raw("c-rui", "let-go", manual_clock, "follow_up")])
+        assert await second.tick() > 0
+        locks.let_go.set()
+        assert await busy == 0.0
+        await desk.tick()
+    assert desk.done == ["k-1", "let-go"]
+
+
+async def no_answer() -> None:
+    raise StorageUnavailable("the database did not answer")
+
+
+async def test_what_a_look_found_of_a_clinic_that_another_loop_took_meanwhile_is_looked_for_again(
     db: Database, manual_clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another loop was woken for something, and could not look at this clinic."""
+    await db.write(clinic, tenant_id="ten-sol")
+    locks = HeldLocks(db, manual_clock)
+    desk = Desk(db, manual_clock, locks, monkeypatch)
+    second = desk.dispatch.sibling("dispatch_2")
+    await second.tick()
+    await desk.rest()
+    await take(db, manual_clock, "ten-sol", [raw("c-rui", "let-go", manual_clock, "follow_up")])
+    busy: list[asyncio.Task[float]] = []
+
+    async def second_takes_the_clinic() -> None:
+        await desk.arrive("c-maria")
+        second.wake.hear()
+        busy.append(asyncio.create_task(second.tick()))
+        await locks.holds.wait()
+
+    desk.during_a_look = second_takes_the_clinic
+    desk.dispatch.wake.set()
+    async with asyncio.timeout(20):
+        assert await desk.tick() > 0
+        locks.let_go.set()
+        assert await busy[0] == 0.0
+        await second.tick()
+    assert desk.done == ["k-1", "let-go"]
+
+
+async def test_more_than_can_be_named_of_a_clinic_in_hand_is_looked_for_by_the_loop_that_has_it(
+    db: Database, manual_clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await db.write(clinic, tenant_id="ten-sol")
     locks = HeldLocks(db, manual_clock)
     desk = Desk(db, manual_clock, locks, monkeypatch)
@@ -205,13 +272,13 @@ async def test_a_loop_looks_again_when_a_look_left_out_the_clinic_it_was_at(
     await second.tick()
     await desk.rest()
     await desk.arrive("c-maria")
+    second.wake.hear()
     async with asyncio.timeout(20):
-        busy = asyncio.create_task(desk.tick())
+        busy = asyncio.create_task(second.tick())
         await locks.holds.wait()
-        await take(db, manual_clock, "ten-sol", [raw("c-rui", "let-go", manual_clock, "follow_up")])
-        second.wake.set()
-        assert await second.tick() > 0
+        await desk.arrive(*(f"c-{n}" for n in range(HEARD_MAX + 1)))
+        assert await desk.tick() > 0
         locks.let_go.set()
         assert await busy == 0.0
-        await desk.tick()
-    assert desk.done == ["k-1", "let-go"]
+        await second.tick()
+    assert len(desk.done) == HEARD_MAX + 2

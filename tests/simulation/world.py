@@ -109,6 +109,10 @@ class LossyWake(Wake):
         """Wake, perhaps."""
         self._perhaps(super().set)
 
+    def look(self) -> None:
+        """The same."""
+        self._perhaps(super().look)
+
     def hear(self) -> None:
         """The same."""
         self._perhaps(super().hear)
