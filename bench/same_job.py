@@ -222,8 +222,8 @@ async def fifty_at_once(url: str, count: int, keys: int) -> float:
     """The same where the effect happens to be the same for all fifty: one statement writes them, no command has code of its own."""
 
     async def claim(conn: Any) -> int:
-        now, token = SystemClock().now(), new_id()
-        rows = await conn.fetch(_CLAIM, 50, now)
+        rows = await conn.fetch(_CLAIM, 50, SystemClock().now())
+        now, token = SystemClock().now(), new_id()  # of the effect: once the lanes are ours
         if rows:
             columns = zip(*(_written(row, token, now) for row in rows), strict=True)
             await conn.execute(_ALL, *map(list, columns), _refs([row["contact_id"] for row in rows]), now)
