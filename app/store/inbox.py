@@ -42,8 +42,6 @@ from app.store.tasks import open_tasks, task_row
 _LANE, _MESSAGE, _COMMAND = table(Lane), table(InboxMessage), table(InboxCommand)
 _MALFORMED, _TASK = table(MalformedItem), table(ManualTask)
 
-LANES_AT_ONCE = 64
-"""So many lanes at most are advanced by the message that stores the items, even if they are locked last."""
 _MAY_BE_EMPTY = (
     "conversation_id requested_by_id patient_id guardian_version conversation_version entity_version as_of occurred_at causation_id"
 ).split()
@@ -102,10 +100,11 @@ def accept(
 ) -> list[Receipt]:
     """Accept a batch; `room` is how many more items each tenant's queue takes (missing = no limit).
 
-    The lanes are locked before anything is looked up. With `lanes_last` they are compared and advanced at the end instead, so
-    that commits, which need them too, wait for a moment and not for the whole transaction; where another acceptance was at one
-    of them meanwhile, nothing is written and `LanesMoved`, or the IntegrityError of a place taken twice, is raised. Where a
-    source names its own numbers the lanes are locked first in any case: those tell nobody else that they are taken.
+    The lanes are locked before anything is looked up. With `lanes_last` they are compared and advanced by the message that
+    writes instead, so that commits, which need them too, wait for that and not for the whole transaction; where another
+    acceptance was at one of them meanwhile, nothing is written and `LanesMoved`, or the IntegrityError of a place taken twice,
+    is raised. Where a source names its own numbers the lanes are locked first in any case: those tell nobody else that they
+    are taken.
     """
     lanes_last = lanes_last and not any(names_own_number(s.item) for s in submissions)
     batch = _Batch(now=now, receipts=[None] * len(submissions))
@@ -125,7 +124,7 @@ def accept(
             receipt = _take_command(batch, submission, item, seen_commands, left)
         batch.receipts[index] = receipt
         batch.malformed_at += [index] * (len(batch.malformed) - len(batch.malformed_at))
-    _write(conn, batch, lanes_last=lanes_last)
+    _write(conn, batch)
     return [r for r in batch.receipts if r is not None]
 
 
@@ -387,7 +386,7 @@ _SAME_MESSAGES = "t.last_sequence = r.was_last_sequence AND t.conversation_versi
 """What an acceptance changes of a lane, as SQL over what is there and what it brings."""
 
 
-def _write(conn: Connection, batch: _Batch, *, lanes_last: bool) -> None:
+def _write(conn: Connection, batch: _Batch) -> None:
     bundle = Bundle(conn)
     bundle.insert(_MESSAGE, batch.messages)
     queued = {"status": State.QUEUED_FOR_DISPATCH, "accepted_at": batch.now}
@@ -398,10 +397,7 @@ def _write(conn: Connection, batch: _Batch, *, lanes_last: bool) -> None:
     enqueue(conn, results_at_acceptance(conn, batch.placeless, batch.now))
     open_tasks(conn, batch.tasks)
     lanes = {key: lane for key, lane in batch.lanes.items() if lane.touched}
-    advance = _advance(lanes, batch.now, heard=bool(batch.messages))
-    by_themselves = lanes_last and len(lanes) > LANES_AT_ONCE
-    if not by_themselves:
-        bundle.update(_LANE, **advance)
+    bundle.update(_LANE, **_advance(lanes, batch.now, heard=bool(batch.messages)))
     changes: dict[tuple[str | None, str], set[str]] = defaultdict(set)
     for row in (*batch.messages, *batch.commands, *batch.placeless):
         changes[(row["tenant_id"], "queue")].add(row["contact_id"])
@@ -410,8 +406,6 @@ def _write(conn: Connection, batch: _Batch, *, lanes_last: bool) -> None:
         changes[(task["tenant_id"], "manual")].add(task["task_id"])
     publish_with(bundle, changes, batch.now)
     advanced = bundle.run()
-    if by_themselves:
-        advanced = update_rows(conn, _LANE, **advance)
     if advanced != lanes.keys():
         raise LanesMoved(f"{len(lanes.keys() - advanced)} lane(s) are not as they were")
     full = Counter(row["tenant_id"] for row in batch.malformed if row["status"] == State.DEAD_LETTER)

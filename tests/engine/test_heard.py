@@ -174,16 +174,22 @@ async def test_a_paused_lane_that_was_heard_of_stays_as_it_is(desk: Desk, blocke
     assert (lane.waiting, lane.blocked_by, desk.done) == (1, blocked_by, [])
 
 
+async def two_loops_at_rest(db: Database, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> tuple[Desk, Dispatch, HeldLocks]:
+    """Both have looked and found nothing; the first of them that serves something stands still until it is let go."""
+    locks = HeldLocks(db, clock)
+    desk = Desk(db, clock, locks, monkeypatch)
+    second = desk.dispatch.sibling("dispatch_2")
+    await second.tick()
+    await desk.rest()
+    return desk, second, locks
+
+
 async def test_a_clinic_that_another_loop_is_at_is_served_by_that_loop_afterwards(
     db: Database, manual_clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for tenant_id in ("ten-sol", "ten-lua"):
         await db.write(clinic, tenant_id=tenant_id)
-    locks = HeldLocks(db, manual_clock)
-    desk = Desk(db, manual_clock, locks, monkeypatch)
-    second = desk.dispatch.sibling("dispatch_2")
-    await second.tick()
-    await desk.rest()
+    desk, second, locks = await two_loops_at_rest(db, manual_clock, monkeypatch)
     await desk.arrive("c-maria")
     async with asyncio.timeout(20):
         busy = asyncio.create_task(desk.tick())
@@ -208,11 +214,7 @@ async def test_a_loop_looks_again_when_a_look_left_out_the_clinic_it_was_at(
 ) -> None:
     """Another loop was woken for something, perhaps got no answer at first, and then could not look at this clinic."""
     await db.write(clinic, tenant_id="ten-sol")
-    locks = HeldLocks(db, manual_clock)
-    desk = Desk(db, manual_clock, locks, monkeypatch)
-    second = desk.dispatch.sibling("dispatch_2")
-    await second.tick()
-    await desk.rest()
+    desk, second, locks = await two_loops_at_rest(db, manual_clock, monkeypatch)
     second.wake.set()
     if fails:
         desk.during_a_look = no_answer
@@ -238,11 +240,7 @@ async def test_what_a_look_found_of_a_clinic_that_another_loop_took_meanwhile_is
     db: Database, manual_clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await db.write(clinic, tenant_id="ten-sol")
-    locks = HeldLocks(db, manual_clock)
-    desk = Desk(db, manual_clock, locks, monkeypatch)
-    second = desk.dispatch.sibling("dispatch_2")
-    await second.tick()
-    await desk.rest()
+    desk, second, locks = await two_loops_at_rest(db, manual_clock, monkeypatch)
     await take(db, manual_clock, "ten-sol", [raw("c-rui", "let-go", manual_clock, "follow_up")])
     busy: list[asyncio.Task[float]] = []
 
@@ -266,11 +264,7 @@ async def test_more_than_can_be_named_of_a_clinic_in_hand_is_looked_for_by_the_l
     db: Database, manual_clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await db.write(clinic, tenant_id="ten-sol")
-    locks = HeldLocks(db, manual_clock)
-    desk = Desk(db, manual_clock, locks, monkeypatch)
-    second = desk.dispatch.sibling("dispatch_2")
-    await second.tick()
-    await desk.rest()
+    desk, second, locks = await two_loops_at_rest(db, manual_clock, monkeypatch)
     await desk.arrive("c-maria")
     second.wake.hear()
     async with asyncio.timeout(20):

@@ -21,14 +21,15 @@ from app.engine.supervisor import Supervisor
 from app.ids import new_id
 from app.metrics import Metrics
 from app.store.database import Database, before_each_statement
-from app.store.inbox import LANES_AT_ONCE, LanesMoved, Receipt, accept
+from app.store.inbox import LanesMoved, Receipt, accept
 from app.store.intake_facts import Submission
-from app.store.tables import InboxCommand, Lane, table
+from app.store.tables import Lane, table
 from app.store.verify import verify
 from tests.builders import clinic
 from tests.engine.test_fairness import raw
 
-COMMAND = table(InboxCommand)
+SEVERAL = 20
+"""Lanes of one batch."""
 
 
 def command(clock: ManualClock, contact_id: str, name: str, **fields: Any) -> Submission:
@@ -61,7 +62,7 @@ async def accepted(db: Database, clock: ManualClock, *items: Submission, lanes_l
 
 
 @pytest.mark.story("S-PC-01-002")
-@pytest.mark.parametrize("many", [1, LANES_AT_ONCE + 1])
+@pytest.mark.parametrize("many", [1, SEVERAL + 1])
 @pytest.mark.parametrize(
     ("make", "own"), [(command, {}), (command, {"commit_order": 5}), (message, {}), (message, {"sequence": 5})]
 )
@@ -86,7 +87,7 @@ async def test_a_place_that_another_node_took_meanwhile_is_not_taken_twice(
     assert await postgres_db.read(verify) == []
 
 
-@pytest.mark.parametrize("many", [1, LANES_AT_ONCE + 1])
+@pytest.mark.parametrize("many", [1, SEVERAL + 1])
 async def test_a_commit_meanwhile_costs_an_acceptance_nothing(postgres_db: Database, manual_clock: ManualClock, many: int) -> None:
     await postgres_db.write(clinic, now=manual_clock.now())
     contacts = [f"c-{n}" for n in range(many)]
@@ -112,6 +113,37 @@ async def test_lanes_are_locked_first_where_a_source_names_its_own_numbers(
     event.listen(postgres_db._async.sync_engine, "before_cursor_execute", lambda *args: said.append(args[2]))
     await accepted(postgres_db, manual_clock, command(manual_clock, "c-maria", "k-1", **own), lanes_last=True)
     assert any("FOR UPDATE" in statement for statement in said) is locked
+
+
+async def test_one_that_has_the_lanes_first_and_one_that_has_them_last_do_not_wait_for_each_other(
+    postgres_db: Database, manual_clock: ManualClock
+) -> None:
+    """They meet at the lanes, before either holds a place that the other wants; else the database ends one of them later."""
+    await postgres_db.write(clinic, now=manual_clock.now())
+    contacts = [f"c-{n}" for n in range(100)]
+    await accepted(postgres_db, manual_clock, *(command(manual_clock, c, f"first-{c}") for c in contacts))
+    has_read = asyncio.Event()
+    last: list[asyncio.Task[list[Receipt]]] = []
+
+    async def about_to_write() -> None:
+        has_read.set()
+
+    async def all_of_them() -> list[Receipt]:
+        ours = [command(manual_clock, c, f"ours-{c}") for c in contacts]
+        with before_statement(3, about_to_write):
+            return await accepted(postgres_db, manual_clock, *ours, lanes_last=True)
+
+    async def meanwhile() -> None:
+        last.append(asyncio.create_task(all_of_them()))
+        await has_read.wait()
+        await asyncio.sleep(0.3)
+
+    async with asyncio.timeout(20):
+        with before_statement(3, meanwhile):
+            await accepted(postgres_db, manual_clock, command(manual_clock, "c-50", "first-come"))
+        with pytest.raises((LanesMoved, IntegrityError)):
+            await last[0]
+    assert await postgres_db.read(verify) == []
 
 
 async def test_intake_tries_again_with_the_lanes_first_for_a_while(
@@ -171,7 +203,7 @@ async def test_nodes_that_accept_for_the_same_families_at_once_never_wait_for_ea
 
     async def send(intake: Intake, mine: list[str]) -> None:
         while mine:
-            size = rng.choice((1, 3, LANES_AT_ONCE + 4, 60))
+            size = rng.choice((1, 3, SEVERAL + 4, 60))
             batch, mine = mine[:size], mine[size:]
             await intake.submit([command(manual_clock, f"c-{rng.randrange(80)}", name) for name in batch])
 
