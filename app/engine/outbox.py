@@ -1,8 +1,9 @@
 """The outbox loop: delivers what effects left to be said, each target at its own pace.
 
-A round settles what was answered, deals with senders that vanished, and starts what is due. Calls run beside the loop, so a
-target that hangs delays nobody else. Messages to families are sent at most once: whatever may have been sent becomes
-`unknown` and goes to a person. Webhooks and notices are sent at least once, always under the same idempotency key.
+A round settles what was answered, looks through what waits when a look is due (`lookahead`), deals with senders that vanished,
+and starts what is due. Calls run beside the loop, so a target that hangs delays nobody else. Messages to families are sent at
+most once: whatever may have been sent becomes `unknown` and goes to a person. Webhooks and notices are sent at least once,
+always under the same idempotency key.
 """
 
 import asyncio
@@ -22,10 +23,11 @@ from app.clock import Clock
 from app.domain.delivery import OutboxStatus, after_attempt
 from app.engine.channel_book import ChannelBook, NoChannel
 from app.engine.circuits import Circuits
+from app.engine.lookahead import Lookahead
 from app.ids import new_id
 from app.metrics import Metrics
 from app.store.database import Database
-from app.store.outbox import NOT_SENT_IN_TIME, Backlog, Due, Settlement, backlog, claim, defer, due, expire_leases, settle
+from app.store.outbox import NOT_SENT_IN_TIME, Due, Settlement, backlog, claim, defer, due, expire_leases, settle
 from app.store.outbox_limits import ENDS_AS, drop_outdated
 from app.telemetry import LineKind
 from app.tracing import Tracing
@@ -35,6 +37,8 @@ DELIVERY: Final = LineKind("engine.outbox", "delivery")
 
 POLL_S = 1.0
 STOP_PATIENCE_S = 1.0
+ROUNDS_AHEAD = 10
+"""How many rounds of deliveries a look brings at most: as many as there can be until the next one."""
 WINDOW = timedelta(hours=24)
 """Providers take free text for this long after the recipient's last message."""
 
@@ -89,6 +93,7 @@ class OutboxLoop:
         self._policy = policy or OutboxPolicy()
         self._calls: dict[asyncio.Task[None], _Call] = {}
         self._answered: list[_Call] = []
+        self._ahead = Lookahead()
         self._began_at = 0.0
 
     async def tick(self) -> float:
@@ -96,20 +101,12 @@ class OutboxLoop:
         await asyncio.sleep(self._began_at + self._policy.linger_s - time.monotonic())
         self._began_at = time.monotonic()
         await self._settle()
-        now = self._clock.now()
-        waiting = await self._database.read(backlog)
-        self._metrics.outbox_pending.set(waiting.count)
-        if waiting.next_lease_at is not None and waiting.next_lease_at <= now:
-            lost = await self._database.write(expire_leases, now, self._policy.attempts_max)
-            log.warning("senders_vanished", deliveries=len(lost))
+        if self._ahead.pause_s == 0.0 and await self._look():
             return 0.0
-        if waiting.next_limit_at is not None and waiting.next_limit_at <= now:
-            dropped = await self._database.write(drop_outdated, now)
-            self._tell((d, "none", ENDS_AS.get(d.kind, OutboxStatus.FAILED), NOT_SENT_IN_TIME) for d in dropped)
+        if await self._start():
             return 0.0
-        if waiting.next_due_at is not None and waiting.next_due_at <= now and await self._start():
-            return 0.0
-        return self._until(waiting, now)
+        # what woke this round may have come after the last look
+        return min(self._until(), self._ahead.pause_s or POLL_S)
 
     async def close(self) -> None:
         """Give running calls a moment, settle what was answered, and leave the rest to the lease."""
@@ -121,19 +118,44 @@ class OutboxLoop:
             await asyncio.wait(set(self._calls))
         await self._settle()
 
-    # --- starting -------------------------------------------------------------------------------------------------------
+    # --- looking and starting -------------------------------------------------------------------------------------------
+
+    async def _look(self) -> bool:
+        """Find what is due; whether something else had to be done first, after which one looks again."""
+        started, now, policy = time.monotonic(), self._clock.now(), self._policy
+        waiting = await self._database.read(backlog)
+        self._metrics.outbox_pending.set(waiting.count)
+        if waiting.next_lease_at is not None and waiting.next_lease_at <= now:
+            lost = await self._database.write(expire_leases, now, policy.attempts_max)
+            log.warning("senders_vanished", deliveries=len(lost))
+            return True
+        if waiting.next_limit_at is not None and waiting.next_limit_at <= now:
+            dropped = await self._database.write(drop_outdated, now)
+            self._tell((d, "none", ENDS_AS.get(d.kind, OutboxStatus.FAILED), NOT_SENT_IN_TIME) for d in dropped)
+            return True
+        found: list[Due] = []
+        if waiting.next_due_at is not None and waiting.next_due_at <= now:
+            groups, limit = policy.per_target * ROUNDS_AHEAD, policy.in_flight * ROUNDS_AHEAD
+            found = await self._database.read(due, now, per_group=groups, limit=limit)
+        self._ahead.looked(waiting, found, time.monotonic() - started)
+        return False
 
     async def _start(self) -> bool:
         room = self._policy.in_flight - len(self._calls)
         if room <= 0:
             return False
-        found = await self._database.read(due, self._clock.now(), per_group=self._policy.per_target, limit=room)
         busy = Counter(call.channel.key for call in self._calls.values())
         chosen: dict[str, _Call] = {}
         waiting: dict[float, list[str]] = {}
         refused: list[tuple[Due, str]] = []
         token = new_id()
-        for delivery in found:
+        full: set[tuple[str, str, object]] = set()
+        for delivery in self._ahead:
+            if len(chosen) == room:
+                break
+            group = (delivery.tenant_id, delivery.kind, delivery.body.get("channel"))
+            if group in full:
+                continue
             channel = await self._channels.for_delivery(delivery)
             if isinstance(channel, NoChannel):
                 refused.append((delivery, channel.reason))
@@ -145,6 +167,9 @@ class OutboxLoop:
                 busy[channel.key] += 1
                 self.circuits.begin(channel.key)
                 chosen[delivery.outbox_id] = _Call(delivery, channel, token)
+            else:
+                full.add(group)
+        self._ahead.drop({*chosen, *(d.outbox_id for d, _ in refused), *(i for ids in waiting.values() for i in ids)})
         await self._hold(waiting)
         await self._refuse(refused, token)
         await self._launch(chosen, token)
@@ -161,7 +186,7 @@ class OutboxLoop:
         if not refused:
             return
         now = self._clock.now()
-        won = await self._database.write(claim, [d.outbox_id for d, _ in refused], token, self._lease(now), now)
+        won = await self._database.write(claim, {d.outbox_id: d.attempts for d, _ in refused}, token, self._lease(now), now)
         settlements = [
             Settlement(outbox_id=d.outbox_id, token=token, status=OutboxStatus.FAILED, detail=reason)
             for d, reason in refused
@@ -175,7 +200,9 @@ class OutboxLoop:
             return
         now = self._clock.now()
         try:
-            won = await self._database.write(claim, list(chosen), token, self._lease(now), now)
+            won = await self._database.write(
+                claim, {i: c.delivery.attempts for i, c in chosen.items()}, token, self._lease(now), now
+            )
         except BaseException:
             for call in chosen.values():
                 self.circuits.abandoned(call.channel.key)
@@ -295,14 +322,16 @@ class OutboxLoop:
             for delivery, target, status, detail in told
         )
 
-    def _until(self, waiting: Backlog, now: datetime) -> float:
+    def _until(self) -> float:
         """Real seconds until the next delivery or lease is due; what ends before then wakes the loop."""
         if self._answered:
             return 0.0
-        moments = [m for m in (waiting.next_due_at, waiting.next_lease_at, waiting.next_limit_at) if m is not None]
-        if not moments:
+        waiting = self._ahead.backlog
+        moments = [waiting.next_due_at, waiting.next_lease_at, waiting.next_limit_at] if waiting is not None else []
+        known = [moment for moment in moments if moment is not None]
+        if not known:
             return POLL_S
-        left_s = (min(moments) - now).total_seconds() / self._clock.scale
+        left_s = (min(known) - self._clock.now()).total_seconds() / self._clock.scale
         # a row can be due and yet wait for the one before it, or for room at its target: no busy loop over those
         return min(POLL_S, max(0.2, left_s))
 

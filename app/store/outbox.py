@@ -6,7 +6,7 @@ leave one after the other, in the order in which they were written. A lease that
 means that nobody knows whether it was sent: it goes to a person and is never repeated.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -174,9 +174,12 @@ def _due(row: Row[Any]) -> Due:
     )
 
 
-def claim(conn: Connection, outbox_ids: Sequence[str], token: str, lease_until: datetime, now: datetime) -> set[str]:
-    """Take deliveries for sending; returns those that this call won."""
-    rows = [{"outbox_id": i, "lease_token": token, "lease_until": lease_until, "was_due_at": now} for i in outbox_ids]
+def claim(conn: Connection, found: Mapping[str, int], token: str, lease_until: datetime, now: datetime) -> set[str]:
+    """Take deliveries (`found`: the attempts each had had when it was found) for sending; returns those that this call won."""
+    rows = [
+        {"outbox_id": i, "lease_token": token, "lease_until": lease_until, "was_due_at": now, "was_attempts": had}
+        for i, had in found.items()
+    ]
     won = update_rows(
         conn,
         _OUTBOX,
@@ -185,7 +188,7 @@ def claim(conn: Connection, outbox_ids: Sequence[str], token: str, lease_until: 
         in_order=True,
         assign=("lease_token", "lease_until"),
         expressions={"status": f"'{OutboxStatus.SENDING}'", "attempts": "t.attempts + 1"},
-        guard=f"t.status = '{OutboxStatus.PENDING}' AND t.due_at <= r.was_due_at"
+        guard=f"t.status = '{OutboxStatus.PENDING}' AND t.due_at <= r.was_due_at AND t.attempts = r.was_attempts"
         " AND (t.not_after IS NULL OR t.not_after > r.was_due_at)",
     )
     return {key[0] for key in won}

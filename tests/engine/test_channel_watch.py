@@ -56,8 +56,8 @@ def attempts(conn: Connection, clock: ManualClock, cause: str, outcomes: Sequenc
         correlation_id="corr-1", now=clock.now(),
     )  # fmt: skip
     enqueue(conn, [row])
-    for outcome in outcomes:
-        assert claim(conn, [row["outbox_id"]], "token", clock.now(), clock.now())
+    for had, outcome in enumerate(outcomes):
+        assert claim(conn, {row["outbox_id"]: had}, "token", clock.now(), clock.now())
         assert settle(conn, [Settlement(outbox_id=row["outbox_id"], token="token", status=outcome)], clock.now())
     return str(row["outbox_id"])
 
@@ -124,7 +124,7 @@ async def test_a_refusal_for_good_or_a_sender_that_died_says_nothing_about_the_c
     await tried(clinic, manual_clock, REFUSED, cause="c-2")
     for cause in ("c-3", "c-4"):
         outbox_id = await tried(clinic, manual_clock, cause=cause)
-        await clinic.write(claim, [outbox_id], "gone", manual_clock.now(), manual_clock.now())
+        await clinic.write(claim, {outbox_id: 0}, "gone", manual_clock.now(), manual_clock.now())
     assert len(await clinic.write(expire_leases, manual_clock.now(), 8)) == 2
     assert await look(clinic, manual_clock, minutes=60) == (False, [])
 
@@ -141,7 +141,7 @@ async def test_in_a_quiet_clinic_a_given_up_message_asks_whether_the_channel_is_
     assert await statuses(clinic) == [("pending", 1)]
 
     def arrives(conn: Connection) -> None:
-        assert claim(conn, [outbox_id], "token", manual_clock.now(), manual_clock.now())
+        assert claim(conn, {outbox_id: 1}, "token", manual_clock.now(), manual_clock.now())
         settle(conn, [Settlement(outbox_id=outbox_id, token="token", status=SENT)], manual_clock.now())
 
     await clinic.write(arrives)

@@ -1,8 +1,10 @@
 """The outbox: what leaves, how often, and what happens when the other side misbehaves; on both databases."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,12 +16,26 @@ from app.channels.factory import World
 from app.channels.http import Limits, new_client
 from app.clock import ManualClock
 from app.domain.delivery import DeliveryUpdate, OutboxStatus
+from app.engine import lookahead
 from app.engine.channel_book import ChannelBook
 from app.engine.circuits import FAILURES_TO_OPEN, Circuits
+from app.engine.lookahead import Lookahead
 from app.engine.outbox import OutboxLoop, OutboxPolicy
 from app.engine.phone_writer import PhoneWriter
 from app.store.database import Database
-from app.store.outbox import Settlement, claim, deliveries_of, due, enqueue, expire_leases, outbox_row, record_deliveries, settle
+from app.store.outbox import (
+    Backlog,
+    Settlement,
+    backlog,
+    claim,
+    deliveries_of,
+    due,
+    enqueue,
+    expire_leases,
+    outbox_row,
+    record_deliveries,
+    settle,
+)
 from app.store.phone import chat, chats
 from app.store.tables import Alert, DeliveryStatus, ManualTask, Outbox, SettingsDoc, table
 from app.telemetry import Metrics
@@ -259,7 +275,7 @@ async def test_messages_of_one_contact_leave_in_the_order_in_which_they_were_wri
 
 async def test_a_sender_that_died_leaves_an_unknown_message_for_a_person(clinic: Database, manual_clock: ManualClock) -> None:
     outbox_id = await clinic.write(say)
-    assert await clinic.write(claim, [outbox_id], "dead-node", NOON + timedelta(seconds=30), NOON) == {outbox_id}
+    assert await clinic.write(claim, {outbox_id: 0}, "dead-node", NOON + timedelta(seconds=30), NOON) == {outbox_id}
     async with running(clinic, manual_clock) as loop:
         await loop.tick()
         assert [r.status for r in await clinic.read(rows)] == ["sending"]
@@ -271,7 +287,7 @@ async def test_a_sender_that_died_leaves_an_unknown_message_for_a_person(clinic:
 
 async def test_a_late_answer_still_says_what_happened_and_frees_the_person(clinic: Database, manual_clock: ManualClock) -> None:
     outbox_id = await clinic.write(say)
-    await clinic.write(claim, [outbox_id], "slow-node", NOON + timedelta(seconds=30), NOON)
+    await clinic.write(claim, {outbox_id: 0}, "slow-node", NOON + timedelta(seconds=30), NOON)
     later = NOON + timedelta(minutes=1)
     assert await clinic.write(expire_leases, later, 4) == [outbox_id]
     late = Settlement(outbox_id=outbox_id, token="slow-node", status=OutboxStatus.SENT, provider_message_id="wamid.1")
@@ -283,10 +299,78 @@ async def test_a_late_answer_still_says_what_happened_and_frees_the_person(clini
 async def test_two_nodes_never_send_the_same_row(clinic: Database) -> None:
     outbox_id = await clinic.write(say)
     lease = NOON + timedelta(seconds=30)
-    assert await clinic.write(claim, [outbox_id], "a", lease, NOON) == {outbox_id}
-    assert await clinic.write(claim, [outbox_id], "b", lease, NOON) == set()
+    assert await clinic.write(claim, {outbox_id: 0}, "a", lease, NOON) == {outbox_id}
+    assert await clinic.write(claim, {outbox_id: 0}, "b", lease, NOON) == set()
     foreign = Settlement(outbox_id=outbox_id, token="b", status=OutboxStatus.SENT)
     assert await clinic.write(settle, [foreign], NOON) == set()
+
+
+# --- a look is kept for a moment ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Counting:
+    """The database; looks through the outbox take a moment, and are counted."""
+
+    db: Database
+    looks: int = 0
+
+    async def read(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        if fn is backlog:
+            self.looks += 1
+            await asyncio.sleep(0.06)
+        return await self.db.read(fn, *args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.db, name)
+
+
+async def test_several_rounds_live_from_one_look(
+    clinic: Database, manual_clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookahead, "PAUSE_MAX_S", 60.0)
+    monkeypatch.setattr(lookahead, "SHARE", 1000)
+    counting: Any = _Counting(clinic)
+    for n in range(3 * POLICY.per_target):
+        await clinic.write(say, contact_id=f"c-{n}", cause=f"cmd-{n}")
+    async with running(counting, manual_clock) as loop:
+        found = await until(clinic, loop, all_are(*["sent"] * 3 * POLICY.per_target))
+    assert counting.looks == 1
+    assert all(row.attempts == 1 for row in found)
+
+
+async def test_what_came_after_a_look_is_seen_when_the_next_one_is_due(clinic: Database, manual_clock: ManualClock) -> None:
+    counting: Any = _Counting(clinic)
+    async with running(counting, manual_clock) as loop:
+        assert await loop.tick() <= lookahead.PAUSE_MAX_S
+        await clinic.write(say)
+        assert await loop.tick() <= lookahead.PAUSE_MAX_S  # woken too early, and nobody wakes it again
+        (row,) = await until(clinic, loop, all_are("sent"))
+    assert row.attempts == 1
+
+
+async def test_what_another_node_tried_meanwhile_is_not_claimed_from_an_old_look(clinic: Database) -> None:
+    outbox_id = await clinic.write(say, kind="notice", contact_id=None, body={"channel": "simulator", "text": "oi"})
+    (seen,) = await clinic.read(due, NOON, per_group=8, limit=8)
+    lease = NOON + timedelta(seconds=30)
+    assert await clinic.write(claim, {outbox_id: 0}, "other", lease, NOON) == {outbox_id}
+    again = Settlement(outbox_id=outbox_id, token="other", status=OutboxStatus.PENDING, due_at=NOON)
+    assert await clinic.write(settle, [again], NOON) == {outbox_id}
+    assert await clinic.write(claim, {outbox_id: seen.attempts}, "we", lease, NOON) == set()
+    assert await clinic.write(claim, {outbox_id: 1}, "we", lease, NOON) == {outbox_id}
+
+
+def test_looks_are_rare_where_they_take_long_but_never_rarer_than_twice_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, nothing = [100.0], Backlog(0, None, None, None, None)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    ahead = Lookahead()
+    assert ahead.pause_s == 0.0
+    ahead.looked(nothing, [], took_s=0.002)
+    assert ahead.pause_s == pytest.approx(0.02)
+    ahead.looked(nothing, [], took_s=3.0)
+    assert ahead.pause_s == 0.5
+    now[0] += 0.6
+    assert ahead.pause_s == 0.0
 
 
 # --- webhooks: at least once --------------------------------------------------------------------------------------------
@@ -308,7 +392,7 @@ async def test_a_webhook_is_repeated_under_the_same_key_until_it_is_taken(
 async def test_a_webhook_whose_sender_died_is_sent_again(clinic: Database, manual_clock: ManualClock) -> None:
     async with provider(answer(204)) as there, running(clinic, manual_clock) as loop:
         outbox_id = await clinic.write(hook, there.url)
-        await clinic.write(claim, [outbox_id], "dead-node", NOON + timedelta(seconds=30), NOON)
+        await clinic.write(claim, {outbox_id: 0}, "dead-node", NOON + timedelta(seconds=30), NOON)
         manual_clock.advance(seconds=31)
         (row,) = await until(clinic, loop, all_are("sent"))
     assert (row.attempts, len(there.requests)) == (2, 1)
@@ -354,9 +438,9 @@ async def test_a_target_that_keeps_failing_is_left_alone_for_a_while(clinic: Dat
         calls = len(there.requests)
         manual_clock.advance(minutes=5)
         await clinic.write(hook, there.url, "later")
-        await loop.tick()
+        later = await until(clinic, loop, lambda found: all(r.due_at > manual_clock.now() for r in found))
         assert len(there.requests) == calls
-        assert all(r.due_at > manual_clock.now() and r.attempts <= 1 for r in await clinic.read(rows))
+        assert [r.attempts for r in later] == [1] * FAILURES_TO_OPEN + [0]
 
 
 def test_a_circuit_opens_lets_one_probe_through_and_closes_on_success() -> None:
@@ -443,8 +527,8 @@ async def test_until_its_limit_a_message_is_sent_and_at_the_limit_nobody_can_cla
     limit = NOON + timedelta(hours=4)
     early, late = await clinic.write(say, not_after=limit), await clinic.write(say, cause="cmd-2", not_after=limit)
     lease = limit + timedelta(minutes=1)
-    assert await clinic.write(claim, [early], "n", lease, limit - timedelta(microseconds=1)) == {early}
-    assert await clinic.write(claim, [late], "n", lease, limit) == set()
+    assert await clinic.write(claim, {early: 0}, "n", lease, limit - timedelta(microseconds=1)) == {early}
+    assert await clinic.write(claim, {late: 0}, "n", lease, limit) == set()
 
 
 async def test_a_target_that_is_down_all_day_leaves_no_message_for_the_night(clinic: Database, manual_clock: ManualClock) -> None:
@@ -474,7 +558,7 @@ def status(word: str, at: datetime = NOON, **over: Any) -> DeliveryUpdate:
 
 async def sent_row(db: Database) -> str:
     outbox_id = await db.write(say)
-    await db.write(claim, [outbox_id], "n", NOON + timedelta(seconds=30), NOON)
+    await db.write(claim, {outbox_id: 0}, "n", NOON + timedelta(seconds=30), NOON)
     done = Settlement(outbox_id=outbox_id, token="n", status=OutboxStatus.SENT, provider_message_id="wamid.1")
     await db.write(settle, [done], NOON)
     return str(outbox_id)
@@ -505,7 +589,7 @@ async def test_a_message_that_the_provider_could_not_deliver_goes_to_a_person(cl
 
 async def test_a_status_with_our_reference_settles_an_unknown_outcome(clinic: Database) -> None:
     outbox_id = await clinic.write(say)
-    await clinic.write(claim, [outbox_id], "n", NOON, NOON)
+    await clinic.write(claim, {outbox_id: 0}, "n", NOON, NOON)
     await clinic.write(expire_leases, NOON, 4)
     await clinic.write(record_deliveries, [status("delivered", reference=outbox_id)], NOON)
     (row,) = await clinic.read(rows)
@@ -521,7 +605,7 @@ async def test_a_status_of_another_tenant_touches_nothing(clinic: Database) -> N
 
 async def test_a_task_that_a_person_has_taken_up_stays_with_them(clinic: Database) -> None:
     outbox_id = await clinic.write(say)
-    await clinic.write(claim, [outbox_id], "n", NOON, NOON)
+    await clinic.write(claim, {outbox_id: 0}, "n", NOON, NOON)
     await clinic.write(expire_leases, NOON, 4)
     await clinic.write(lambda conn: conn.execute(update(TASK).values(status="claimed", owner="user:ana")))
     await clinic.write(record_deliveries, [status("delivered", reference=outbox_id)], NOON)
