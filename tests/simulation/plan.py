@@ -12,7 +12,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, and_, bindparam, func, select
 
 from app.domain.envelopes import sha256_hex
 from app.errors import Conflict, KoraError
@@ -27,8 +27,18 @@ from tests.simulation.virtual import VirtualLoop, deterministic
 from tests.simulation.world import AWAITS, CALM, STORMY, Node, SimClock, Weather, World
 
 _APPOINTMENT, _LANE, _TICKET = table(Appointment), table(Lane), table(Ticket)
+_VERSIONS = (
+    select(_LANE.c.conversation_version, _LANE.c.guardian_version, _APPOINTMENT.c.version)
+    .outerjoin_from(
+        _LANE,
+        _APPOINTMENT,
+        and_(_APPOINTMENT.c.tenant_id == _LANE.c.tenant_id, _APPOINTMENT.c.appointment_id == bindparam("appointment_id")),
+    )
+    .where(_LANE.c.tenant_id == bindparam("tenant_id"), _LANE.c.contact_id == bindparam("contact_id"))
+)
 SAYINGS = ("oi", "CONFIRMAR", "quero falar com uma pessoa", "preciso remarcar", "obrigada", "ok")
-ANSWER_S = 30.0
+ANSWER_S = 5.0
+"""How long a client waits: it sends again while what it sent is still on its way through a slow database."""
 ATTEMPTS_MAX = 60
 
 
@@ -66,7 +76,7 @@ class Outcome:
 def run(store: SharedStore, seed: int, size: Size = Size()) -> Outcome:
     """One world from its beginning to its end; the same seed and size give the same outcome."""
     loop = VirtualLoop()
-    store.begin()
+    store.begin(size, partial(_clinics, size))
     try:
         with deterministic(loop, seed):
             return loop.run_until_complete(_story(store, loop, seed, size))
@@ -79,7 +89,6 @@ async def _story(store: SharedStore, loop: VirtualLoop, seed: int, size: Size) -
     rng = random.Random(seed)
     world = World(seed=seed, store=store, rng=rng, clock=SimClock(loop), weather=size.weather, with_redis=rng.random() < 0.7)
     families = [(f"t{t}", f"c{c}") for t in range(size.tenants) for c in range(size.contacts)]
-    store.run(_clinics, size, world)
     try:
         for _ in range(size.nodes):
             world.start_node()
@@ -121,8 +130,8 @@ async def _at(seconds: float, happening: Callable[[], Awaitable[None]]) -> None:
     await happening()
 
 
-def _clinics(conn: Connection, size: Size, world: World) -> None:
-    now = world.clock.now()
+def _clinics(size: Size, conn: Connection) -> None:
+    now = start_of_world()
     for t in range(size.tenants):
         tid = tenant(conn, tenant_id=f"t{t}", now=now)
         therapist(conn, tenant_id=tid, now=now)
@@ -252,11 +261,9 @@ class _Client:
 
 def _versions(conn: Connection, tenant_id: str, contact_id: str, appointment_id: str) -> tuple[int, int, int]:
     """What an orchestrator has read before it asks: conversation, permissions and appointment."""
-    where = (_LANE.c.tenant_id == tenant_id, _LANE.c.contact_id == contact_id)
-    row = conn.execute(select(_LANE.c.conversation_version, _LANE.c.guardian_version).where(*where)).one()
-    own = (_APPOINTMENT.c.tenant_id == tenant_id, _APPOINTMENT.c.appointment_id == appointment_id)
-    version = conn.execute(select(_APPOINTMENT.c.version).where(*own)).scalar()
-    return row.conversation_version, row.guardian_version, version or 1
+    asked = {"tenant_id": tenant_id, "contact_id": contact_id, "appointment_id": appointment_id}
+    said, permitted, version = conn.execute(_VERSIONS, asked).one()
+    return said, permitted, version or 1
 
 
 def _rush(world: World, clients: "dict[tuple[str, str], _Client]") -> Callable[[], Awaitable[None]]:

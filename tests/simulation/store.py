@@ -1,9 +1,10 @@
 """The one database of a world: SQLite in memory, whole transactions, and a way back to the beginning.
 
 Everything a world writes happens inside one outer transaction that is never committed, so that the next world starts from
-the same migrated schema within microseconds. A transaction of the product is a savepoint in it: released when it commits,
-rolled back when it fails. Which transaction comes next is decided by the callers' awaits, as with any database; statements
-of two transactions never mix (on PostgreSQL the row locks and the compare-and-set see to that; tests/faults show it there).
+the same migrated schema, and from the same clinics, within microseconds. A transaction of the product is a savepoint in it:
+released when it commits, rolled back when it fails. Which transaction comes next is decided by the callers' awaits, as with any
+database; statements of two transactions never mix (on PostgreSQL the row locks and the compare-and-set see to that;
+tests/faults show it there).
 """
 
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from sqlalchemy.pool import StaticPool
 from app.store.tables import metadata
 
 T = TypeVar("T")
+
+_NONE = object()
 
 
 class SharedStore:
@@ -33,15 +36,24 @@ class SharedStore:
         metadata.create_all(self._conn)
         self._conn.commit()
         self.transactions = 0
+        self._ground: object = _NONE
 
-    def begin(self) -> None:
-        """A fresh world."""
+    def begin(self, ground: object = None, build: Callable[[Connection], None] | None = None) -> None:
+        """A fresh world on what `build` writes; that stays for the next one if it begins on the same `ground`."""
         self.transactions = 0
-        self._conn.exec_driver_sql("BEGIN")
+        if ground != self._ground:
+            if self._ground is not _NONE:
+                self._conn.exec_driver_sql("ROLLBACK")
+            self._conn.exec_driver_sql("BEGIN")
+            if build is not None:
+                build(self._conn)
+            self._ground = ground
+        self._conn.exec_driver_sql("SAVEPOINT world")
 
     def end(self) -> None:
         """Forget everything that the world wrote."""
-        self._conn.exec_driver_sql("ROLLBACK")
+        self._conn.exec_driver_sql("ROLLBACK TO world")
+        self._conn.exec_driver_sql("RELEASE world")
 
     def run(self, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """One transaction: all of it, or nothing and the error."""

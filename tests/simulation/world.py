@@ -42,6 +42,9 @@ from tests.simulation.store import SharedStore, start_of_world
 T = TypeVar("T")
 
 _HOLD, _LANE, _MODE = table(Hold), table(Lane), table(ModeRow)
+_COMPARED = ("last_committed", "conversation_version", "guardian_version", "takeover_id")
+_MODES, _HOLDS = select(_MODE), select(_HOLD.c.tenant_id, _HOLD.c.command_type)
+_LANES = select(*(_LANE.c[name] for name in ("tenant_id", "contact_id", "paused_at", "step_credit", *_COMPARED)))
 AWAITS = ("read", "read done", "write", "write done", "redis", "redis done", "send", "sent")
 """Kinds of awaits at which a process may be killed."""
 METRICS = Metrics()
@@ -187,9 +190,9 @@ class Watched(Protocol):
 
 def witnessed(fn: Callable[..., list[LanePlan]], conn: Connection, *args: Any, world: Watched, **how: Any) -> list[LanePlan]:
     """The effect's transaction with a witness inside: what was decided on must still be so at this very moment."""
-    modes = {row.scope: row for row in conn.execute(select(_MODE))}
-    lanes = {(row.tenant_id, row.contact_id): row for row in conn.execute(select(_LANE))}
-    held = {(row.tenant_id, row.command_type) for row in conn.execute(select(_HOLD))}
+    modes = {row.scope: row for row in conn.execute(_MODES)}
+    lanes = {(row.tenant_id, row.contact_id): row for row in conn.execute(_LANES)}
+    held = {(row.tenant_id, row.command_type) for row in conn.execute(_HOLDS)}
     written = fn(conn, *args, **how)
     for plan in written:
         row = lanes[plan.key]
@@ -199,7 +202,7 @@ def witnessed(fn: Callable[..., list[LanePlan]], conn: Connection, *args: Any, w
         for command in commands:
             if held & {(command.tenant_id, command.command_type), (command.tenant_id, EVERYTHING)}:
                 world.broken_promises.append(f"{plan.key} took a {command.command_type} while a person held it")
-        for name in ("last_committed", "conversation_version", "guardian_version", "takeover_id"):
+        for name in _COMPARED:
             if plan.entries and getattr(row, name) != getattr(plan.facts.row, name):
                 world.broken_promises.append(f"{plan.key} was decided on a {name} that had changed before its commit")
         mode = merge_modes(modes.get(GLOBAL_SCOPE), modes.get(plan.key[0]))
