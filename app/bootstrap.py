@@ -193,13 +193,11 @@ async def build(settings: Settings, *, clock: Clock | None = None, logs: bool = 
     audit = Audit(database, clock, metrics, failures)
     audit.on_raised.append(alerts.wake.set)
     signals = SignalWatch(database, clock, metrics)
-    # where several transactions write at once
-    beside: list[Loop] = [] if database.is_sqlite else [intake.sibling("intake_2"), dispatch.sibling("dispatch_2")]
     loops: list[Loop] = [
         intake,
         conversations,
         dispatch,
-        *beside,
+        *([] if database.is_sqlite else [dispatch.sibling("dispatch_2")]),  # where several write at once
         drain,
         replay,
         skew,

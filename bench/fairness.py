@@ -52,9 +52,7 @@ class Bench:
         self.intake = Intake(self.database, self.clock, policies, metrics, recent=recent)
         locks = DatabaseLocks(self.database, self.clock)
         self.dispatch = Dispatch(self.database, self.clock, locks, policies, metrics, node_id="bench", recent=recent)
-        self.siblings: list[Loop] = (
-            [] if self.database.is_sqlite else [self.intake.sibling("intake_2"), self.dispatch.sibling("dispatch_2")]
-        )
+        self.siblings = [] if self.database.is_sqlite else [self.dispatch.sibling("dispatch_2")]
         self.intake.on_commands.append(self.dispatch.arrived)
         self.dispatch.on_committed.append(self._committed)
         self.took_ms: list[float] = []

@@ -22,7 +22,7 @@ from app.engine.intake import Intake
 from app.engine.locks import DatabaseLocks
 from app.engine.policies import PolicyCache
 from app.engine.recent import Recent
-from app.engine.supervisor import Loop, Supervisor
+from app.engine.supervisor import Supervisor
 from app.metrics import Metrics
 from app.store import settings
 from app.store.database import Database
@@ -51,10 +51,7 @@ async def measure(url: str, commands: int, contacts: int) -> tuple[float, float]
 
     dispatch.on_committed.append(committed)
     supervisor = Supervisor()
-    running: list[Loop] = [intake, dispatch]
-    if not database.is_sqlite:  # as a server does
-        running.append(intake.sibling("intake_2"))
-    loops = [asyncio.create_task(supervisor.run(loop)) for loop in running]
+    loops = [asyncio.create_task(supervisor.run(loop)) for loop in (intake, dispatch)]
 
     async def offer(numbers: range) -> tuple[float, float]:
         """When the commands were accepted, and when they were committed: seconds from the first one's sending."""

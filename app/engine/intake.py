@@ -3,9 +3,6 @@
 Requests put their parsed items into a buffer and wait; the loop takes what has gathered, accepts it in one transaction and
 answers everybody. No answer leaves before its batch is durable. While a batch is being written the next one gathers, so
 the batch size follows the load by itself; after a crowd a batch waits some milliseconds more, a lone request never does.
-
-Where several transactions write at once, a sibling loop (`Intake.sibling`) takes a batch while another one is being written,
-once much has gathered. Two batches never hold items of the same contact: of one sender what comes first is accepted first.
 """
 
 import asyncio
@@ -43,8 +40,6 @@ log = structlog.get_logger("engine.intake")
 ACCEPTED: Final = LineKind("engine.intake", "accepted")
 
 BATCH_MAX = 512
-BESIDE_MIN = 128
-"""Items that must have gathered for a second batch beside one that is being written: smaller ones cost more than they save."""
 CROWD = 4
 """Requests in one batch from which on the next one lets some more gather."""
 GATHER_S = 0.004
@@ -68,11 +63,6 @@ class Wakeable(Protocol):
 class _Request:
     submissions: list[Submission]
     answer: "asyncio.Future[list[Receipt]]"
-
-    @property
-    def lanes(self) -> set[LaneKey]:
-        """Of its items; what nobody can read has none."""
-        return _lanes_of(self.submissions)
 
 
 @dataclass(slots=True)
@@ -99,7 +89,6 @@ class Intake:
         repeats: Repeats | None = None,
         recent: Recent | None = None,
         lanes_last: bool | None = None,
-        beside_min: int = BESIDE_MIN,
     ) -> None:
         """`lanes_last`: whether acceptances lock their lanes last; None: where several transactions write at once."""
         self.wake = asyncio.Event()
@@ -117,20 +106,12 @@ class Intake:
         self._durable: list[tuple[str, list[tuple[Submission, Receipt]]]] = []
         """What is committed and not yet remembered on Redis, with the database's life from before."""
         self._buffer: list[_Request] = []
-        self._gathered = 0
-        """Items in it."""
         self._sizes = _Sizes()
         self._lanes_last = LanesLast(not database.is_sqlite if lanes_last is None else lanes_last)
         self._lanes: set[LaneKey] = set()
         """Lanes that are known to exist."""
         self._crowded = False
         """Whether the last batch held a crowd of requests."""
-        self._beside_min = beside_min
-        self._sibling: Sibling | None = None
-        self._batches = 0
-        """Being written."""
-        self._taken: set[LaneKey] = set()
-        """Lanes of what is being written; only with a sibling."""
         self._results: dict[tuple[str, str], set[asyncio.Event]] = {}
         self._closed = False
 
@@ -157,8 +138,7 @@ class Intake:
             raise StorageUnavailable(STOPPING)
         request = _Request(submissions, asyncio.get_running_loop().create_future())
         self._buffer.append(request)
-        self._gathered += len(submissions)
-        self._wake()
+        self.wake.set()
         started = time.perf_counter()
         receipts = await request.answer
         self._metrics.intake_seconds.observe(time.perf_counter() - started)
@@ -203,7 +183,7 @@ class Intake:
         The loop may have done its last round already, so what still lay in the buffer would wait for nobody.
         """
         self._closed = True
-        left, self._buffer, self._gathered = self._buffer, [], 0
+        left, self._buffer = self._buffer, []
         for request in left:
             _refuse(request, StorageUnavailable(STOPPING))
         self.wake.set()
@@ -211,50 +191,16 @@ class Intake:
             for done in waiting:
                 done.set()
 
-    # --- the loops ------------------------------------------------------------------------------------------------------
-
-    def sibling(self, name: str) -> "Sibling":
-        """The loop that accepts beside this one."""
-        self._sibling = Sibling(self, name)
-        return self._sibling
-
-    def _wake(self) -> None:
-        self.wake.set()
-        if self._sibling is not None and self.has_another_batch:
-            self._sibling.wake.set()
-
-    @property
-    def has_another_batch(self) -> bool:
-        """Whether enough has gathered for a batch beside the one that is being written."""
-        return self._batches > 0 and self._gathered >= self._beside_min
+    # --- the loop -------------------------------------------------------------------------------------------------------
 
     async def tick(self) -> float:
         """Accept one batch. Every request of it has its answer when this returns or raises."""
         if self._crowded:
             await asyncio.sleep(GATHER_S)
-        return await self.one_batch()
-
-    async def one_batch(self) -> float:
-        """Accept what has gathered; the seconds until there may be more."""
         batch = self._take()
         self._crowded = len(batch) >= CROWD
         if not batch:
             return 30.0
-        lanes = {lane for request in batch for lane in request.lanes} if self._sibling is not None else set()
-        self._batches += 1
-        self._taken |= lanes
-        if self._buffer:
-            self._wake()
-        try:
-            await self._serve(batch)
-        finally:
-            self._batches -= 1
-            self._taken -= lanes
-            if self._buffer:
-                self._wake()  # what waited for one of these lanes
-        return 0.0 if self._buffer else 30.0
-
-    async def _serve(self, batch: list[_Request]) -> None:
         submissions = [s for request in batch for s in request.submissions]
         failure: Exception | None = None
         try:
@@ -285,19 +231,14 @@ class Intake:
             if not isinstance(failure, KoraError | OSError):  # the loop ends here: whoever waits would wait for nobody
                 self.close()
             raise failure
+        return 0.0 if self._buffer else 30.0
 
     def _take(self) -> list[_Request]:
-        """What came first, as much as one batch holds; beside another one up to the first that must wait for a lane of it."""
         taken, size = 0, 0
         while taken < len(self._buffer) and (size == 0 or size + len(self._buffer[taken].submissions) <= BATCH_MAX):
-            if self._taken and not self._taken.isdisjoint(self._buffer[taken].lanes):
-                break
             size += len(self._buffer[taken].submissions)
             taken += 1
-        if self._batches and size < self._beside_min:
-            return []
         batch, self._buffer = self._buffer[:taken], self._buffer[taken:]
-        self._gathered -= size
         return batch
 
     async def _accept(self, submissions: list[Submission]) -> list[Receipt]:
@@ -366,7 +307,8 @@ class Intake:
         """
         if self._database.is_sqlite:
             return
-        new = _lanes_of(submissions) - self._lanes
+        items = [s.item for s in submissions if not isinstance(s.item, Malformed)]
+        new = {(item.tenant_id, item.contact_id) for item in items if item.contact_id is not None} - self._lanes
         if not new:
             return
         await self._database.write(ensure_lanes, sorted(new), now)
@@ -440,23 +382,6 @@ class Intake:
             self._sizes.known = await self._database.read(queue_sizes, tenants | self._sizes.known.keys())
             self._sizes.read_at = now
         return {t: limits[t].size - self._sizes.known.get(t, 0) for t in tenants}
-
-
-class Sibling:
-    """The second loop of an intake: it takes what has gathered while a batch is being written, once that is much."""
-
-    def __init__(self, intake: Intake, name: str) -> None:
-        self.name, self.wake = name, asyncio.Event()
-        self._intake = intake
-
-    async def tick(self) -> float:
-        """Accept one batch, or none."""
-        return await self._intake.one_batch() if self._intake.has_another_batch else 30.0
-
-
-def _lanes_of(submissions: Sequence[Submission]) -> set[LaneKey]:
-    items = [s.item for s in submissions if not isinstance(s.item, Malformed)]
-    return {(item.tenant_id, item.contact_id) for item in items if item.contact_id is not None}
 
 
 def command_submission(tenant_id: str, raw: object) -> Submission:

@@ -323,9 +323,7 @@ class Node:
         policies = PolicyCache(db)
         self.locks = self._locks(db)
         recent = Recent(limit=(1, 2, 64)[world.seed % 3]) if world.seed % 5 else None
-        self.intake = Intake(
-            db, clock, policies, METRICS, recent=recent, lanes_last=world.seed % 3 != 0, beside_min=1 + world.seed % 2
-        )
+        self.intake = Intake(db, clock, policies, METRICS, recent=recent, lanes_last=world.seed % 3 != 0)
         self.conversations = Conversations(db, clock)
         size = DispatchPolicy(
             lanes_per_round=world.rng.choice((1, 2, 4)),
@@ -349,7 +347,7 @@ class Node:
         )
         for loop in woken:
             loop.wake = LossyWake(world)
-        loops: tuple[Loop, ...] = (self.intake, *([self.intake.sibling("intake_2")] if world.seed % 5 < 3 else []), *woken)
+        loops: tuple[Loop, ...] = (self.intake, *woken)
         self.intake.on_accepted.append(self._notify)
         self.intake.on_commands.append(self.dispatch.arrived)
         self.intake.on_messages.append(self.conversations.wake.set)
