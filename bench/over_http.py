@@ -17,6 +17,7 @@ import asyncpg
 import httpx
 
 from app.clock import SystemClock
+from app.store.tenancy import EVERYONE, SETTING
 from bench.peers import phases, send
 from tests.server import Server, init
 
@@ -34,11 +35,13 @@ async def batches(database_url: str, count: int, keys: int) -> float:
         ) as client:
             limit = await client.put(f"/api/v1/settings/{document['tenant']['slug']}", json={"max_queue_size": 10_000_000})
             limit.raise_for_status()
-            conn = await asyncpg.connect(database_url)
+            conn = await asyncpg.connect(database_url, server_settings={SETTING: EVERYONE})
             await _post(client, conn, warm, keys)
             await conn.execute("ANALYZE")
             took_s = await _post(client, conn, measured, keys)
+            committed = await conn.fetchval("SELECT count(*) FROM ledger")
             await conn.close()
+            assert committed == len(warm) + count, f"{committed} of {len(warm) + count} commands were committed"
             return count / took_s
 
 
