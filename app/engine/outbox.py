@@ -170,9 +170,9 @@ class OutboxLoop:
             else:
                 full.add(group)
         self._ahead.drop({*chosen, *(d.outbox_id for d, _ in refused), *(i for ids in waiting.values() for i in ids)})
+        await self._launch(chosen, token)  # first: should the database refuse another of these, no circuit waits for its probe
         await self._hold(waiting)
         await self._refuse(refused, token)
-        await self._launch(chosen, token)
         return bool(chosen or refused)
 
     async def _hold(self, waiting: dict[float, list[str]]) -> None:

@@ -22,12 +22,14 @@ from app.engine.circuits import FAILURES_TO_OPEN, Circuits
 from app.engine.lookahead import Lookahead
 from app.engine.outbox import OutboxLoop, OutboxPolicy
 from app.engine.phone_writer import PhoneWriter
+from app.errors import StorageUnavailable
 from app.store.database import Database
 from app.store.outbox import (
     Backlog,
     Settlement,
     backlog,
     claim,
+    defer,
     deliveries_of,
     due,
     enqueue,
@@ -441,6 +443,30 @@ async def test_a_target_that_keeps_failing_is_left_alone_for_a_while(clinic: Dat
         later = await until(clinic, loop, lambda found: all(r.due_at > manual_clock.now() for r in found))
         assert len(there.requests) == calls
         assert [r.attempts for r in later] == [1] * FAILURES_TO_OPEN + [0]
+
+
+async def test_a_database_that_fails_beside_a_probe_does_not_keep_the_circuit_waiting_for_it(
+    clinic: Database, manual_clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, refusals, now = clinic.write, [1], [0.0]
+
+    async def failing(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        if fn is defer and refusals:
+            refusals.pop()
+            raise StorageUnavailable("gone for a moment")
+        return await write(fn, *args, **kwargs)
+
+    monkeypatch.setattr(clinic, "write", failing)
+    async with provider(answer(200)) as there, running(clinic, manual_clock) as loop:
+        loop.circuits = Circuits(lambda: now[0])
+        for _ in range(FAILURES_TO_OPEN):
+            loop.circuits.failed(f"webhook:127.0.0.1:{there.port}")
+        now[0] = 60.0
+        for n in range(2):
+            await write(hook, there.url, f"c-{n}")
+        with pytest.raises(StorageUnavailable):
+            await loop.tick()
+        await until(clinic, loop, all_are("sent", "sent"))
 
 
 def test_a_circuit_opens_lets_one_probe_through_and_closes_on_success() -> None:
