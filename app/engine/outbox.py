@@ -156,7 +156,11 @@ class OutboxLoop:
             group = (delivery.tenant_id, delivery.kind, delivery.body.get("channel"))
             if group in full:
                 continue
-            channel = await self._channels.for_delivery(delivery)
+            try:
+                channel = await self._channels.for_delivery(delivery)
+            except BaseException:
+                self._abandon(chosen.values())
+                raise
             if isinstance(channel, NoChannel):
                 refused.append((delivery, channel.reason))
                 continue
@@ -204,8 +208,7 @@ class OutboxLoop:
                 claim, {i: c.delivery.attempts for i, c in chosen.items()}, token, self._lease(now), now
             )
         except BaseException:
-            for call in chosen.values():
-                self.circuits.abandoned(call.channel.key)
+            self._abandon(chosen.values())
             raise
         for outbox_id, call in chosen.items():
             if outbox_id not in won:
@@ -214,6 +217,11 @@ class OutboxLoop:
             task = asyncio.create_task(self._send(call))
             self._calls[task] = call
             task.add_done_callback(self._done)
+
+    def _abandon(self, calls: Iterable[_Call]) -> None:
+        """None of these was made: whoever comes next may be the probe of its target."""
+        for call in calls:
+            self.circuits.abandoned(call.channel.key)
 
     def _lease(self, now: datetime) -> datetime:
         return now + timedelta(seconds=self._policy.lease_s * self._clock.scale)

@@ -26,6 +26,7 @@ from app.errors import StorageUnavailable
 from app.store.database import Database
 from app.store.outbox import (
     Backlog,
+    Due,
     Settlement,
     backlog,
     claim,
@@ -466,6 +467,34 @@ async def test_a_database_that_fails_beside_a_probe_does_not_keep_the_circuit_wa
             await write(hook, there.url, f"c-{n}")
         with pytest.raises(StorageUnavailable):
             await loop.tick()
+        await until(clinic, loop, all_are("sent", "sent"))
+
+
+async def test_settings_that_cannot_be_read_beside_a_probe_do_not_keep_the_circuit_waiting_for_it(
+    clinic: Database, manual_clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, asked = [0.0], 0
+    async with provider(answer(200)) as there, running(clinic, manual_clock) as loop:
+        channel_of = loop._channels.for_delivery
+
+        async def failing(delivery: Due) -> Any:
+            nonlocal asked
+            asked += 1
+            if asked == 2:
+                raise StorageUnavailable("gone for a moment")
+            return await channel_of(delivery)
+
+        monkeypatch.setattr(loop._channels, "for_delivery", failing)
+        loop.circuits = Circuits(lambda: now[0])
+        for _ in range(FAILURES_TO_OPEN):
+            loop.circuits.failed(f"webhook:127.0.0.1:{there.port}")
+        now[0] = 60.0
+        for n in range(2):
+            await clinic.write(hook, there.url, f"c-{n}")
+        with pytest.raises(StorageUnavailable):
+            await loop.tick()
+        await until(clinic, loop, lambda found: any(r.status == "sent" for r in found))
+        manual_clock.advance(seconds=2)  # the other one waited for the probe
         await until(clinic, loop, all_are("sent", "sent"))
 
 
