@@ -197,7 +197,7 @@ class OutboxLoop:
             if d.outbox_id in won
         ]
         await self._database.write(settle, settlements, now)
-        self._tell((delivery, "none", OutboxStatus.FAILED, reason) for delivery, reason in refused)
+        self._tell((d, "none", OutboxStatus.FAILED, reason) for d, reason in refused if d.outbox_id in won)
 
     async def _launch(self, chosen: dict[str, _Call], token: str) -> None:
         if not chosen:

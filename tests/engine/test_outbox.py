@@ -17,7 +17,7 @@ from app.channels.http import Limits, new_client
 from app.clock import ManualClock
 from app.domain.delivery import DeliveryUpdate, OutboxStatus
 from app.engine import lookahead
-from app.engine.channel_book import ChannelBook
+from app.engine.channel_book import ChannelBook, NoChannel
 from app.engine.circuits import FAILURES_TO_OPEN, Circuits
 from app.engine.lookahead import Lookahead
 from app.engine.outbox import OutboxLoop, OutboxPolicy
@@ -363,6 +363,24 @@ async def test_what_another_node_tried_meanwhile_is_not_claimed_from_an_old_look
     assert await clinic.write(claim, {outbox_id: 1}, "we", lease, NOON) == {outbox_id}
 
 
+async def test_what_another_node_took_meanwhile_is_not_said_to_have_failed_here(
+    clinic: Database, manual_clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox_id = await clinic.write(say)
+    told: list[str] = []
+    async with running(clinic, manual_clock) as loop:
+
+        async def taken(_delivery: Due) -> NoChannel:
+            await clinic.write(claim, {outbox_id: 0}, "other", NOON + timedelta(seconds=30), NOON)
+            return NoChannel("not_here")
+
+        monkeypatch.setattr(loop._channels, "for_delivery", taken)
+        monkeypatch.setattr(loop._metrics, "delivered", told.append)
+        await loop.tick()
+    assert told == []
+    assert [row.status for row in await clinic.read(rows)] == ["sending"]
+
+
 def test_looks_are_rare_where_they_take_long_but_never_rarer_than_twice_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     now, nothing = [100.0], Backlog(0, None, None, None, None)
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
@@ -567,7 +585,7 @@ async def test_a_quiet_tenant_is_served_although_another_has_a_long_backlog(clin
 async def test_what_could_not_be_sent_in_time_is_dropped_and_not_sent_late(clinic: Database, manual_clock: ManualClock) -> None:
     limit = NOON + timedelta(hours=4)
     await clinic.write(say, not_after=limit)
-    await clinic.write(say, cause="cmd-2", text="Sem prazo.")
+    await clinic.write(say, cause="cmd-2", text="Sem prazo.", now=NOON + timedelta(seconds=1))
     manual_clock.set(NOON + timedelta(hours=14))
     async with running(clinic, manual_clock) as loop:
         found = await until(clinic, loop, all_are("failed", "sent"))
