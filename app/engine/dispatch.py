@@ -212,6 +212,7 @@ class Dispatch:
         self._look_by = time.monotonic() + (POLL_S if self._is_first else SIBLING_POLL_S)
         most = self._policy.per_tenant if len(shared.served_until) < 2 else self._policy.lanes_beside * CHOICE
         ready, due = await self._database.read(candidates_or_due, now, most, without=sorted(shared.in_hand))
+        every = all(count < most for count in Counter(c.tenant_id for c in ready).values())
         shared.overlooked |= shared.in_hand.intersection(c.tenant_id for c in ready)  # taken since the look began
         not_now = shared.elsewhere.keys() | shared.alone.keys()
         ready = [c for c in ready if c.tenant_id not in shared.in_hand and (c.tenant_id, c.contact_id) not in not_now]
@@ -226,10 +227,11 @@ class Dispatch:
         if self.wake.is_set() or not tenants.issuperset(c.tenant_id for c in ready):
             self._wake_siblings()  # for what came during the look, and what is not in this round
         keys = [(c.tenant_id, c.contact_id) for c in chosen]
-        return await self._take_in_hand(keys, self._stepping_aside() if floods else shared.under_way(), of=len(ready))
+        way = self._stepping_aside() if floods else shared.under_way()
+        return await self._take_in_hand(keys, way, of=len(ready) if every else None)
 
-    async def _take_in_hand(self, keys: Sequence[LaneKey], way: AbstractContextManager[None], *, of: int) -> float | None:
-        """Serve these lanes, out of so many; seconds until the next round, None when nothing is left of them."""
+    async def _take_in_hand(self, keys: Sequence[LaneKey], way: AbstractContextManager[None], *, of: int | None) -> float | None:
+        """Serve these lanes, out of so many (None: nobody knows); seconds until the next round, None when nothing is left."""
         shared, left_out = self._shared, False
         tenants = shared.take(keys, time.monotonic() + self._policy.beside_s)
         try:

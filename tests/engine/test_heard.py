@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import update
 
 from app.clock import ManualClock
-from app.engine.dispatch import POLL_S, Dispatch
+from app.engine.dispatch import POLL_S, Dispatch, DispatchPolicy
 from app.engine.locks import DatabaseLocks
 from app.engine.policies import PolicyCache
 from app.engine.side_by_side import HEARD_MAX
@@ -26,9 +26,16 @@ LANE = table(Lane)
 class Desk:
     """A loop that has looked and found nothing, and what it does from then on."""
 
-    def __init__(self, db: Database, clock: ManualClock, locks: DatabaseLocks, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self,
+        db: Database,
+        clock: ManualClock,
+        locks: DatabaseLocks,
+        monkeypatch: pytest.MonkeyPatch,
+        policy: DispatchPolicy | None = None,
+    ) -> None:
         self.db, self.clock = db, clock
-        self.dispatch = Dispatch(db, clock, locks, PolicyCache(db), Metrics(), node_id="n")
+        self.dispatch = Dispatch(db, clock, locks, PolicyCache(db), Metrics(), node_id="n", policy=policy)
         self.looks = 0
         self.done: list[str] = []
         """Idempotency keys in the order of their commits."""
@@ -121,6 +128,23 @@ async def test_what_a_round_leaves_is_looked_for_also_when_something_is_heard(de
     await desk.tick()
     assert desk.looks == 2
     assert "k-1" in desk.done
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside_another_clinic"])
+async def test_more_lanes_than_one_look_finds_are_served_without_a_pause(
+    db: Database, manual_clock: ManualClock, monkeypatch: pytest.MonkeyPatch, beside: bool
+) -> None:
+    """One command of each of many contacts: every round empties all the lanes that its look found, and they are not all."""
+    for tenant_id in ("ten-sol", "ten-lua"):
+        await db.write(clinic, tenant_id=tenant_id)
+    few = DispatchPolicy(per_tenant=8, lanes_beside=2, lanes_of_flood=8)
+    desk = Desk(db, manual_clock, DatabaseLocks(db, manual_clock), monkeypatch, few)
+    if beside:
+        desk.dispatch.sibling("dispatch_2")
+        await take(db, manual_clock, "ten-lua", [raw("c-rui", "beside", manual_clock, "follow_up")])
+    await take(db, manual_clock, "ten-sol", [raw(f"c-{n}", f"flood-{n}", manual_clock, "follow_up") for n in range(40)])
+    await desk.rest()
+    assert len(desk.done) == 40 + beside
 
 
 async def test_what_waits_for_its_time_is_looked_for_then_also_when_something_is_heard(desk: Desk) -> None:
