@@ -82,7 +82,8 @@ class Conversations:
         lanes = {(h.conversation.row.tenant_id, h.conversation.row.contact_id) for h in heard if h.commands}
         for arrived in self.on_commands if lanes else ():
             arrived(lanes)
-        return 0.0 if len(conversations) == BATCH else POLL_S
+        more = len(conversations) == BATCH or any(len(h.message_ids) == CHAIN for h in heard)
+        return 0.0 if more else POLL_S
 
     async def _write(self, heard: list[Heard], now: datetime) -> None:
         """All in one transaction; where the database refuses it, each conversation in its own, at last without its commands."""

@@ -10,17 +10,20 @@ import pytest
 from sqlalchemy import Connection, select
 
 from app.clock import ManualClock
+from app.domain.envelopes import parse_event
 from app.domain.fallback import FallbackLimits
-from app.engine.conversations import Conversations
+from app.engine.conversations import CHAIN, Conversations
 from app.engine.dispatch import Dispatch, DispatchPolicy
 from app.engine.drain import Drain
-from app.engine.intake import Intake
+from app.engine.intake import Intake, message_submission
 from app.engine.locks import DatabaseLocks, LaneLocks
 from app.engine.policies import PolicyCache
 from app.engine.repeats import Repeats
 from app.engine.supervisor import Supervisor
+from app.ids import new_id
 from app.metrics import Metrics
 from app.store.database import Database
+from app.store.inbox import accept
 from app.store.tables import Appointment, InboxCommand, Lane, ManualTask, ModeRow, table
 from app.store.verify import verify
 from tests.builders import clinic
@@ -291,3 +294,17 @@ async def test_only_what_comes_right_after_a_gap_says_that_something_is_missing(
 async def test_the_time_until_a_receipt_is_measured(engine: Engine) -> None:
     await engine.says("oi")
     assert engine.metrics.registry.get_sample_value("kora_intake_seconds_count") == 1
+
+
+async def test_a_family_that_writes_much_at_once_is_heard_without_a_pause(db: Database, manual_clock: ManualClock) -> None:
+    """More messages than one round takes of a conversation: the rest is not left until the next poll."""
+    await db.write(clinic, now=manual_clock.now())
+    said = {"contact_id": "c-maria", "event_type": "message", "occurred_at": manual_clock.now().isoformat()}
+    raws = [said | {"external_id": f"m-{n}", "payload": {"text": f"{n}"}} for n in range(2 * CHAIN + 1)]
+    items = [message_submission("ten-sol", parse_event(one, tenant_id="ten-sol", new_id=new_id()), new_id()) for one in raws]
+    await db.write(accept, items, manual_clock.now())
+    conversations, rounds = Conversations(db, manual_clock), 1
+    while await conversations.tick() == 0.0:
+        rounds += 1
+    lane = await db.read(_lane)
+    assert (lane.unheard, lane.last_processed, rounds) == (0, len(raws), 3)
