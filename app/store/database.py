@@ -119,7 +119,6 @@ class Database:
                     return fn(conn, *args, **kwargs)
 
             return await self._guarded(lambda: greenlet_spawn(whole))
-        loop = asyncio.get_running_loop()
 
         def in_thread() -> T:
             with self._reader.connect() as conn:
@@ -127,7 +126,7 @@ class Database:
 
         token = _reading.set(True)
         try:
-            return await self._guarded(lambda: loop.run_in_executor(self._threads, in_thread))
+            return await self._guarded(lambda: _in_pool(self._threads, in_thread))
         finally:
             _reading.reset(token)
 
@@ -174,13 +173,12 @@ class Database:
             done, said = await self._guarded(lambda: greenlet_spawn(whole))
             lines.write(said)
             return done
-        loop = asyncio.get_running_loop()
 
         def in_thread() -> tuple[T, lines.Said]:
             with self._writer.begin() as conn:
                 return lines.heard(conn, fn, *args, **kwargs)
 
-        done, said = await self._guarded(lambda: loop.run_in_executor(self._write_thread, in_thread))
+        done, said = await self._guarded(lambda: _in_pool(self._write_thread, in_thread))
         lines.write(said)
         return done
 
@@ -226,6 +224,18 @@ class Database:
         self._threads.shutdown(wait=True)
         self._reader.dispose()
         self._writer.dispose()
+
+
+async def _in_pool(pool: ThreadPoolExecutor, fn: Callable[[], T]) -> T:
+    """What `fn` returns or raises in a thread; a future cannot carry StopIteration, and whoever awaits it would wait for ever."""
+
+    def whole() -> T:
+        try:
+            return fn()
+        except StopIteration as error:
+            raise RuntimeError("a store function ran out of items") from error
+
+    return await asyncio.get_running_loop().run_in_executor(pool, whole)
 
 
 def _refuse_closed(dbapi: Any, _record: Any, _proxy: Any) -> None:

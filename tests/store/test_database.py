@@ -48,6 +48,14 @@ async def test_a_write_that_fails_leaves_nothing(db: Database) -> None:
     assert await db.read(keys) == []
 
 
+@pytest.mark.parametrize("how", ["read", "write"])
+async def test_an_iterator_without_items_is_a_defect_that_shows(db: Database, how: str) -> None:
+    """Not a wait for ever: nothing else of the loop would notice."""
+    async with asyncio.timeout(20):
+        with pytest.raises(RuntimeError):
+            await getattr(db, how)(lambda conn: next(iter(conn.execute(text("SELECT 1 WHERE 1 = 0")))))
+
+
 async def test_what_a_read_changes_does_not_stay(db: Database) -> None:
     # SQLite refuses at once, PostgreSQL rolls back
     if db.is_sqlite:
