@@ -101,12 +101,13 @@ class OutboxLoop:
         await asyncio.sleep(self._began_at + self._policy.linger_s - time.monotonic())
         self._began_at = time.monotonic()
         await self._settle()
-        if self._ahead.pause_s == 0.0 and await self._look():
+        looks = self._ahead.pause_s == 0.0
+        if looks and await self._look():
             return 0.0
         if await self._start():
             return 0.0
-        # what woke this round may have come after the last look
-        return min(self._until(), self._ahead.pause_s or POLL_S)
+        # what woke this round may have come after the last look, so the next one is not left to a poll
+        return min(self._until(), self._ahead.pause_s or (POLL_S if looks else 0.0))
 
     async def close(self) -> None:
         """Give running calls a moment, settle what was answered, and leave the rest to the lease."""

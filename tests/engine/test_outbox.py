@@ -381,6 +381,17 @@ async def test_what_another_node_took_meanwhile_is_not_said_to_have_failed_here(
     assert [row.status for row in await clinic.read(rows)] == ["sending"]
 
 
+async def test_a_look_that_falls_due_during_a_round_follows_at_once(
+    clinic: Database, manual_clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The round was woken for something that the last look did not see."""
+    async with running(clinic, manual_clock) as loop:
+        await loop.tick()
+        left_s = iter((0.003, 0.0))
+        monkeypatch.setattr(Lookahead, "pause_s", property(lambda _: next(left_s)))
+        assert await loop.tick() == 0.0
+
+
 def test_looks_are_rare_where_they_take_long_but_never_rarer_than_twice_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     now, nothing = [100.0], Backlog(0, None, None, None, None)
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
