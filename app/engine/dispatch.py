@@ -212,6 +212,7 @@ class Dispatch:
         self._look_by = time.monotonic() + (POLL_S if self._is_first else SIBLING_POLL_S)
         most = self._policy.per_tenant if len(shared.served_until) < 2 else self._policy.lanes_beside * CHOICE
         ready, due = await self._database.read(candidates_or_due, now, most, without=sorted(shared.in_hand))
+        # fewer than were asked for are all that there are; of as many nobody knows how many more wait behind them
         every = all(count < most for count in Counter(c.tenant_id for c in ready).values())
         shared.overlooked |= shared.in_hand.intersection(c.tenant_id for c in ready)  # taken since the look began
         not_now = shared.elsewhere.keys() | shared.alone.keys()
